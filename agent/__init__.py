@@ -1,0 +1,1 @@
+"""flatmeshd: leases from etcd, one backend, the CNI server, one loop."""

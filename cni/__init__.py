@@ -1,0 +1,1 @@
+"""CNI plugins: plug one pod into this host's network."""

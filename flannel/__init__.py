@@ -1,0 +1,1 @@
+"""Flannel-compatible backends: leases in, desired host state out."""

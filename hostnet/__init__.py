@@ -1,0 +1,1 @@
+"""This host's network stack: dump it, plan the changes to it, apply them."""

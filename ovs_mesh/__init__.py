@@ -1,0 +1,1 @@
+"""The Open vSwitch backend: leases in, OVSDB rows and OpenFlow flows out."""
