@@ -19,11 +19,9 @@ from typing import Protocol
 
 from hostnet.state import HostState
 from hostnet.underlay import Underlay
-from ipam.lease import Lease, LeaseAttributes
+from ipam.lease import Lease, LeaseAttributes, PeerUnusableError
 
-
-class PeerUnusableError(Exception):
-    """A peer's lease that this backend can't use; the message is one line for the log."""
+__all__ = ["Backend", "DataPlane", "PeerUnusableError"]
 
 
 class DataPlane(Protocol):

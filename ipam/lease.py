@@ -30,6 +30,10 @@ class LeaseError(ValueError):
     """A key or value under the prefix that is no lease; the message says which and why."""
 
 
+class PeerUnusableError(Exception):
+    """A peer's lease that a backend can't use; the message is one line for the log."""
+
+
 @dataclass(frozen=True, slots=True)
 class LeaseAttributes:
     """The value of a lease: how to reach the host that holds it."""

@@ -1,0 +1,141 @@
+"""Call CNI plugins as a container runtime does.
+
+A conflist is a chain: on ADD each plugin gets the result of the one before as `prevResult`,
+the last result is the attachment's and the runtime keeps it; CHECK gives every plugin the
+kept result; DEL walks the chain backwards with it. Requests go as JSON on stdin and CNI_*
+variables, answers come on stdout (CNI SPEC 1.1.0, sections 2 and 3).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+DEADLINE = 60.0  # seconds; kubelet gives a sandbox two minutes for the whole chain
+
+
+class PluginError(Exception):
+    """A plugin refused: `code` and `message` are the error object's."""
+
+    def __init__(self, plugin: str, command: str, code: int, message: str) -> None:
+        super().__init__(f"{plugin} {command}: {message} (code {code})")
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One interface of one container."""
+
+    container_id: str
+    netns: str
+    ifname: str = "eth0"
+    args: str = ""
+    """CNI_ARGS: `K=V;K=V`."""
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
+    """runtimeConfig by capability name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Where plugins are and what environment a host gives them."""
+
+    path: tuple[Path, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    enter: tuple[str, ...] = ()
+    """Command prefix that puts a plugin on its host, e.g. `nsenter --net=...`."""
+
+    def call(
+        self, conf: Mapping[str, Any], command: str, attachment: Attachment | None
+    ) -> dict[str, Any] | None:
+        """Run one plugin once; returns its result, None when it prints none.
+
+        Raises PluginError for an error object, and for an answer that is no JSON.
+        """
+        plugin = str(conf["type"])
+        program = next((d / plugin for d in self.path if (d / plugin).exists()), None)
+        if program is None:
+            raise PluginError(plugin, command, 0, f"not found in {', '.join(map(str, self.path))}")
+        done = subprocess.run(
+            [*self.enter, str(program)],
+            input=json.dumps(conf).encode(),
+            env={**self.environment, **self._variables(command, attachment)},
+            capture_output=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+        try:
+            answer = json.loads(done.stdout) if done.stdout.strip() else None
+        except ValueError:
+            raise PluginError(plugin, command, 0, f"prints no JSON: {done.stdout!r}") from None
+        if done.returncode:
+            error = answer or {}
+            message = error.get("msg") or done.stderr.decode(errors="replace").strip()
+            raise PluginError(plugin, command, error.get("code", 0), message)
+        return answer if isinstance(answer, dict) else None
+
+    def add(self, conflist: Mapping[str, Any], attachment: Attachment) -> dict[str, Any]:
+        """ADD along the chain; returns the last result."""
+        result: dict[str, Any] | None = None
+        for conf in plugin_configs(conflist, attachment):
+            result = self.call(_with(conf, result), "ADD", attachment)
+        return result or {}
+
+    def check(
+        self, conflist: Mapping[str, Any], attachment: Attachment, result: Mapping[str, Any]
+    ) -> None:
+        """CHECK along the chain."""
+        for conf in plugin_configs(conflist, attachment):
+            self.call(_with(conf, result), "CHECK", attachment)
+
+    def delete(
+        self,
+        conflist: Mapping[str, Any],
+        attachment: Attachment,
+        result: Mapping[str, Any] | None = None,
+    ) -> None:
+        """DEL along the chain, last plugin first."""
+        for conf in reversed(plugin_configs(conflist, attachment)):
+            self.call(_with(conf, result), "DEL", attachment)
+
+    def _variables(self, command: str, attachment: Attachment | None) -> dict[str, str]:
+        variables = {
+            "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+            "CNI_COMMAND": command,
+            "CNI_PATH": ":".join(map(str, self.path)),
+        }
+        if attachment is not None:
+            variables |= {
+                "CNI_CONTAINERID": attachment.container_id,
+                "CNI_NETNS": attachment.netns,
+                "CNI_IFNAME": attachment.ifname,
+            }
+            if attachment.args:
+                variables["CNI_ARGS"] = attachment.args
+        return variables
+
+
+def plugin_configs(
+    conflist: Mapping[str, Any], attachment: Attachment | None = None
+) -> list[dict[str, Any]]:
+    """Each plugin's own config: name and version from the list, capabilities filled in."""
+    given = attachment.capabilities if attachment is not None else {}
+    configs = []
+    for plugin in conflist["plugins"]:
+        conf = dict(plugin)
+        wanted = conf.pop("capabilities", {})
+        runtime = {name: given[name] for name, on in wanted.items() if on and name in given}
+        conf |= {"cniVersion": conflist["cniVersion"], "name": conflist["name"]}
+        if runtime:
+            conf["runtimeConfig"] = runtime
+        configs.append(conf)
+    return configs
+
+
+def _with(conf: dict[str, Any], result: Mapping[str, Any] | None) -> dict[str, Any]:
+    return conf if result is None else {**conf, "prevResult": dict(result)}
