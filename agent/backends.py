@@ -1,0 +1,41 @@
+"""The backends there are, by the `Type` of the cluster config.
+
+Modules are named, not imported: a daemon loads the one backend it runs (udp pulls in its C
+extension, ovs the OVSDB client).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+from flannel.backend import Backend
+from ipam.network import ConfigError, NetworkConfig
+
+BACKENDS = {
+    "vxlan": "flannel.vxlan:VxlanBackend",
+    "host-gw": "flannel.host_gw:HostGwBackend",
+    "udp": "flannel.udp:UdpBackend",
+    "wireguard": "flannel.wireguard:WireguardBackend",
+    "ovs": "ovs_mesh.backend:OvsBackend",
+}
+
+
+def make_backend(config: NetworkConfig, state_dir: Path, run_dir: Path) -> Backend:
+    """Make the backend that the cluster config names.
+
+    Raises ConfigError for an unknown type, a bad key, or a part that isn't built here.
+    """
+    try:
+        module, name = BACKENDS[config.backend_type].split(":")
+    except KeyError:
+        raise ConfigError(
+            f"Backend.Type {config.backend_type!r} in the cluster config is unknown; "
+            f"use one of {', '.join(BACKENDS)}"
+        ) from None
+    try:
+        factory = getattr(import_module(module), name)
+    except ImportError as error:
+        raise ConfigError(f"backend {config.backend_type} can't be loaded: {error}") from None
+    return cast("Backend", factory.from_config(config, state_dir, run_dir))

@@ -1,0 +1,118 @@
+"""What an operator can set: flanneld's flags and environment names where they mean the same.
+
+Each flag has an environment variable, `FLANNELD_` plus the flag in capitals (flanneld's
+rule), so a unit file written for flanneld works unchanged; paths of our own have
+`FLATMESH_` ones, shared with the CNI executables. Go's habits are understood: a single dash
+before a long flag, and `--ip-masq=true`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+GO_FLAG = re.compile(r"-([a-z][a-z0-9-]+)(=.*)?", re.DOTALL)
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdSettings:
+    """How to reach etcd, and where in it we are."""
+
+    endpoints: tuple[str, ...]
+    prefix: str
+    keyfile: str | None = None
+    certfile: str | None = None
+    cafile: str | None = None
+    username: str | None = None
+    password: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything the daemon is told."""
+
+    etcd: EtcdSettings
+    iface: tuple[str, ...] = ()
+    iface_regex: tuple[str, ...] = ()
+    public_ip: str | None = None
+    public_ipv6: str | None = None
+    subnet_file: Path = Path("/run/flannel/subnet.env")
+    run_dir: Path = Path("/run/flatmesh")
+    state_dir: Path = Path("/var/lib/flatmesh")
+    ip_masq: bool = False
+    healthz_ip: str = "0.0.0.0"
+    healthz_port: int = 0
+    resync: float = 60.0
+    """Seconds between two looks at the kernel when nothing seems to happen."""
+    lease_ttl: int = 86400
+    """Seconds an unrenewed lease lives; flanneld's is a day."""
+
+
+def go_flags(arguments: Sequence[str]) -> list[str]:
+    """Turn Go's `-iface=eth0` into `--iface=eth0`; everything else stays."""
+    return [f"-{a}" if GO_FLAG.fullmatch(a) else a for a in arguments]
+
+
+def boolean(name: str, **more: Any) -> Callable[[Command], Command]:
+    """Declare a flag that is true alone and takes Go's `=true` and `=false`."""
+    return click.option(
+        name, is_flag=False, flag_value="true", type=click.BOOL, default=False, **more
+    )
+
+
+def etcd_options(command: Command) -> Command:
+    """Add the flags that say where etcd is; used by the daemon and the operator's command."""
+    for option in reversed(
+        (
+            click.option(
+                "--etcd-endpoints",
+                envvar="FLANNELD_ETCD_ENDPOINTS",
+                default="http://127.0.0.1:4001,http://127.0.0.1:2379",
+                show_default=True,
+                help="Comma-separated URLs of the etcd members.",
+            ),
+            click.option(
+                "--etcd-prefix",
+                envvar="FLANNELD_ETCD_PREFIX",
+                default="/coreos.com/network",
+                show_default=True,
+                help="Where the cluster's config and leases are.",
+            ),
+            _file("--etcd-keyfile", "Our private key (PEM), for TLS client authentication."),
+            _file("--etcd-certfile", "Our certificate (PEM)."),
+            _file("--etcd-cafile", "The CA that signed etcd's certificate (PEM)."),
+            click.option("--etcd-username", envvar="FLANNELD_ETCD_USERNAME"),
+            click.option("--etcd-password", envvar="FLANNELD_ETCD_PASSWORD"),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _file(name: str, text: str) -> Callable[[Command], Command]:
+    variable = "FLANNELD_" + name.strip("-").replace("-", "_").upper()
+    return click.option(name, envvar=variable, help=text)
+
+
+def etcd_settings(flags: dict[str, Any]) -> EtcdSettings:
+    """Take the etcd flags out of a command's arguments. Raises click.BadParameter."""
+    urls = tuple(u.strip() for u in flags.pop("etcd_endpoints").split(",") if u.strip())
+    for url in urls:
+        if not re.fullmatch(r"https?://[^/\s]+:\d+/?", url):
+            raise click.BadParameter(
+                f"{url!r} is not http(s)://HOST:PORT", param_hint="--etcd-endpoints"
+            )
+    if not urls:
+        raise click.BadParameter("no URL given", param_hint="--etcd-endpoints")
+    names = ("keyfile", "certfile", "cafile", "username", "password")
+    rest = {name: flags.pop(f"etcd_{name}") for name in names}
+    for name in ("keyfile", "certfile", "cafile"):
+        if rest[name] and not Path(rest[name]).is_file():
+            raise click.BadParameter(f"no file {rest[name]!r}", param_hint=f"--etcd-{name}")
+    return EtcdSettings(urls, "/" + flags.pop("etcd_prefix").strip("/"), **rest)

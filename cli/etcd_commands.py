@@ -1,0 +1,115 @@
+"""`flatmesh config` and `flatmesh lease`: what is in etcd, read and changed with care."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from agent.settings import etcd_options, etcd_settings
+from agent.etcd_connection import connect
+from ipam.lease import parse_key
+from ipam.network import parse_config
+from ipam.registry import Registry
+
+Answer = TypeVar("Answer")
+console = Console(highlight=False)
+
+
+def with_registry(flags: dict[str, Any], work: Callable[[Registry], Awaitable[Answer]]) -> Answer:
+    """Connect as the flags say, do the work, disconnect."""
+    settings = etcd_settings(flags)
+
+    async def run() -> Answer:
+        async with connect(settings) as etcd:
+            return await work(Registry(etcd, settings.prefix))
+
+    return asyncio.run(run())
+
+
+@click.group("config")
+def config_group() -> None:
+    """The cluster config in etcd."""
+
+
+@config_group.command("show")
+@etcd_options
+def show_config(**flags: Any) -> None:
+    """Print the cluster config, and complain if it isn't right."""
+    text = with_registry(flags, lambda registry: registry.config_text())
+    click.echo(text)
+    parse_config(text)
+
+
+@config_group.command("set")
+@click.argument("config")
+@etcd_options
+def set_config(config: str, **flags: Any) -> None:
+    """Check CONFIG (JSON, or - for stdin) and write it; daemons follow at once."""
+    text = sys.stdin.read() if config == "-" else config
+    parse_config(text)
+    compact = json.dumps(json.loads(text), separators=(",", ":"))
+    with_registry(flags, lambda registry: registry.set_config(compact))
+
+
+@click.group("lease")
+def lease_group() -> None:
+    """Who owns which subnet."""
+
+
+@lease_group.command("list")
+@etcd_options
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def list_leases(*, as_json: bool, **flags: Any) -> None:
+    """List all leases and reservations."""
+    leases, _ = with_registry(flags, lambda registry: registry.leases())
+    rows = [
+        {
+            "subnet": lease.key.replace("-", "/"),
+            "public_ip": str(lease.attributes.public_ip or lease.attributes.public_ipv6 or ""),
+            "backend": lease.attributes.backend_type or "udp",
+            "reserved": lease.reserved,
+        }
+        for _, lease in sorted(leases.items())
+    ]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    table = Table("subnet", "host", "backend", "expires")
+    for row in rows:
+        expires = "never: reserved" if row["reserved"] else "unless renewed"
+        table.add_row(str(row["subnet"]), str(row["public_ip"]), str(row["backend"]), expires)
+    console.print(table)
+
+
+@lease_group.command()
+@click.argument("subnet")
+@click.option("--public-ip", required=True, help="The host it is kept for.")
+@etcd_options
+def reserve(subnet: str, public_ip: str, **flags: Any) -> None:
+    """Keep SUBNET (10.5.76.0/24, dual stack: 10.5.76.0/24,fd05::/64) for one host, for good."""
+    v4, v6 = parse_key("&".join(part.replace("/", "-") for part in subnet.split(",")))
+    with_registry(flags, lambda registry: registry.reserve(v4, v6, public_ip))
+    click.echo(f"{subnet} is reserved for {public_ip}")
+
+
+@lease_group.command()
+@click.argument("subnet")
+@etcd_options
+def release(subnet: str, **flags: Any) -> None:
+    """Give SUBNET back, lease or reservation. Its host takes a new one if it is still there."""
+    v4, v6 = parse_key("&".join(part.replace("/", "-") for part in subnet.split(",")))
+
+    async def work(registry: Registry) -> bool:
+        return await registry.release_subnet(v4, v6)
+
+    if not with_registry(flags, work):
+        click.echo(f"flatmesh: nobody holds {subnet}", err=True)
+        sys.exit(1)
+    click.echo(f"{subnet} is free")

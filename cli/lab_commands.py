@@ -1,0 +1,249 @@
+"""`flatmesh lab`: a cluster in one command, and the proof that it works."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from lab import hosts, processes
+from lab.cluster import DIRECTORY, Lab, LabSpec, labs, require_root
+from lab.matrix import Cell, Endpoint, measure
+
+PATIENCE = 20.0  # seconds for the last routes to arrive
+
+console = Console(highlight=False)
+name_option = click.option("--name", default="lab", show_default=True, help="Which lab.")
+directory_option = click.option(
+    "--dir",
+    "directory",
+    envvar="FLATMESH_LAB_DIR",
+    default=DIRECTORY,
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where labs keep their files.",
+)
+
+
+@click.group("lab")
+def lab_group() -> None:
+    """Clusters on this machine: every host a network namespace."""
+
+
+@lab_group.command()
+@name_option
+@directory_option
+@click.option("--hosts", "count", default=3, show_default=True, type=click.IntRange(1, 200))
+@click.option("--pods", default=2, show_default=True, type=click.IntRange(0, 200), help="Per host.")
+@click.option("--backend", default="vxlan", show_default=True, help="Backend.Type.")
+@click.option("--backend-config", default="{}", help="More keys of Backend, as JSON.")
+@click.option("--tunnel", help="Backend.Tunnel, for ovs: gre, vxlan or geneve.")
+@click.option("--mesh", help="Backend.Mesh, for ovs: static, flow or combined.")
+@click.option("--ipv6", is_flag=True, help="Dual stack.")
+@click.option("--ipv6-only", is_flag=True, help="No IPv4 at all, underlay included.")
+@click.option("--mtu", default=1500, show_default=True, help="MTU of the underlay, bytes.")
+def up(
+    name: str,
+    directory: Path,
+    count: int,
+    pods: int,
+    backend: str,
+    backend_config: str,
+    tunnel: str | None,
+    mesh: str | None,
+    ipv6: bool,
+    ipv6_only: bool,
+    mtu: int,
+) -> None:
+    """Make a cluster, then show that every pod reaches every pod without NAT."""
+    require_root()
+    started = time.monotonic()
+    wanted = _backend(backend, backend_config, {"Tunnel": tunnel, "Mesh": mesh})
+    spec = LabSpec(
+        name,
+        count,
+        pods,
+        wanted,
+        ipv4=not ipv6_only,
+        ipv6=ipv6 or ipv6_only,
+        underlay_mtu=mtu,
+    )
+
+    def say(step: str) -> None:
+        console.print(f"[dim]{time.monotonic() - started:5.1f} s[/dim]  {step}")
+
+    lab = Lab(spec, directory, say)
+    lab.up()
+    good = True
+    for family in lab_families(spec):
+        say(f"who reaches whom over IPv{family}")
+        good &= show_matrix(lab, family)
+    say("done")
+    option = "" if name == "lab" else f" --name {name}"
+    console.print(
+        f"\nLook around:  flatmesh lab exec{option} h1-p1 ip route"
+        f"\nTake it down: flatmesh lab down{option}"
+    )
+    if not good:
+        sys.exit(1)
+
+
+@lab_group.command()
+@name_option
+@directory_option
+def status(name: str, directory: Path) -> None:
+    """Show a lab's hosts, pods and reachability."""
+    require_root()
+    lab = Lab.load(name, directory)
+    spec = lab.spec
+    table = Table(title=f"lab {name}, backend {spec.backend['Type']}", title_justify="left")
+    for column in ("host", "underlay", "daemon", "subnet", "pods"):
+        table.add_column(column)
+    for number in lab.host_numbers:
+        pid = lab.daemon_pid(number)
+        table.add_row(
+            f"h{number}",
+            hosts.host_ipv4(number) if spec.ipv4 else hosts.host_ipv6(number),
+            f"pid {pid}" if pid else "[red]not running[/red]",
+            _subnets(lab.host_dir(number) / "run/subnet.env"),
+            ", ".join(f"{p.name} {' '.join(p.addresses)}" for p in lab.pods if p.host == number),
+        )
+    console.print(table)
+    good = all([show_matrix(lab, family) for family in lab_families(spec)])
+    if not good or not all(lab.daemon_pid(number) for number in lab.host_numbers):
+        sys.exit(1)
+
+
+@lab_group.command("exec", context_settings={"ignore_unknown_options": True})
+@name_option
+@directory_option
+@click.argument("where")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
+def execute(name: str, directory: Path, where: str, command: tuple[str, ...]) -> None:
+    """Run COMMAND in a pod (h1-p1), a host (h1) or the underlay (net)."""
+    require_root()
+    lab = Lab.load(name, directory)
+    netns = f"{hosts.PREFIX}-{lab.spec.name}-{where}"
+    if netns not in lab.names.present():
+        known = ", ".join(n.split("-", 2)[2] for n in lab.names.present())
+        raise hosts.LabError(f"no pod or host {where!r} in lab {name!r}; there are: {known}")
+    environment = dict(os.environ)
+    if where.startswith("h"):
+        environment |= lab.environment(int(where[1:].split("-")[0]))
+    argv = [*processes.enter(netns), *command]
+    os.execvpe(argv[0], argv, environment)
+
+
+@lab_group.command()
+@name_option
+@directory_option
+@click.option("--all", "every", is_flag=True, help="Every lab on this machine.")
+def down(name: str, directory: Path, every: bool) -> None:
+    """Remove a lab without a trace, in whatever state it is."""
+    require_root()
+    names = labs(directory) if every else [name]
+    if not every and name not in labs(directory):
+        console.print(f"there is no lab {name!r}; nothing to do")
+        return
+    for lab in names:
+        Lab(LabSpec(lab), directory).down()
+        console.print(f"lab {lab!r} is gone")
+
+
+@lab_group.command("list")
+@directory_option
+def list_labs(directory: Path) -> None:
+    """List the labs that left a trace on this machine."""
+    for lab in labs(directory):
+        console.print(lab)
+
+
+def lab_families(spec: LabSpec) -> list[int]:
+    """Which IP families a lab's pods speak."""
+    return [4] * spec.ipv4 + [6] * spec.ipv6
+
+
+def show_matrix(lab: Lab, family: int) -> bool:
+    """Measure and print the matrix; says whether every cell is good."""
+    pods, machines = lab.pod_endpoints(family), lab.host_endpoints(family)
+    if not pods:
+        console.print("no pods")
+        return True
+    total = len(machines) * len(pods) + len(pods) * (len(pods) - 1)
+    with console.status("") as progress:
+        done = 0
+
+        def tick(cell: Cell) -> None:
+            nonlocal done
+            done += 1
+            progress.update(f"{done} of {total}: {cell.sender} to {cell.receiver}")
+
+        cells = measure([*pods, *machines], pods, PATIENCE, tick)
+    console.print(_matrix_table(cells, [*pods, *machines], pods, family))
+    return _verdict(cells, family)
+
+
+def _matrix_table(
+    cells: list[Cell], senders: list[Endpoint], receivers: list[Endpoint], family: int
+) -> Table:
+    table = Table(title=f"round trip in ms, IPv{family}", title_justify="left")
+    table.add_column("from \\ to")
+    for receiver in receivers:
+        table.add_column(f"{receiver.name}\n{receiver.addresses[0]}", justify="right")
+    by_pair = {(cell.sender, cell.receiver): cell for cell in cells}
+    for sender in senders:
+        row = [by_pair.get((sender.name, receiver.name)) for receiver in receivers]
+        table.add_row(sender.name, *(_cell_text(cell) for cell in row))
+    return table
+
+
+def _cell_text(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    if cell.nat:
+        return f"[red]NAT: {cell.seen}[/red]"
+    return f"[green]{cell.rtt * 1000:.2f}[/green]" if cell.rtt else "[red]unreachable[/red]"
+
+
+def _verdict(cells: list[Cell], family: int) -> bool:
+    bad = [cell for cell in cells if not cell.good]
+    if not bad:
+        console.print(
+            f"[green]all {len(cells)} pairs reach each other over IPv{family}; "
+            f"every receiver saw the sender's own address: no NAT[/green]"
+        )
+        return True
+    lost = sum(cell.rtt is None for cell in bad)
+    console.print(
+        f"[red]{len(bad)} of {len(cells)} pairs are not right over IPv{family}: "
+        f"{lost} unreachable, {sum(c.nat for c in bad)} translated[/red]"
+    )
+    return False
+
+
+def _backend(kind: str, more: str, chosen: Mapping[str, str | None]) -> dict[str, Any]:
+    try:
+        extra = json.loads(more)
+    except ValueError as error:
+        raise click.BadParameter(f"not JSON: {error}", param_hint="--backend-config") from None
+    if not isinstance(extra, dict):
+        raise click.BadParameter("not a JSON object", param_hint="--backend-config")
+    return {"Type": kind, **extra, **{key: value for key, value in chosen.items() if value}}
+
+
+def _subnets(subnet_env: Path) -> str:
+    try:
+        lines = subnet_env.read_text().splitlines()
+    except OSError:
+        return "[red]no lease[/red]"
+    values = dict(line.split("=", 1) for line in lines if "=" in line)
+    names = ("FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET")
+    return " ".join(values[name] for name in names if name in values)

@@ -1,0 +1,43 @@
+"""`flatmesh`: what an operator types.
+
+    flatmesh lab up|status|exec|down|list     clusters on this machine
+    flatmesh config show|set                  the cluster config in etcd
+    flatmesh lease list|reserve|release       who owns which subnet
+    flatmesh doctor                           what this host lacks
+
+Every failure is one line on stderr and exit status 1; wrong usage is 2 (click's).
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from cli.etcd_commands import config_group, lease_group
+from cli.lab_commands import lab_group
+from cli.plain_errors import PLAIN_ERRORS, one_line
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="flatmesh")
+def cli() -> None:
+    """Overlay networks for containers: every pod one address, no NAT."""
+
+
+cli.add_command(lab_group)
+cli.add_command(config_group)
+cli.add_command(lease_group)
+
+
+def main() -> None:
+    """Run, and turn errors that users can mend into one line."""
+    try:
+        cli(prog_name="flatmesh")
+    except PLAIN_ERRORS as error:
+        click.echo(f"flatmesh: {one_line(error)}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""Errors whose message is written for the operator: shown as one line, without a traceback."""
+
+from __future__ import annotations
+
+from ipam.etcd import EtcdError
+from ipam.lease import LeaseError
+from ipam.network import ConfigError
+from ipam.registry import NoFreeSubnetError
+from lab.hosts import LabError
+from lab.runtime import PluginError
+
+PLAIN_ERRORS = (
+    ConfigError,
+    EtcdError,
+    LabError,
+    LeaseError,
+    NoFreeSubnetError,
+    PluginError,
+    PermissionError,
+)
+
+
+def one_line(error: BaseException) -> str:
+    """Fold a message into one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,86 @@
+"""Processes of a lab: started inside a namespace, found again by it, never orphaned.
+
+A lab that died leaves processes whose pids nobody remembers. But each of them still lives
+in one of the lab's network namespaces, and /proc tells which: so `in_namespaces` finds them
+all, also those that a daemon started itself (wireguard-go, ovs-vswitchd).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+NETNS_DIR = Path("/run/netns")
+TERM_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+POLL = 0.02  # seconds
+
+
+def enter(netns: str) -> tuple[str, ...]:
+    """Give the command prefix that runs a program in a named network namespace."""
+    return ("nsenter", f"--net={NETNS_DIR / netns}", "--")
+
+
+def spawn(
+    argv: Sequence[str], netns: str, log: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program in a namespace, in its own session, its output going to `log`."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [*enter(netns), *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        )
+
+
+def running(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def stop(pids: Iterable[int], grace: float = TERM_GRACE) -> None:
+    """Ask processes to end, wait, and end those that don't. Gone ones are no error."""
+    waiting = set(pids)
+    for how, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, TERM_GRACE)):
+        for pid in waiting:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, how)
+        deadline = time.monotonic() + patience
+        while waiting and time.monotonic() < deadline:
+            for pid in waiting:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+            waiting = {pid for pid in waiting if running(pid)}
+            if waiting:
+                time.sleep(POLL)
+
+
+def in_namespaces(names: Iterable[str]) -> set[int]:
+    """Pids of all processes that live in one of the named network namespaces."""
+    wanted = set()
+    for name in names:
+        with contextlib.suppress(OSError):
+            wanted.add(_identity(NETNS_DIR / name))
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if _identity(entry / "ns/net") in wanted:
+                    found.add(int(entry.name))
+    return found - {os.getpid()}
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
