@@ -46,6 +46,8 @@ class LabSpec:
     ipv4: bool = True
     ipv6: bool = False
     network: str = "10.5.0.0/16"
+    subnet_len: int = 0
+    """0 leaves it to the default."""
     ipv6_network: str = "fd05::/48"
     underlay_mtu: int = 1500
     ip_masq: bool = True
@@ -55,6 +57,8 @@ class LabSpec:
         config: dict[str, Any] = {}
         if self.ipv4:
             config["Network"] = self.network
+            if self.subnet_len:
+                config["SubnetLen"] = self.subnet_len
         else:
             config["EnableIPv4"] = False
         if self.ipv6:
@@ -190,9 +194,9 @@ class Lab:
 
     def configure(self, config: Mapping[str, Any]) -> None:
         """Write the cluster config, as an operator would."""
-        self._flatmesh("config", "set", json.dumps(config))
+        self.flatmesh("config", "set", json.dumps(config))
 
-    def _flatmesh(self, *arguments: str) -> str:
+    def flatmesh(self, *arguments: str) -> str:
         """Run the operator's command in the underlay's namespace."""
         done = subprocess.run(
             [

@@ -1,0 +1,120 @@
+"""Clusters for stories: a real etcd, real daemons, real pods, each in a lab of its own name.
+
+When a test fails, what an operator would look at is printed: links, routes, neighbours, FDB,
+and the daemons' logs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import hosts, processes
+from lab.cluster import Lab, LabSpec
+
+MakeLab = Callable[..., Lab]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_labs] = []
+
+
+_labs = pytest.StashKey[list[Lab]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report = yield
+    if report.failed:
+        for lab in item.config.stash[_labs]:
+            report.sections.append((f"lab {lab.spec.name}", describe(lab)))
+    return report
+
+
+def describe(lab: Lab) -> str:
+    """What a 3 a.m. operator would ask for first."""
+    text = []
+    for number in lab.host_numbers:
+        netns = lab.names.host(number)
+        for command in ("ip -d link", "ip addr", "ip route", "ip -6 route", "ip neigh", "bridge fdb"):
+            done = subprocess.run(
+                [*processes.enter(netns), *command.split()],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            text.append(f"--- h{number}: {command}\n{done.stdout}{done.stderr}")
+        text.append(f"--- h{number}: flatmeshd.log\n" + lab.log(number)[-6000:])
+    return "\n".join(text)
+
+
+@contextlib.contextmanager
+def running_lab(config: pytest.Config, directory: Path, **spec: Any) -> Iterator[Lab]:
+    lab = Lab(LabSpec(name=f"t{secrets.token_hex(4)}", **spec), directory)
+    config.stash[_labs].append(lab)
+    try:
+        lab.up()
+        yield lab
+    finally:
+        config.stash[_labs].remove(lab)
+        lab.down()
+
+
+@pytest.fixture
+def make_lab(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MakeLab]:
+    """Make labs for one test: `make_lab(hosts=2, backend={"Type": "vxlan"})`."""
+    with contextlib.ExitStack() as stack:
+        directory = tmp_path_factory.mktemp("labs")
+        yield lambda **spec: stack.enter_context(running_lab(request.config, directory, **spec))
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Lab]:
+    """A three-host vxlan cluster that a module's tests share, and leave as they found it."""
+    with running_lab(request.config, tmp_path_factory.mktemp("labs")) as lab:
+        yield lab
+
+
+@pytest.fixture
+def on() -> Callable[..., str]:
+    """Run a command in a namespace: `on(netns, "ip route")`."""
+
+    def run(netns: str, command: str, check: bool = True) -> str:
+        done = subprocess.run(
+            [*processes.enter(netns), *command.split()],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{command} in {netns}: {done.stderr}")
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """Wait for a condition: `eventually(lambda: ..., "the route is gone")`."""
+
+    def wait(condition: Callable[[], bool], what: str, timeout: float = 20.0) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+            time.sleep(0.02)
+
+    return wait
+
+
+__all__ = ["describe", "hosts"]

@@ -1,0 +1,272 @@
+"""A daemon may stop, die, start again or start too early: pods never notice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from hostnet.netns import run_in
+from lab import processes
+from lab.cluster import Lab, Pod
+from lab.processes import NETNS_DIR
+
+On = Callable[..., str]
+Eventually = Callable[..., None]
+
+INTERVAL = 0.002  # seconds between two datagrams of the watched stream
+
+
+@dataclass
+class Stream:
+    sent: int = 0
+    received: int = 0
+
+
+@contextmanager
+def watched_stream(sender: Pod, receiver: Pod) -> Iterator[Stream]:
+    """A steady stream of datagrams between two pods; counted when the block is left."""
+
+    def opened() -> socket.socket:
+        datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        datagram.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        datagram.bind(("", 0))
+        datagram.settimeout(1.0)
+        return datagram
+
+    stream, over = Stream(), threading.Event()
+    with (
+        run_in(NETNS_DIR / sender.netns, opened) as out,
+        run_in(NETNS_DIR / receiver.netns, opened) as inward,
+    ):
+        target = (receiver.addresses[0], inward.getsockname()[1])
+
+        def send() -> None:
+            while not over.wait(INTERVAL):
+                out.sendto(b"x", target)
+                stream.sent += 1
+
+        def receive() -> None:
+            while not over.is_set() or stream.received < stream.sent:
+                try:
+                    inward.recvfrom(16)
+                except TimeoutError:
+                    return
+                stream.received += 1
+
+        threads = [threading.Thread(target=send), threading.Thread(target=receive)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield stream
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+
+
+def routes(lab: Lab, on: On, number: int) -> set[str]:
+    return {
+        route["dst"]
+        for route in json.loads(on(lab.names.host(number), "ip -json route show"))
+        if route.get("dev") == "flannel.1"
+    }
+
+
+def far_pods(lab: Lab) -> tuple[Pod, Pod]:
+    first, last = lab.pods[0], lab.pods[-1]
+    assert first.host != last.host
+    return first, last
+
+
+def restart(lab: Lab, number: int) -> None:
+    lab.start_daemon(number)
+    lab.wait_ready(number)
+
+
+def test_killed_daemon_loses_no_packet_and_keeps_its_lease(
+    cluster: Lab, on: On, eventually: Eventually
+) -> None:
+    sender, receiver = far_pods(cluster)
+    before = (cluster.host_dir(sender.host) / "run/subnet.env").read_text()
+    pid = cluster.daemon_pid(sender.host)
+    assert pid is not None
+    with watched_stream(sender, receiver) as stream:
+        eventually(lambda: stream.received > 50, "traffic flows")
+        os.kill(pid, signal.SIGKILL)
+        processes.stop([pid])
+        mark = stream.received
+        eventually(lambda: stream.received > mark + 100, "traffic flows without the daemon")
+        restart(cluster, sender.host)
+        mark = stream.received
+        eventually(lambda: stream.received > mark + 100, "traffic flows with the new daemon")
+    assert stream.received == stream.sent
+    assert (cluster.host_dir(sender.host) / "run/subnet.env").read_text() == before
+    assert len(routes(cluster, on, sender.host)) == 2
+
+
+def test_graceful_stop_leaves_the_data_plane_in_place(cluster: Lab, on: On) -> None:
+    sender, receiver = far_pods(cluster)
+    cluster.stop_daemon(sender.host)
+    assert cluster.daemon_pid(sender.host) is None
+    assert len(routes(cluster, on, sender.host)) == 2
+    assert "1 received" in on(sender.netns, f"ping -c 1 -W 5 {receiver.addresses[0]}")
+    restart(cluster, sender.host)
+
+
+def test_second_daemon_on_a_host_refuses_to_start(cluster: Lab) -> None:
+    second = cluster.start_daemon(1)
+    first_line_deadline = 20.0
+    assert second.wait(first_line_deadline) == 1
+    assert "another flatmeshd" in cluster.log(1).splitlines()[-1]
+    # the pid file now names the one that refused: put the running one back
+    (running,) = [
+        pid
+        for pid in processes.in_namespaces([cluster.names.host(1)])
+        if b"agent.main" in open(f"/proc/{pid}/cmdline", "rb").read()  # noqa: SIM115, PTH123
+    ]
+    (cluster.host_dir(1) / "flatmeshd.pid").write_text(f"{running}\n")
+    assert cluster.ready(1)
+
+
+def test_pod_comes_and_goes_without_the_daemon(cluster: Lab, on: On) -> None:
+    cluster.stop_daemon(2)
+    pod = cluster.add_pod(2, "lonely")
+    other = next(p for p in cluster.pods if p.host == 1)
+    assert "1 received" in on(pod.netns, f"ping -c 1 -W 5 {other.addresses[0]}")
+    cluster.delete_pod(2, "lonely")
+    restart(cluster, 2)
+
+
+def test_pod_deleted_twice_is_no_error(cluster: Lab) -> None:
+    pod = cluster.add_pod(1, "twice")
+    attachment = cluster.attachment(1, "twice")
+    cluster.delete_pod(1, "twice")
+    cluster.runtime(1).delete(cluster.conflist, attachment, pod.result)
+    cluster.runtime(1).delete(cluster.conflist, attachment)
+
+
+def test_host_that_leaves_is_forgotten_and_may_come_back(
+    make_lab: Callable[..., Lab], on: On, eventually: Eventually
+) -> None:
+    lab = make_lab(pods_per_host=1)
+    leaver = lab.pods[2]
+    subnet = ".".join(leaver.addresses[0].split(".")[:3]) + ".0/24"
+    lab.stop_daemon(3)
+    lab.flatmesh("lease", "release", subnet)
+    for number in (1, 2):
+        eventually(lambda n=number: subnet not in routes(lab, on, n), f"h{number} forgets {subnet}")
+    restart(lab, 3)
+    for number in (1, 2):
+        eventually(lambda n=number: subnet in routes(lab, on, n), f"h{number} knows it again")
+
+
+def test_host_that_left_while_the_daemon_was_down_leaves_no_trace(
+    make_lab: Callable[..., Lab], on: On, eventually: Eventually
+) -> None:
+    lab = make_lab(pods_per_host=1)
+    subnet = ".".join(lab.pods[2].addresses[0].split(".")[:3]) + ".0/24"
+    lab.stop_daemon(1)
+    lab.stop_daemon(3)
+    lab.flatmesh("lease", "release", subnet)
+    assert subnet in routes(lab, on, 1)
+    restart(lab, 1)
+    eventually(lambda: subnet not in routes(lab, on, 1), "the route is swept")
+    gone = subnet.removesuffix("/24")
+    assert gone not in on(lab.names.host(1), "ip neigh show dev flannel.1")
+    assert "192.168.64.13" not in on(lab.names.host(1), "bridge fdb show dev flannel.1")
+
+
+def test_cleanup_removes_all_that_is_ours(make_lab: Callable[..., Lab], on: On) -> None:
+    import subprocess
+    import sys
+
+    lab = make_lab(hosts=2, pods_per_host=1)
+    lab.stop_daemon(1)
+    lab.delete_pod(1, "p1")
+    host = lab.names.host(1)
+    on(host, "ip route add 198.51.100.0/24 via 192.168.64.1")  # somebody else's
+    done = subprocess.run(
+        [*processes.enter(host), sys.executable, "-I", "-m", "agent.main", "--cleanup"],
+        env={**os.environ, **lab.environment(1)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {link["ifname"] for link in json.loads(on(host, "ip -json link"))} == {"lo", "eth0"}
+    left = {route["dst"] for route in json.loads(on(host, "ip -json route"))}
+    assert left == {"default", "192.168.64.0/24", "198.51.100.0/24"}
+    assert "flatmesh" not in on(host, "nft list tables")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (None, "no cluster config"),
+        ("{", "not JSON"),
+        ('{"Network":"10.5.0.0/33"}', "Network"),
+        ('{"Network":"10.5.0.0/16","Backend":{"Type":"carrier-pigeon"}}', "carrier-pigeon"),
+    ],
+)
+def test_missing_or_malformed_config_is_one_line_until_it_is_mended(
+    make_lab: Callable[..., Lab],
+    on: On,
+    eventually: Eventually,
+    config: str | None,
+    words: str,
+) -> None:
+    lab = make_lab(hosts=1, pods_per_host=0)
+    key = "/coreos.com/network/config"
+    etcdctl = f"etcdctl --endpoints={lab.endpoint}"
+    lab.stop_daemon(1)
+    (lab.host_dir(1) / "flatmeshd.log").write_text("")
+    on(lab.names.underlay, f"{etcdctl} del {key}")
+    if config is not None:
+        on(lab.names.underlay, f"{etcdctl} put {key} {config}")
+    lab.start_daemon(1)
+    eventually(lambda: words in lab.log(1), f"the log says {words!r}")
+    time.sleep(0.5)  # long enough for a busy loop to repeat itself
+    lines = [line for line in lab.log(1).splitlines() if words in line]
+    assert len(lines) == 1
+    assert "Traceback" not in lab.log(1)
+    assert not lab.ready(1)
+    lab.configure(lab.spec.cluster_config())
+    lab.wait_ready(1)
+
+
+def test_daemon_that_starts_before_etcd_waits_for_it(
+    make_lab: Callable[..., Lab], eventually: Eventually
+) -> None:
+    lab = make_lab(hosts=1, pods_per_host=1)
+    lab.stop_daemon(1)
+    lab.etcd.stop()
+    (lab.host_dir(1) / "flatmeshd.log").write_text("")
+    lab.start_daemon(1)
+    eventually(lambda: "etcd" in lab.log(1), "the log says that etcd is away")
+    assert not lab.ready(1)
+    lab.start_etcd()
+    lab.wait_ready(1)
+    assert "Traceback" not in lab.log(1)
+
+
+def test_broken_and_foreign_keys_are_logged_once_and_skipped(
+    make_lab: Callable[..., Lab], on: On, eventually: Eventually
+) -> None:
+    lab = make_lab(hosts=2, pods_per_host=1)
+    etcdctl = f"etcdctl --endpoints={lab.endpoint} put /coreos.com/network/subnets/"
+    on(lab.names.underlay, etcdctl + "10.5.200.0-24 not-json")
+    on(lab.names.underlay, etcdctl + "hello {}")
+    eventually(lambda: "10.5.200.0-24" in lab.log(1) and "hello" in lab.log(1), "both are named")
+    lab.start_daemon(2)  # any change makes daemons look at the leases again
+    assert len([line for line in lab.log(1).splitlines() if "hello" in line]) == 1
+    first, second = far_pods(lab)
+    assert "1 received" in on(first.netns, f"ping -c 1 -W 5 {second.addresses[0]}")
