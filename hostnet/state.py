@@ -45,6 +45,23 @@ class Route(NamedTuple):
         return (self.destination, self.metric, self.table)
 
 
+class Nexthop(NamedTuple):
+    """A nexthop object that routes refer to. `ip nexthop replace id ID via VIA dev LINK`.
+
+    Nobody desires one: `hostnet.plan` makes one per gateway where the kernel has them.
+    """
+
+    id: int
+    link: str
+    via: str
+    onlink: bool = False
+
+    @property
+    def key(self) -> int:
+        """The id, unique in a namespace."""
+        return self.id
+
+
 class Neighbour(NamedTuple):
     """A permanent neighbour entry. `ip neigh replace ADDRESS lladdr MAC dev LINK nud permanent`."""
 
@@ -139,6 +156,8 @@ class Link:
     addrgenmode: str | None = None
     """`none` keeps the kernel from giving a VTEP a link-local IPv6 address."""
     details: Vxlan | Bridge | Veth | None = None
+    alias: str | None = None
+    """The ownership mark (`hostnet.ownership`); None in a desired link: the usual one."""
 
     @property
     def key(self) -> str:
@@ -174,6 +193,10 @@ class HostState:
     fdb: frozenset[FdbEntry] = field(default_factory=frozenset)
     sysctls: frozenset[Sysctl] = field(default_factory=frozenset)
     tables: frozenset[NftTable] = field(default_factory=frozenset)
+    nexthops: frozenset[Nexthop] = field(default_factory=frozenset)
+    """Found ones only."""
+    unmarked: frozenset[Route] = field(default_factory=frozenset)
+    """Found ones only: what lacks our mark but goes through an overlay device of ours."""
 
     def __or__(self, other: HostState) -> HostState:
         """Both states together."""

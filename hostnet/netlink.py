@@ -1,0 +1,367 @@
+"""Netlink: many requests in one system call, errors mapped back to the request.
+
+Theory of operation
+-------------------
+Programming 5,000 peers means 20,000 requests. A request and an answer each through a
+general library takes seconds; packed by `struct` into 64 KiB sends it takes a tenth of one
+(docs: linux/netlink.h, RFC 3549). The kernel works a send off completely inside `sendmsg`,
+in order, and goes on past errors. We ask it to answer only errors (no NLM_F_ACK), except on
+the last request of a send: its answer is the barrier which shows that all was worked off.
+Every request has its own sequence number, so an error is mapped to the operation it
+belongs to and read with the kernel's own words (NETLINK_EXT_ACK).
+
+A dump which the kernel says changed underneath (NLM_F_DUMP_INTR) is taken again: half a
+table must never be taken for the whole one. Dumps are filtered by the kernel where it can
+(NETLINK_GET_STRICT_CHK).
+
+A socket belongs to the namespace it was opened in, and to one thread at a time.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Self
+
+from hostnet import netns as namespaces
+
+# linux/netlink.h
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK, NLM_F_ECHO, NLM_F_DUMP_INTR = 0x1, 0x2, 0x4, 0x8, 0x10
+NLM_F_ROOT, NLM_F_MATCH = 0x100, 0x200
+NLM_F_DUMP = NLM_F_ROOT | NLM_F_MATCH
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
+NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200  # flags of an NLMSG_ERROR
+NLMSGERR_ATTR_MSG = 1
+SOL_NETLINK = 270
+NETLINK_ADD_MEMBERSHIP, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 1, 10, 11, 12
+NLA_F_NESTED, NLA_TYPE_MASK = 0x8000, 0x3FFF
+SO_RCVBUFFORCE, SO_SNDBUFFORCE = 33, 32  # asm-generic/socket.h
+
+SEND_SIZE = 60 * 1024  # bytes per sendmsg; the default socket buffer takes 208 KiB of skb
+RECEIVE_BUFFER = 4 * 1024 * 1024  # bytes: room for an error to each request of a send
+RECEIVE_SIZE = 64 * 1024  # bytes per recv; the kernel fills at most 32 KiB of a dump
+DUMP_ATTEMPTS = 20
+
+HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
+ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type
+_ERRNO = struct.Struct("=i")
+U32 = struct.Struct("=I")
+
+Part = tuple[bytes, int, int]
+"""One message of a dump: buffer, offset of its payload, offset of its end."""
+
+
+class Request(NamedTuple):
+    """One request: a message type, NLM_F_* flags beyond REQUEST and ACK, and its payload."""
+
+    type: int
+    flags: int
+    body: bytes
+
+
+class NetlinkError(OSError):
+    """The kernel refused a request: `str()` is `OPERATION: reason (kernel's own words)`."""
+
+    def __init__(self, number: int, message: str = "", operation: str = "") -> None:
+        super().__init__(number, os.strerror(number))
+        self.message = message
+        self.operation = operation
+
+    @property
+    def reason(self) -> str:
+        """The error's name, and the kernel's own words where it said any."""
+        return f"{self.strerror}: {self.message}" if self.message else str(self.strerror)
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.operation}: {self.reason}" if self.operation else self.reason
+
+
+class NetlinkSocket:
+    """A netlink socket in one namespace. Close it, or use it as a context manager."""
+
+    def __init__(
+        self,
+        netns: namespaces.NetnsRef | None = None,
+        *,
+        protocol: int = socket.NETLINK_ROUTE,
+        groups: Iterable[int] = (),
+    ) -> None:
+        """Open it in `netns` (None: the caller's). Raises NetnsError, OSError."""
+        self._socket = namespaces.run_in(netns, lambda: _open(protocol, groups))
+        self._sequence = 0
+        self.port: int = self._socket.getsockname()[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket; again is harmless."""
+        self._socket.close()
+
+    def fileno(self) -> int:
+        """Its descriptor, for a selector."""
+        return self._socket.fileno()
+
+    def receive(self) -> bytes:
+        """What has arrived, without waiting. Raises BlockingIOError, OSError (ENOBUFS)."""
+        return self._socket.recv(RECEIVE_SIZE, socket.MSG_DONTWAIT)
+
+    def execute(
+        self, requests: Sequence[Request], describe: Callable[[int], str] = str
+    ) -> dict[int, NetlinkError]:
+        """Do all requests, in order and past errors; the errors by index of the request.
+
+        `describe(index)` gives the operation's line, and is called for errors only.
+        """
+        errors: dict[int, NetlinkError] = {}
+        pack, total, first = HEADER.pack, len(requests), 0
+        while first < total:
+            start = self._sequence + 1
+            chunk: list[bytes] = []
+            size, index = 0, first
+            for index in range(first, total):
+                kind, flags, body = requests[index]
+                length = 16 + len(body)
+                if size and size + length > SEND_SIZE:
+                    break
+                chunk.append(pack(length, kind, flags | 1, start + index - first, 0))
+                chunk.append(body)
+                padding = -length & 3
+                if padding:
+                    chunk.append(b"\0" * padding)
+                size += length + padding
+            else:
+                index = total
+            kind, flags, body = requests[index - 1]
+            last = start + index - 1 - first
+            position = -3 if chunk[-1] is not body else -2
+            chunk[position] = pack(16 + len(body), kind, flags | 5, last, 0)
+            self._sequence = last
+            self._send(b"".join(chunk))
+            for sequence, error in self._answers(last):
+                if error.errno:
+                    which = first + sequence - start
+                    error.operation = describe(which)
+                    errors[which] = error
+            first = index
+        return errors
+
+    def request(self, request: Request, operation: str = "") -> None:
+        """Do one request. Raises NetlinkError."""
+        errors = self.execute((request,), lambda _: operation)
+        if errors:
+            raise errors[0]
+
+    def get(self, request: Request, operation: str = "") -> Part:
+        """Ask for one object. Raises NetlinkError (ENODEV and the like: it isn't there)."""
+        self._sequence += 1
+        kind, wanted, body = request
+        self._send(HEADER.pack(16 + len(body), kind, wanted | 1, self._sequence, 0) + body)
+        while True:
+            data = self._receive()
+            for found, flags, sequence, begin, end in _messages(data):
+                if sequence != self._sequence:
+                    continue
+                if found == NLMSG_ERROR:
+                    error = _error(data, begin, end, flags)
+                    error.operation = operation
+                    raise error
+                return (data, begin, end)
+
+    def dump(self, kind: int, body: bytes, operation: str = "dump") -> list[Part]:
+        """All objects of a kind that the filter in `body` lets through.
+
+        Raises NetlinkError; EINTR when the table never stood still long enough.
+        """
+        for _ in range(DUMP_ATTEMPTS):
+            parts = self._dump(kind, body, operation)
+            if parts is not None:
+                return parts
+        raise NetlinkError(errno.EINTR, "the table kept changing during the dump", operation)
+
+    def _dump(self, kind: int, body: bytes, operation: str) -> list[Part] | None:
+        self._sequence += 1
+        mine = self._sequence
+        self._send(HEADER.pack(16 + len(body), kind, NLM_F_DUMP | 1, mine, 0) + body)
+        parts: list[Part] = []
+        append, unpack, whole = parts.append, HEADER.unpack_from, True
+        while True:
+            data = self._receive()
+            position, size = 0, len(data)
+            while position < size:
+                length, found, flags, sequence, _ = unpack(data, position)
+                if sequence == mine:
+                    if flags & NLM_F_DUMP_INTR:
+                        whole = False
+                    if found in (NLMSG_DONE, NLMSG_ERROR):
+                        error = _error(data, position + 16, position + length, flags)
+                        if error.errno:
+                            error.operation = operation
+                            raise error
+                        return parts if whole else None
+                    append((data, position + 16, position + length))
+                position += (length + 3) & ~3
+
+    def _answers(self, last: int) -> Iterable[tuple[int, NetlinkError]]:
+        answers = []
+        while True:
+            data = self._receive()
+            for kind, flags, sequence, begin, end in _messages(data):
+                if kind == NLMSG_ERROR:
+                    answers.append((sequence, _error(data, begin, end, flags)))
+                    if sequence == last:
+                        return answers
+
+    def _send(self, data: bytes) -> None:
+        self._socket.send(data)
+
+    def _receive(self) -> bytes:
+        return self._socket.recv(RECEIVE_SIZE)
+
+
+def _open(protocol: int, groups: Iterable[int]) -> socket.socket:
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    try:
+        for option in (SO_RCVBUFFORCE, socket.SO_RCVBUF):
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, option, RECEIVE_BUFFER)
+                break
+            except PermissionError:
+                continue  # in a user namespace: take what rmem_max allows
+        for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
+            try:
+                sock.setsockopt(SOL_NETLINK, option, 1)
+            except OSError as error:
+                if error.errno != errno.ENOPROTOOPT:
+                    raise  # before Linux 4.20: dumps come unfiltered, readers filter as well
+        sock.bind((0, 0))
+        for group in groups:
+            sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _messages(data: bytes) -> Iterable[tuple[int, int, int, int, int]]:
+    """Walk a buffer: type, flags, sequence, payload offset, end offset."""
+    position = 0
+    while position + 16 <= len(data):
+        length, kind, flags, sequence, _ = HEADER.unpack_from(data, position)
+        yield kind, flags, sequence, position + 16, position + length
+        position += (length + 3) & ~3
+
+
+def messages(data: bytes) -> list[tuple[int, int, Part]]:
+    """What a multicast socket received: type, sender's port, and the message each."""
+    found = []
+    position = 0
+    while position + 16 <= len(data):
+        length, kind, _, _, port = HEADER.unpack_from(data, position)
+        found.append((kind, port, (data, position + 16, position + length)))
+        position += (length + 3) & ~3
+    return found
+
+
+def _error(data: bytes, begin: int, end: int, flags: int) -> NetlinkError:
+    """Read struct nlmsgerr (or the int of NLMSG_DONE) and the extended ACK behind it."""
+    number = -_ERRNO.unpack_from(data, begin)[0] if end - begin >= 4 else 0
+    text = ""
+    if number and flags & NLM_F_ACK_TLVS and end - begin >= 20:
+        after = begin + 20
+        if not flags & NLM_F_CAPPED:
+            (length,) = U32.unpack_from(data, begin + 4)
+            after = begin + 4 + ((length + 3) & ~3) if begin + 4 + length <= end else after
+        message = attributes(data, after, end).get(NLMSGERR_ATTR_MSG)
+        text = message.rstrip(b"\0").decode(errors="replace") if message else ""
+    return NetlinkError(number, text)
+
+
+def attributes(data: bytes, position: int, end: int) -> dict[int, bytes]:
+    """The attributes between two offsets, by type; of repeated ones the last."""
+    found = {}
+    unpack = ATTRIBUTE.unpack_from
+    while position + 4 <= end:
+        length, kind = unpack(data, position)
+        if length < 4:
+            break
+        found[kind & NLA_TYPE_MASK] = data[position + 4 : position + length]
+        position += (length + 3) & ~3
+    return found
+
+
+def nested(data: bytes) -> dict[int, bytes]:
+    """The attributes inside a nested attribute's payload."""
+    return attributes(data, 0, len(data))
+
+
+def attr(kind: int, payload: bytes) -> bytes:
+    """One attribute, padded to four bytes."""
+    return ATTRIBUTE.pack(4 + len(payload), kind) + payload + b"\0" * (-len(payload) & 3)
+
+
+def attr_u8(kind: int, value: int) -> bytes:
+    """One attribute of one byte."""
+    return attr(kind, bytes((value,)))
+
+
+def attr_u16(kind: int, value: int) -> bytes:
+    """One attribute of two bytes, host order."""
+    return attr(kind, struct.pack("=H", value))
+
+
+def attr_u32(kind: int, value: int) -> bytes:
+    """One attribute of four bytes, host order."""
+    return attr(kind, U32.pack(value))
+
+
+def attr_text(kind: int, value: str) -> bytes:
+    """One attribute of zero-terminated text."""
+    return attr(kind, value.encode() + b"\0")
+
+
+def attr_nest(kind: int, *inner: bytes) -> bytes:
+    """One attribute that holds others."""
+    return attr(kind | NLA_F_NESTED, b"".join(inner))
+
+
+def u32(payload: bytes | None, default: int = 0) -> int:
+    """The value of a four-byte attribute."""
+    return int(U32.unpack_from(payload)[0]) if payload else default
+
+
+def text_of(payload: bytes | None) -> str:
+    """The value of a text attribute; empty when absent."""
+    return payload.rstrip(b"\0").decode(errors="replace") if payload else ""
+
+
+def pack_address(address: str) -> tuple[int, bytes]:
+    """Family and bytes of an IPv4 or IPv6 address in text. Raises OSError for a bad one."""
+    if ":" in address:
+        return socket.AF_INET6, socket.inet_pton(socket.AF_INET6, address)
+    return socket.AF_INET, socket.inet_aton(address)
+
+
+def unpack_address(payload: bytes) -> str:
+    """Text of an address's bytes."""
+    if len(payload) == 4:
+        return socket.inet_ntoa(payload)
+    return socket.inet_ntop(socket.AF_INET6, payload)
+
+
+def pack_mac(mac: str) -> bytes:
+    """Six bytes of `c6:d2:32:6f:8f:44`. Raises ValueError."""
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def unpack_mac(payload: bytes) -> str:
+    """Lower-case colon hex."""
+    return payload.hex(":")

@@ -1,0 +1,43 @@
+"""How a restarted daemon, or an operator, knows that a kernel object is ours.
+
+Every kind of object carries a mark that survives its maker:
+
+    kind                    mark                              seen with
+    route, nexthop object   protocol 102                      ip route show proto 102
+    address                 IFA_PROTO 102 (kernel 5.18 on)    ip -d addr show
+    neighbour               NDA_PROTOCOL 102 (kernel 5.0 on)  ip neigh show proto 102
+    link                    alias `flatmesh`                  ip link show
+    FDB entry               on a VXLAN device of ours         bridge fdb show dev flannel.1
+    nftables table          its name, inet `flatmesh`         nft list tables
+
+Addresses, neighbours, FDB entries and routes on a device of ours are ours with or without
+their own mark: the device was made for them. That is also how the entries of a real
+flanneld, which marks nothing, are taken over with its device.
+
+102 is unassigned in linux/rtnetlink.h and in iproute2's rt_protos. What plugins make for a
+pod bears the alias prefix `flatmesh-pod` instead, so that no reconcile of the host's own
+state ever sweeps a pod.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PROTOCOL = 102
+LINK_ALIAS = "flatmesh"
+POD_ALIAS = "flatmesh-pod"
+"""Prefix of the alias of links made for pods; never swept by `hostnet.apply.reconcile`."""
+NFT_TABLE = "flatmesh"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One owner's marks; a second instance on one host (a second cluster) uses others."""
+
+    protocol: int = PROTOCOL
+    alias: str = LINK_ALIAS
+    tables: frozenset[tuple[str, str]] = frozenset({("inet", NFT_TABLE)})
+    """Family and name of the nftables tables that are swept when nobody wants them."""
+
+
+MARK = Mark()
