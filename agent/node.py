@@ -9,7 +9,7 @@ already running stays as it is:
 
     cluster config      read with the lease snapshot; a broken one is reported, the last good kept
     underlay            which device and addresses peers reach us by
-    backend             made anew when its part of the config changed
+    backend             made anew when the config changed
     lease               held, published with current attributes, or acquired
     desired state       from all leases; first dump and diff, then differences only
     files               subnet.env for the CNI plugins, `ready` for whoever waits
@@ -25,25 +25,287 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from agent.backends import make_backend
 from agent.desired import DesiredState, Situation
 from agent.lease_keeper import LeaseKeeper
 from agent.metrics import Metrics
 from agent.settings import Settings
+from agent.underlay import find_underlay
 from flannel.backend import Backend, DataPlane
-from hostnet.apply import reconcile
+from hostnet.apply import Outcome, reconcile
+from hostnet.events import Monitor
 from hostnet.kernel import Kernel
 from hostnet.state import HostState
-from hostnet.underlay import Underlay, UnderlayError
-from hostnet.underlay_detect import detect_underlay
+from hostnet.underlay import Underlay
+from hostnet.underlay_detect import UnderlayError
+from ipam.etcd import EtcdError
 from ipam.lease import Lease, PeerUnusableError
 from ipam.lease_view import LeaseView, Snapshot
 from ipam.network import ConfigError, NetworkConfig
-from ipam.registry import Registry
-from ipam.subnet_env import SubnetEnv
+from ipam.registry import NoFreeSubnetError, Registry
+from ipam.subnet_env import SubnetEnv, SubnetEnvError
 
 log = logging.getLogger("agent")
-__all__ = ["Node"]
+SETTLE = 0.02  # seconds to let a burst of netlink events or leases come together
+RETRY = 2.0  # seconds until a step that failed is tried again
+
+
+@dataclass(slots=True)
+class Node:
+    """The daemon's state: nothing in it that etcd, the kernel and the disk don't tell again."""
+
+    settings: Settings
+    registry: Registry
+    kernel: Kernel
+    metrics: Metrics = field(default_factory=Metrics)
+    snapshot: Snapshot | None = None
+    config: NetworkConfig | None = None
+    underlay: Underlay | None = None
+    backend: Backend | None = None
+    data_plane: DataPlane | None = None
+    desired: DesiredState | None = None
+    keeper: LeaseKeeper = field(init=False)
+    last_turn: float = field(default_factory=time.monotonic)
+    _changed: set[str] = field(default_factory=set)
+    """Lease keys that changed since they were last programmed."""
+    _look: bool = True
+    """Whether the kernel must be dumped: at start, on netlink events, on resync, after errors."""
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _said: dict[str, str] = field(default_factory=dict)
+    _retry: asyncio.TimerHandle | None = None
+
+    def __post_init__(self) -> None:
+        """Wire the lease keeper to the loop."""
+        self.keeper = LeaseKeeper(self.registry, self.settings.lease_ttl, self._wake.set)
+
+    # -- for the CNI server and the health endpoint ------------------------------------
+
+    def problem(self) -> str | None:
+        """Why pods can't be served, as one line; None when they can."""
+        if self.desired is None:
+            return self._said.get("turn") or self.keeper.problem or "starting"
+        if self.data_plane is not None and (problem := self.data_plane.problem()):
+            return problem
+        return None
+
+    # -- the loop ----------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        view = LeaseView(self.registry)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow_leases(view))
+                tasks.create_task(self._follow_kernel())
+                tasks.create_task(self._resync())
+                tasks.create_task(self._turn_for_ever())
+        finally:
+            await self.keeper.close()
+            if self.data_plane is not None:
+                self.data_plane.close()
+            (self.settings.run_dir / "ready").unlink(missing_ok=True)
+
+    async def _follow_leases(self, view: LeaseView) -> None:
+        async for snapshot in view:
+            self.snapshot = snapshot
+            self._changed |= snapshot.changed
+            self._wake.set()
+
+    async def _follow_kernel(self) -> None:
+        loop = asyncio.get_running_loop()
+        with Monitor() as monitor:
+            ready = asyncio.Event()
+            loop.add_reader(monitor.fileno(), ready.set)
+            try:
+                while True:
+                    await ready.wait()
+                    ready.clear()
+                    if monitor.drain():
+                        self.look_again()
+            finally:
+                loop.remove_reader(monitor.fileno())
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.resync)
+            self.look_again()
+
+    def look_again(self) -> None:
+        """Dump and diff in the next turn."""
+        self._look = True
+        self._wake.set()
+
+    async def _turn_for_ever(self) -> None:
+        while True:
+            await self._wake.wait()
+            if self._look:
+                await asyncio.sleep(SETTLE)
+            self._wake.clear()
+            self.last_turn = time.monotonic()
+            try:
+                await self.turn()
+            except (
+                ConfigError,
+                EtcdError,
+                NoFreeSubnetError,
+                PeerUnusableError,
+                UnderlayError,
+                OSError,
+            ) as problem:
+                self._say("turn", str(problem), log.error)
+                self._try_again()
+            else:
+                self._said.pop("turn", None)
+
+    def _try_again(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+        self._retry = asyncio.get_running_loop().call_later(RETRY, self.look_again)
+
+    # -- one turn ----------------------------------------------------------------------
+
+    async def turn(self) -> None:
+        """Make the host as the leases say. Raises what keeps it from that."""
+        situation = await self.situation()
+        if situation is None or self.snapshot is None:
+            return
+        leases, changed = self.snapshot.leases, self._changed
+        self._changed = set()
+        delta: tuple[HostState, HostState] | None = None
+        if self.desired is None or self.desired.situation != situation or self._look:
+            self.desired = DesiredState(situation)
+            self.desired.update(leases, leases)
+        else:
+            delta = self.desired.update(leases, changed)
+        self._report_unusable(self.desired.unusable)
+        try:
+            self._program(self.desired, delta)
+        except BaseException:
+            self._changed |= changed
+            self._look = True
+            raise
+        self._publish_files(situation)
+
+    async def situation(self) -> Situation | None:
+        """Everything but the peers; None while the cluster has no config we can use."""
+        snapshot = self.snapshot
+        if snapshot is None:
+            return None
+        self._take_config(snapshot)
+        if self.config is None:
+            return None
+        if self._look or self.underlay is None:
+            self.underlay = self._find_underlay(self.config)
+        if self.backend is None:
+            self.backend = make_backend(
+                self.config, self.settings.state_dir, self.settings.run_dir
+            )
+        backend, underlay = self.backend, self.underlay
+        own = await self.keeper.ensure(
+            snapshot.leases,
+            snapshot.revision,
+            self.config,
+            underlay,
+            lambda previous: backend.attributes(underlay, previous),
+            self._last_lease(),
+        )
+        if own is None:
+            return None
+        return Situation(backend, self.config, own, underlay, self.settings.ip_masq)
+
+    def _take_config(self, snapshot: Snapshot) -> None:
+        if snapshot.config is None:
+            kept = "; the last good one stays in force" if self.config is not None else ""
+            self._say("config", f"{snapshot.config_error}{kept}", log.error)
+            return
+        self._said.pop("config", None)
+        if snapshot.config == self.config:
+            return
+        if self.config is not None:
+            log.info("the cluster config has changed")
+        self.config = snapshot.config
+        self._change_backend()
+
+    def _change_backend(self) -> None:
+        old_plane, self.backend, self.data_plane = self.data_plane, None, None
+        self._look = True
+        if old_plane is not None:
+            old_plane.cleanup()
+
+    def _find_underlay(self, config: NetworkConfig) -> Underlay:
+        return find_underlay(self.settings, config, self.kernel)
+
+    def _program(
+        self, desired: DesiredState, delta: tuple[HostState, HostState] | None
+    ) -> None:
+        situation = desired.situation
+        started = time.perf_counter()
+        if self.data_plane is None:
+            self.data_plane = situation.backend.data_plane()
+        peers = list(desired.peers.values())
+        if self.data_plane is not None:
+            self.data_plane.prepare(situation.own, situation.underlay)
+        if delta is None:
+            outcome = reconcile(desired.whole(), self.kernel)
+        else:
+            outcome = reconcile(delta[1], self.kernel, delta_of=delta[0])
+        if self.data_plane is not None:
+            for line in self.data_plane.reconcile(situation.own, peers, situation.underlay):
+                log.info("%s", line)
+        kind = "whole" if delta is None else "delta"
+        self.metrics.reconciles.labels(kind).observe(time.perf_counter() - started)
+        self.metrics.peers.set(len(peers))
+        self.metrics.unusable.set(len(desired.unusable))
+        self._report(outcome)
+
+    def _report(self, outcome: Outcome) -> None:
+        self.metrics.changes.inc(outcome.changes)
+        self.metrics.errors.inc(len(outcome.failures))
+        for failure in outcome.failures:
+            self._say(f"kernel {failure.line}", str(failure), log.error)
+        self._look = bool(outcome.failures)
+        if outcome.failures:
+            self._try_again()
+
+    def _report_unusable(self, unusable: dict[str, str]) -> None:
+        for key, reason in unusable.items():
+            self._say(f"peer {key}", reason, log.warning)
+
+    def _say(self, topic: str, text: str, how: Callable[[str, str], None]) -> None:
+        """Log once until it changes: a cause that lasts must not fill the disk."""
+        if self._said.get(topic) != text:
+            self._said[topic] = text
+            how("%s", text)
+
+    # -- files -------------------------------------------------------------------------
+
+    def _last_lease(self) -> Lease | None:
+        """The subnets of the last run, from subnet.env; None when it says nothing usable."""
+        with contextlib.suppress(OSError, SubnetEnvError):
+            env = SubnetEnv.read(self.settings.subnet_file)
+            v4 = env.subnet.network if env.subnet else None
+            v6 = env.ipv6_subnet.network if env.ipv6_subnet else None
+            return Lease(v4, v6)
+        return None
+
+    def _publish_files(self, situation: Situation) -> None:
+        env = SubnetEnv.of(
+            situation.config,
+            situation.own,
+            mtu=situation.backend.mtu(situation.underlay),
+            ip_masq=situation.ip_masq,
+        )
+        path = self.settings.subnet_file
+        current = None
+        with contextlib.suppress(OSError, SubnetEnvError):
+            current = SubnetEnv.read(path)
+        if current != env:
+            env.write(path)
+            log.info("wrote %s", path)
+        ready = self.settings.run_dir / "ready"
+        if not ready.exists():
+            ready.write_text(f"{os.getpid()}\n")
+            log.info("ready: pods can be served")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,8 +41,8 @@ class Settings:
     etcd: EtcdSettings
     iface: tuple[str, ...] = ()
     iface_regex: tuple[str, ...] = ()
-    public_ip: str | None = None
-    public_ipv6: str | None = None
+    public_ip: IPv4Address | None = None
+    public_ipv6: IPv6Address | None = None
     subnet_file: Path = Path("/run/flannel/subnet.env")
     run_dir: Path = Path("/run/flatmesh")
     state_dir: Path = Path("/var/lib/flatmesh")
@@ -64,6 +65,24 @@ def boolean(name: str, **more: Any) -> Callable[[Command], Command]:
     return click.option(
         name, is_flag=False, flag_value="true", type=click.BOOL, default=False, **more
     )
+
+
+class AddressType(click.ParamType):
+    """An IP address of one family, as a flag's value."""
+
+    name = "address"
+
+    def __init__(self, kind: type[IPv4Address] | type[IPv6Address]) -> None:
+        self.kind = kind
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> IPv4Address | IPv6Address:
+        """Raise click.BadParameter for anything else."""
+        try:
+            return self.kind(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def etcd_options(command: Command) -> Command:
