@@ -1,0 +1,185 @@
+"""`flatmeshd`: the daemon's command line.
+
+Exit status: 0 after a stop that was asked for (SIGTERM, SIGINT), after --cleanup, --dry-run;
+1 when it can't run here (not root, another one runs, a port is taken); 2 for wrong usage.
+Trouble that may pass (no etcd, no config, no free subnet) never ends it: it says so once and
+goes on trying.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent import health, logs
+from agent.cleanup import clean_up
+from agent.dry_run import dry_run
+from agent.etcd_connection import connect
+from agent.node import Node
+from agent.pod_server import serve_pods
+from agent.settings import AddressType, Settings, boolean, etcd_options, etcd_settings, go_flags
+from hostnet.kernel import Kernel
+from ipam.registry import Registry
+
+log = logging.getLogger("agent")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@etcd_options
+@click.option(
+    "--iface", multiple=True, envvar="FLANNELD_IFACE", help="Underlay device, or its address."
+)
+@click.option(
+    "--iface-regex", multiple=True, envvar="FLANNELD_IFACE_REGEX", help="The same, by pattern."
+)
+@click.option(
+    "--public-ip",
+    envvar="FLANNELD_PUBLIC_IP",
+    type=AddressType(IPv4Address),
+    help="Address that peers reach us by (1:1 NAT).",
+)
+@click.option(
+    "--public-ipv6",
+    envvar="FLANNELD_PUBLIC_IPV6",
+    type=AddressType(IPv6Address),
+    help="The same for IPv6.",
+)
+@click.option(
+    "--subnet-file",
+    envvar=["FLATMESH_SUBNET_FILE", "FLANNELD_SUBNET_FILE"],
+    default="/run/flannel/subnet.env",
+    type=click.Path(path_type=Path),
+    help="Where the lease is written for CNI plugins.",
+)
+@click.option(
+    "--run-dir",
+    envvar="FLATMESH_RUN_DIR",
+    default="/run/flatmesh",
+    type=click.Path(path_type=Path),
+    help="Socket and other things that don't outlive a boot.",
+)
+@click.option(
+    "--state-dir",
+    envvar="FLATMESH_STATE_DIR",
+    default="/var/lib/flatmesh",
+    type=click.Path(path_type=Path),
+    help="Pod addresses and keys.",
+)
+@boolean("--ip-masq", envvar="FLANNELD_IP_MASQ", help="Masquerade what leaves the cluster.")
+@click.option("--healthz-ip", envvar="FLANNELD_HEALTHZ_IP", default="0.0.0.0")
+@click.option(
+    "--healthz-port",
+    envvar="FLANNELD_HEALTHZ_PORT",
+    default=0,
+    type=click.IntRange(0, 65535),
+    help="Port of /healthz, /readyz and /metrics; 0 is off.",
+)
+@click.option(
+    "--resync",
+    envvar="FLATMESH_RESYNC",
+    default=60.0,
+    type=click.FloatRange(min=1),
+    help="Seconds between two looks at the kernel when nothing seems to happen.",
+)
+@click.option(
+    "--subnet-lease-ttl",
+    "lease_ttl",
+    envvar="FLATMESH_SUBNET_LEASE_TTL",
+    default=86400,
+    type=click.IntRange(min=5),
+    help="Seconds a lease lives when nobody renews it.",
+)
+@click.option("--log-level", envvar="FLATMESH_LOG_LEVEL", default="info", type=click.Choice(logs.LEVELS))
+@click.option("--log-format", default="text", type=click.Choice(["text", "json"]))
+@click.option("--dry-run", "only_plan", is_flag=True, help="Print what would change, and stop.")
+@click.option("--cleanup", is_flag=True, help="Remove all that is ours from this host, and stop.")
+@click.version_option(None, "--version", package_name="flatmesh", prog_name="flatmeshd")
+def command(
+    log_level: str, log_format: str, *, only_plan: bool, cleanup: bool, **flags: Any
+) -> None:
+    """Keep this host in the overlay network: lease a subnet, reach every peer's."""
+    logs.set_up(log_level, as_json=log_format == "json")
+    etcd = etcd_settings(flags)
+    settings = Settings(etcd=etcd, **flags)
+    if os.geteuid() != 0:
+        raise click.ClickException("changing the network needs root: run it with sudo")
+    if only_plan:
+        sys.exit(asyncio.run(dry_run(settings)))
+    with only_one(settings.run_dir):
+        if cleanup:
+            sys.exit(clean_up(settings))
+        asyncio.run(serve(settings))
+
+
+@contextlib.contextmanager
+def only_one(run_dir: Path) -> Iterator[None]:
+    """Hold this host's lock; the kernel frees it when we die. Raises ClickException."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / "flatmeshd.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise click.ClickException(
+                f"another flatmeshd holds {lock.name}: stop it, or give this one its own --run-dir"
+            ) from None
+        yield
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT; the data plane stays as it is."""
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    settings.subnet_file.parent.mkdir(parents=True, exist_ok=True)
+    (settings.run_dir / "ready").unlink(missing_ok=True)
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        etcd = await stack.enter_async_context(connect(settings.etcd))
+        kernel = stack.enter_context(Kernel())
+        node = Node(settings, Registry(etcd, settings.etcd.prefix), kernel)
+        stack.enter_context(serve_pods(settings, node))
+        if settings.healthz_port:
+            stack.callback(
+                health.serve(
+                    settings.healthz_ip,
+                    settings.healthz_port,
+                    node.metrics.registry,
+                    lambda: time.monotonic() - node.last_turn < settings.resync + health.STALL,
+                    node.problem,
+                )
+            )
+        log.info("flatmeshd starts: etcd %s", ",".join(settings.etcd.endpoints))
+        running = asyncio.create_task(node.run(), name="node")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if stopping.done():
+            log.info("stopping; packets flow on")
+        running.cancel()
+        stopping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+def main() -> None:
+    """Run with Go's way of writing flags understood."""
+    try:
+        command(go_flags(sys.argv[1:]), prog_name="flatmeshd")
+    except OSError as error:
+        click.echo(f"flatmeshd: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

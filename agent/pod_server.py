@@ -1,0 +1,29 @@
+"""The CNI server of this host, told what the daemon knows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from agent.node import Node
+from agent.settings import Settings
+from cni.host import SOCKET_NAME, Host, Status
+from cni.server import CniServer
+
+
+@contextlib.contextmanager
+def serve_pods(settings: Settings, node: Node) -> Iterator[CniServer]:
+    """Serve CNI requests inside the block. Raises cni.server.ServerError."""
+    host = Host(
+        settings.run_dir,
+        settings.state_dir,
+        settings.subnet_file,
+        status=lambda: Status(node.problem()),
+        on_pods_changed=node.pods_changed,
+    )
+    server = CniServer(settings.run_dir / SOCKET_NAME, host)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.close()

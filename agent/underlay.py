@@ -1,0 +1,31 @@
+"""Which underlay device the operator's flags mean."""
+
+from __future__ import annotations
+
+from agent.settings import Settings
+from hostnet.kernel import Kernel
+from hostnet.underlay import Underlay
+from hostnet.underlay_detect import UnderlayError, detect_underlay
+from ipam.network import NetworkConfig
+
+
+def find_underlay(settings: Settings, config: NetworkConfig, kernel: Kernel) -> Underlay:
+    """Try --iface, then --iface-regex, in the order given; without any the default route.
+
+    Raises UnderlayError: the last one when several were tried.
+    """
+    refusal = UnderlayError("no underlay device")
+    for wanted in [*settings.iface, *settings.iface_regex] or [None]:
+        try:
+            return detect_underlay(
+                wanted,
+                public_ip=settings.public_ip,
+                public_ipv6=settings.public_ipv6,
+                need_v4=config.enable_ipv4,
+                need_v6=config.enable_ipv6,
+                kernel=kernel,
+            )
+        except UnderlayError as error:
+            refusal = error
+    raise refusal
+
