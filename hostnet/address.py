@@ -15,6 +15,7 @@ from hostnet.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,
+    Bulk,
     Part,
     Request,
     attr,
@@ -56,7 +57,7 @@ def put_addresses(
     *,
     replace: bool = True,
     prefix_route: bool = True,
-) -> list[Request]:
+) -> Bulk:
     """`ip addr replace ADDRESS dev LINK nodad proto P` each.
 
     Without `prefix_route` the kernel makes no connected route. Raises KeyError for a link
@@ -64,15 +65,13 @@ def put_addresses(
     """
     extra = 0 if prefix_route else IFA_F_NOPREFIXROUTE
     flags = NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL)
-    return [
-        Request(RTM_NEWADDR, flags, _address(one, index[one.link], protocol, extra))
-        for one in addresses
-    ]
+    bodies = [_address(one, index[one.link], protocol, extra) for one in addresses]
+    return Bulk(RTM_NEWADDR, flags, bodies)
 
 
-def delete_addresses(addresses: Iterable[Address], index: Mapping[str, int]) -> list[Request]:
+def delete_addresses(addresses: Iterable[Address], index: Mapping[str, int]) -> Bulk:
     """`ip addr del ADDRESS dev LINK` each."""
-    return [Request(RTM_DELADDR, 0, _address(one, index[one.link], 0, 0)) for one in addresses]
+    return Bulk(RTM_DELADDR, 0, [_address(one, index[one.link], 0, 0) for one in addresses])
 
 
 def _address(one: Address, index: int, protocol: int, extra: int) -> bytes:

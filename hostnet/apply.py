@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from hostnet import nftables, plan_lines, sysctl
@@ -32,10 +32,16 @@ from hostnet.link import (
     vxlan_data,
 )
 from hostnet.neighbour import delete_fdb, delete_neighbours, put_fdb, put_neighbours
-from hostnet.netlink import NetlinkError, Request
+from hostnet.netlink import Bulk, NetlinkError, Request
 from hostnet.plan import Plan, Step, diff
 from hostnet.plan_lines import LinkChange
-from hostnet.route import delete_nexthops, delete_routes, put_nexthops, put_routes
+from hostnet.route import (
+    NexthopTable,
+    delete_nexthops,
+    delete_routes,
+    put_nexthops,
+    put_routes,
+)
 from hostnet.state import Bridge, HostState, Link, Veth, Vxlan
 
 GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
@@ -102,16 +108,16 @@ def reconcile(desired: HostState, kernel: Kernel, *, delta_of: HostState | None 
 def plan_full(desired: HostState, kernel: Kernel) -> Plan:
     """What a full reconcile would do now (`--dry-run`). Raises as `reconcile` does."""
     actual = kernel.dump(desired)
-    ids = kernel.nexthop_ids if kernel.nexthop_objects else None
-    return diff(desired, actual, nexthop_ids=ids, mark=kernel.mark)
+    return diff(desired, actual, nexthops=_nexthops(kernel), mark=kernel.mark)
 
 
 def plan_delta(desired: HostState, before: HostState, kernel: Kernel) -> Plan:
     """The difference between two desired states, by what `kernel` remembers."""
-    if not kernel.nexthop_objects:
-        return diff(desired, before, mark=kernel.mark)
-    before = replace(before, nexthops=frozenset(kernel.nexthops))
-    return diff(desired, before, nexthop_ids=kernel.nexthop_ids, mark=kernel.mark)
+    return diff(desired, before, nexthops=_nexthops(kernel), mark=kernel.mark)
+
+
+def _nexthops(kernel: Kernel) -> NexthopTable | None:
+    return kernel.nexthops if kernel.nexthop_objects else None
 
 
 def apply(plan: Plan, kernel: Kernel) -> Outcome:
@@ -129,7 +135,8 @@ def apply(plan: Plan, kernel: Kernel) -> Outcome:
             failures += _links(step, kernel)
             if step.verb == "delete":
                 gone = {link.name for link in step.objects}
-                kernel.nexthops = {hop for hop in kernel.nexthops if hop.link not in gone}
+                ids = kernel.nexthops.ids
+                kernel.nexthops.ids = {key: ids[key] for key in ids if key[0] not in gone}
             kernel.links()
         else:
             failures += _bulk(step, plan, kernel)
@@ -151,9 +158,9 @@ def _bulk(step: Step, plan: Plan, kernel: Kernel) -> list[Failure]:
         objects = [o for o in objects if o.link not in missing]  # gone with their device
     try:
         requests = _requests(step, objects, plan, kernel)
-    except (OSError, ValueError):
+    except (OSError, ValueError, LookupError):
         return failures + _one_by_one(step, objects, plan, kernel)
-    errors = kernel.socket.execute(requests)
+    errors = kernel.socket.execute_bulk(requests)
     failed = {i: e for i, e in errors.items() if step.verb == "put" or e.errno not in GONE}
     if step.kind == "nexthop":
         _remember(step, objects, failed, kernel)
@@ -175,16 +182,16 @@ def _one_by_one(step: Step, objects: Sequence[Any], plan: Plan, kernel: Kernel) 
         line = plan_lines.line(step.kind, step.verb, one)
         try:
             requests = _requests(step, [one], plan, kernel)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, LookupError) as error:
             failures.append(Failure(line, f"can't be said in netlink: {error}"))
             continue
         failures += _failures(
-            line, kernel.socket.execute(requests), gone_is_fine=step.verb != "put"
+            line, kernel.socket.execute_bulk(requests), gone_is_fine=step.verb != "put"
         )
     return failures
 
 
-def _requests(step: Step, objects: Sequence[Any], plan: Plan, kernel: Kernel) -> list[Request]:
+def _requests(step: Step, objects: Sequence[Any], plan: Plan, kernel: Kernel) -> Bulk:
     index, protocol = kernel.index, kernel.mark.protocol
     match step.kind, step.verb:
         case "route", "put":
@@ -216,14 +223,16 @@ def _requests(step: Step, objects: Sequence[Any], plan: Plan, kernel: Kernel) ->
 def _remember(
     step: Step, hops: Sequence[Any], failed: dict[int, NetlinkError], kernel: Kernel
 ) -> None:
-    done = {hop for i, hop in enumerate(hops) if i not in failed}
-    ids = {hop.id for hop in done}
-    if step.verb == "put":
-        kernel.nexthops |= done
-        kernel.nexthop_ids |= ids
-    else:
-        kernel.nexthops -= done
-        kernel.nexthop_ids -= ids
+    table = kernel.nexthops
+    for i, hop in enumerate(hops):
+        if step.verb == "put" and i not in failed:
+            table.ids[hop[1:4]] = hop.id
+            table.used.add(hop.id)
+            table.top = max(table.top, hop.id)
+        elif step.verb == "delete" and i not in failed:
+            table.used.discard(hop.id)
+            if table.ids.get(hop[1:4]) == hop.id:
+                del table.ids[hop[1:4]]
 
 
 def _links(step: Step, kernel: Kernel) -> list[Failure]:

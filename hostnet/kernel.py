@@ -29,6 +29,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Mapping
 from typing import Self
 
 from hostnet import nftables, sysctl
@@ -40,13 +41,20 @@ from hostnet.address import (
     parse_addresses,
 )
 from hostnet.link import FoundLink, dump_links, get_link, parse_link, to_state
-from hostnet.neighbour import dump_fdb, dump_neighbours, parse_fdb, parse_neighbours
-from hostnet.netlink import NetlinkError, NetlinkSocket, Part, Request
+from hostnet.neighbour import FRONT, dump_fdb, dump_neighbours, parse_fdb, parse_neighbour
+from hostnet.netlink import NetlinkError, NetlinkSocket, Part, Request, parts_of
 from hostnet.netns import NetnsRef, open_netns
-from hostnet.ownership import MARK, Mark
-from hostnet.plan import OVERLAY_KINDS
-from hostnet.route import dump_nexthops, dump_routes, parse_nexthops, parse_routes
-from hostnet.state import Address, FdbEntry, HostState, Neighbour, Nexthop, Route
+from hostnet.ownership import MARK, OVERLAY_KINDS, Mark
+from hostnet.route import (
+    NexthopKey,
+    NexthopTable,
+    dump_nexthops,
+    dump_routes,
+    parse_nexthop,
+    parse_route,
+)
+from hostnet.state import Address, FdbEntry, HostState, Neighbour, Route
+from hostnet.table_reader import TableReader
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 RTPROT_KERNEL = frozenset({1, 2, 9})  # ICMP redirects, the kernel, router advertisements
@@ -80,10 +88,13 @@ class Kernel:
         self.index: dict[str, int] = {}
         """Interface indexes by name, as of the last look."""
         self.names: dict[int, str] = {}
-        self.nexthops: set[Nexthop] = set()
-        """Our nexthop objects, as of the last dump and all that was applied since."""
-        self.nexthop_ids: set[int] = set()
-        """Ids in use, by anyone."""
+        self.nexthops = NexthopTable()
+        """As of the last dump and all that was applied since."""
+        self._route_readers: dict[tuple[int, int], TableReader[Route]] = {}
+        self._neighbour_readers: dict[tuple[str, int], TableReader[Neighbour]] = {}
+        self._fdb_readers: dict[tuple[str, int], TableReader[FdbEntry]] = {}
+        self._nexthop_reader = TableReader(parse_nexthop)
+        self._hops: dict[int, NexthopKey] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -100,7 +111,8 @@ class Kernel:
 
     def links(self) -> list[FoundLink]:
         """All devices; refreshes `index` and `names`. Raises NetlinkError."""
-        found = [parse_link(part) for part in self._dump(dump_links(), "ip link show")]
+        request = dump_links()
+        found = [parse_link(p) for p in self.socket.dump(request.type, request.body, "ip link")]
         self.index = {link.name: link.index for link in found}
         self.names = {link.index: link.name for link in found}
         return found
@@ -125,21 +137,27 @@ class Kernel:
         found = parse_addresses(parts, self.names)
         return [a for a in found if a.ifindex == ifindex] if ifindex else found
 
-    def routes(self, family: int, *, protocol: int = 0) -> list[Route]:
+    def routes(self, family: int) -> list[Route]:
         """The unicast routes of a family, all tables. Raises NetlinkError."""
         if not self.names:
             self.links()
-        parts = self._dump(dump_routes(family, protocol=protocol), "ip route show table all")
-        hops = {hop.id: hop for hop in self._nexthops()} if self.nexthop_objects else {}
-        return parse_routes(parts, self.names, hops, protocol=protocol)
+        if self.nexthop_objects:
+            self._read_nexthops()
+        parts = [p for b in self._dump(dump_routes(family), "ip route") for p in parts_of(b)]
+        found = (parse_route(part, self.names, self._hops)[0] for part in parts)
+        return [route for route in found if route is not None]
 
     def dump(self, scope: HostState) -> HostState:
-        """What is ours, and what is named in `scope`. Raises NetlinkError, OSError."""
+        """What is ours, and what is named in `scope`. Raises NetlinkError, OSError, NftError.
+
+        Refreshes `index`, `names` and `nexthops`.
+        """
         wanted = {link.name for link in scope.links}
         found = self.links()
         links = [f for f in found if f.name in wanted or f.alias == self.mark.alias]
         ours = {f.name for f in links if f.kind in OVERLAY_KINDS}
-        self.nexthops = set(self._nexthops()) if self.nexthop_objects else set()
+        if self.nexthop_objects:
+            self._read_nexthops()
         routes, unmarked_routes = self._our_routes(ours)
         return HostState(
             links=frozenset(to_state(f, self.names) for f in links),
@@ -149,24 +167,39 @@ class Kernel:
             fdb=frozenset(self._fdb(links)),
             sysctls=frozenset(sysctl.read(scope.sysctls, self.netns_fd)),
             tables=nftables.dump(scope.tables, self.mark.tables, self.netns_fd),
-            nexthops=frozenset(self.nexthops),
             unmarked=frozenset(unmarked_routes),
         )
 
     def _our_routes(self, ours: set[str]) -> tuple[list[Route], list[Route]]:
         marked: list[Route] = []
         unmarked: list[Route] = []
-        hops = {hop.id: hop for hop in self.nexthops}
         protocol = self.mark.protocol
         for family in FAMILIES:
-            parts = self._dump(dump_routes(family, protocol=protocol), "ip route show")
-            marked += parse_routes(parts, self.names, hops, protocol=protocol)
+            buffers = self._dump(dump_routes(family, protocol=protocol), "ip route show")
+            marked += self._route_reader(family, 0).read(buffers, self.names)
             for name in sorted(ours):
                 oif = self.index[name]
-                parts = self._dump(dump_routes(family, oif=oif), f"ip route show dev {name}")
-                others = RTPROT_KERNEL | {protocol}
-                unmarked += parse_routes(parts, self.names, hops, other_than=others, oif=oif)
+                buffers = self._dump(dump_routes(family, oif=oif), f"ip route show dev {name}")
+                unmarked += self._route_reader(family, oif).read(buffers, self.names)
         return marked, unmarked
+
+    def _route_reader(self, family: int, oif: int) -> TableReader[Route]:
+        """Our routes of a family, or those of others through one device."""
+        reader = self._route_readers.get((family, oif))
+        if reader is None:
+            mine, known = self.mark.protocol, RTPROT_KERNEL | {self.mark.protocol}
+
+            def ours(part: Part, names: Mapping[int, str]) -> tuple[Route | None, int]:
+                route, device, protocol = parse_route(part, names, self._hops)
+                return (route if protocol == mine else None), device
+
+            def others(part: Part, names: Mapping[int, str]) -> tuple[Route | None, int]:
+                route, device, protocol = parse_route(part, names, self._hops)
+                return (route if protocol not in known and device == oif else None), device
+
+            reader = TableReader(others if oif else ours)
+            self._route_readers[family, oif] = reader
+        return reader
 
     def _our_addresses(self, scope: HostState, ours: set[str]) -> list[Address]:
         return [
@@ -188,8 +221,11 @@ class Kernel:
         for name in sorted((ours | elsewhere) & self.index.keys()):
             for family in FAMILIES:
                 request = dump_neighbours(family, self.index[name])
-                parts = self._dump(request, f"ip neigh show dev {name}")
-                found = parse_neighbours(parts, self.names)
+                buffers = self._dump(request, f"ip neigh show dev {name}")
+                reader = self._neighbour_readers.setdefault(
+                    (name, family), TableReader(parse_neighbour, FRONT[family])
+                )
+                found = reader.read(buffers, self.names)
                 if name in ours:
                     neighbours += [n for n in found if n.link == name]
                 else:
@@ -199,15 +235,23 @@ class Kernel:
     def _fdb(self, links: list[FoundLink]) -> list[FdbEntry]:
         entries: list[FdbEntry] = []
         for link in links:
-            if link.kind == "vxlan":
-                parts = self._dump(dump_fdb(link.index), f"bridge fdb show dev {link.name}")
-                entries += parse_fdb(parts, self.names, link.index)
+            if link.kind != "vxlan":
+                continue
+            family = socket.AF_INET6 if link.over_ipv6 else socket.AF_INET
+            buffers = self._dump(dump_fdb(link.index), f"bridge fdb show dev {link.name}")
+            reader = self._fdb_readers.setdefault(
+                (link.name, family), TableReader(parse_fdb, FRONT[family])
+            )
+            entries += [e for e in reader.read(buffers, self.names) if e.link == link.name]
         return entries
 
-    def _nexthops(self) -> list[Nexthop]:
-        parts = self._dump(dump_nexthops(), "ip nexthop show")
-        ours, self.nexthop_ids = parse_nexthops(parts, self.names, self.mark.protocol)
-        return ours
+    def _read_nexthops(self) -> None:
+        """Refresh `nexthops`."""
+        buffers = self._dump(dump_nexthops(), "ip nexthop show")
+        found = self._nexthop_reader.read(buffers, self.names)
+        ours = [one.hop for one in found if one.protocol == self.mark.protocol]
+        self.nexthops = NexthopTable.of(ours, {one.hop.id for one in found}, top=self.nexthops.top)
+        self._hops = {hop.id: hop[1:4] for hop in ours}
 
     def _has_nexthop_objects(self) -> bool:
         try:
@@ -218,9 +262,9 @@ class Kernel:
             raise
         return True
 
-    def _dump(self, request: Request, operation: str) -> list[Part]:
+    def _dump(self, request: Request, operation: str) -> list[bytes]:
         try:
-            return self.socket.dump(request.type, request.body, operation)
+            return self.socket.dump_raw(request.type, request.body, operation)
         except NetlinkError as error:
             # ENODEV: the filter's device has gone; EOPNOTSUPP: a kernel without IPv6.
             # Both mean that there is nothing of the kind.

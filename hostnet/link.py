@@ -92,6 +92,11 @@ class FoundLink:
         return self.port.get(IFLA_BRPORT_ISOLATED) == b"\1"
 
     @property
+    def over_ipv6(self) -> bool:
+        """A VXLAN device whose underlay is IPv6."""
+        return self.kind == "vxlan" and IFLA_VXLAN_LOCAL6 in self.data
+
+    @property
     def vlan_filtering(self) -> bool:
         """A bridge that tells VLANs apart."""
         return self.kind == "bridge" and self.data.get(IFLA_BR_VLAN_FILTERING) == b"\1"

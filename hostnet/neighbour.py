@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from hostnet.netlink import (
+    ATTRIBUTE,
     NLM_F_CREATE,
     NLM_F_REPLACE,
+    Bulk,
     Part,
     Request,
     attr,
@@ -25,7 +27,6 @@ from hostnet.netlink import (
     unpack_address,
     unpack_mac,
 )
-from hostnet.route import Shape
 from hostnet.state import FdbEntry, Neighbour
 
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
@@ -34,86 +35,72 @@ NUD_NOARP, NUD_PERMANENT = 0x40, 0x80
 NTF_SELF = 0x02
 
 _HEADER = struct.Struct("=BBHiHBB")  # struct ndmsg
-_NEIGHBOUR4 = struct.Struct("=BBHiHBB HH4s HH6sH HHB3x")
-_FDB4 = struct.Struct("=BBHiHBB HH6sH HH4s")
 _PUT = NLM_F_CREATE | NLM_F_REPLACE
 
-_DUMPED_NEIGHBOUR4 = Shape(
-    "BBHiHBB",
-    (NDA_DST, "4s"),
-    (NDA_LLADDR, "6s"),
-    (NDA_PROBES, "I"),
-    (NDA_CACHEINFO, "16s"),
-    (NDA_PROTOCOL, "B"),
-)
-_DUMPED_FDB4 = Shape("BBHiHBB", (NDA_LLADDR, "6s"), (NDA_DST, "4s"), (NDA_CACHEINFO, "16s"))
+FRONT = {socket.AF_INET: 32, socket.AF_INET6: 44}
+"""Bytes of a dumped entry up to the end of its two addresses, by the family of the IP one."""
 
 
 def put_neighbours(
     neighbours: Iterable[Neighbour], index: Mapping[str, int], protocol: int
-) -> list[Request]:
+) -> Bulk:
     """`ip neigh replace ADDRESS lladdr MAC dev LINK nud permanent proto P` each.
 
-    Raises KeyError for a link that `index` lacks.
+    Raises KeyError for a link that `index` lacks, OSError or ValueError for a bad address.
     """
-    requests, pack, unhex = [], _NEIGHBOUR4.pack, bytes.fromhex
+    bodies, unhex = [], bytes.fromhex
+    heads: dict[tuple[str, int], bytes] = {}
+    lladdr, tail = ATTRIBUTE.pack(10, NDA_LLADDR), b"\0\0" + attr_u8(NDA_PROTOCOL, protocol)
     for link, address, mac in neighbours:
-        lladdr = unhex(mac.replace(":", ""))
-        if ":" in address:
-            body = _HEADER.pack(socket.AF_INET6, 0, 0, index[link], NUD_PERMANENT, 0, 0)
-            body += attr(NDA_DST, pack_address(address)[1]) + attr(NDA_LLADDR, lladdr)
-            body += attr_u8(NDA_PROTOCOL, protocol)
-        else:
-            body = pack(
-                *(socket.AF_INET, 0, 0, index[link], NUD_PERMANENT, 0, 0),
-                *(8, NDA_DST, socket.inet_aton(address), 10, NDA_LLADDR, lladdr, 0),
-                *(5, NDA_PROTOCOL, protocol),
-            )
-        requests.append(Request(RTM_NEWNEIGH, _PUT, body))
-    return requests
+        family, packed = pack_address(address)
+        head = heads.get((link, family))
+        if head is None:
+            head = _HEADER.pack(family, 0, 0, index[link], NUD_PERMANENT, 0, 0)
+            head += ATTRIBUTE.pack(4 + len(packed), NDA_DST)
+            heads[link, family] = head
+        bodies.append(head + packed + lladdr + unhex(mac.replace(":", "")) + tail)
+    return Bulk(RTM_NEWNEIGH, _PUT, bodies)
 
 
-def delete_neighbours(neighbours: Iterable[Neighbour], index: Mapping[str, int]) -> list[Request]:
+def delete_neighbours(neighbours: Iterable[Neighbour], index: Mapping[str, int]) -> Bulk:
     """`ip neigh del ADDRESS dev LINK` each."""
-    requests = []
+    bodies = []
     for link, address, _ in neighbours:
         family, packed = pack_address(address)
         body = _HEADER.pack(family, 0, 0, index[link], 0, 0, 0) + attr(NDA_DST, packed)
-        requests.append(Request(RTM_DELNEIGH, 0, body))
-    return requests
+        bodies.append(body)
+    return Bulk(RTM_DELNEIGH, 0, bodies)
 
 
-def put_fdb(entries: Iterable[FdbEntry], index: Mapping[str, int]) -> list[Request]:
+def put_fdb(entries: Iterable[FdbEntry], index: Mapping[str, int]) -> Bulk:
     """`bridge fdb replace MAC dev LINK dst REMOTE self permanent` each.
 
-    Raises KeyError for a link that `index` lacks.
+    Raises KeyError for a link that `index` lacks, OSError or ValueError for a bad address.
     """
-    requests, pack, unhex = [], _FDB4.pack, bytes.fromhex
     state = NUD_PERMANENT | NUD_NOARP
-    for link, mac, remote in entries:
-        lladdr = unhex(mac.replace(":", ""))
-        if ":" in remote:
-            body = _HEADER.pack(socket.AF_BRIDGE, 0, 0, index[link], state, NTF_SELF, 0)
-            body += attr(NDA_LLADDR, lladdr) + attr(NDA_DST, pack_address(remote)[1])
-        else:
-            body = pack(
-                *(socket.AF_BRIDGE, 0, 0, index[link], state, NTF_SELF, 0),
-                *(10, NDA_LLADDR, lladdr, 0, 8, NDA_DST, socket.inet_aton(remote)),
-            )
-        requests.append(Request(RTM_NEWNEIGH, _PUT, body))
-    return requests
+    return Bulk(RTM_NEWNEIGH, _PUT, _fdb(entries, index, state))
 
 
-def delete_fdb(entries: Iterable[FdbEntry], index: Mapping[str, int]) -> list[Request]:
+def delete_fdb(entries: Iterable[FdbEntry], index: Mapping[str, int]) -> Bulk:
     """`bridge fdb del MAC dev LINK dst REMOTE self` each."""
-    requests = []
+    return Bulk(RTM_DELNEIGH, 0, _fdb(entries, index, 0))
+
+
+def _fdb(entries: Iterable[FdbEntry], index: Mapping[str, int], state: int) -> list[bytes]:
+    bodies, unhex = [], bytes.fromhex
+    heads: dict[str, bytes] = {}
+    dst4 = b"\0\0" + ATTRIBUTE.pack(8, NDA_DST)
+    dst6 = b"\0\0" + ATTRIBUTE.pack(20, NDA_DST)
     for link, mac, remote in entries:
-        body = _HEADER.pack(socket.AF_BRIDGE, 0, 0, index[link], 0, NTF_SELF, 0)
-        body += attr(NDA_LLADDR, bytes.fromhex(mac.replace(":", "")))
-        if remote:
-            body += attr(NDA_DST, pack_address(remote)[1])
-        requests.append(Request(RTM_DELNEIGH, 0, body))
-    return requests
+        head = heads.get(link)
+        if head is None:
+            head = _HEADER.pack(socket.AF_BRIDGE, 0, 0, index[link], state, NTF_SELF, 0)
+            head += ATTRIBUTE.pack(10, NDA_LLADDR)
+            heads[link] = head
+        family, packed = pack_address(remote)
+        dst = dst4 if family == socket.AF_INET else dst6
+        bodies.append(head + unhex(mac.replace(":", "")) + dst + packed)
+    return bodies
 
 
 def dump_neighbours(family: int, ifindex: int) -> Request:
@@ -127,64 +114,33 @@ def dump_fdb(ifindex: int) -> Request:
     return Request(RTM_GETNEIGH, 0, _HEADER.pack(socket.AF_BRIDGE, 0, 0, ifindex, 0, 0, 0))
 
 
-def parse_neighbours(parts: Sequence[Part], names: Mapping[int, str]) -> list[Neighbour]:
-    """The permanent neighbours in a dump."""
-    neighbours: list[Neighbour] = []
-    append, ntoa, shape = neighbours.append, socket.inet_ntoa, _DUMPED_NEIGHBOUR4
-    for part in parts:
-        data, begin, end = part
-        if end - begin == shape.size:
-            values = shape.unpack(data, begin)
-            if values[shape.headers] == shape.expected:
-                if values[4] & NUD_PERMANENT:
-                    link = names.get(values[3], "")
-                    append(Neighbour(link, ntoa(values[8]), values[10].hex(":")))
-                continue
-        one = parse_neighbour(part, names)
-        if one is not None:
-            append(one)
-    return neighbours
+def parse_neighbour(part: Part, names: Mapping[int, str]) -> tuple[Neighbour | None, int]:
+    """Read an RTM_NEWNEIGH message: a permanent neighbour and its device's index.
 
-
-def parse_neighbour(part: Part, names: Mapping[int, str]) -> Neighbour | None:
-    """One permanent neighbour, from a dump or notification; None for any other."""
+    None for any other entry.
+    """
     data, begin, end = part
     family, _, _, index, state, _, _ = _HEADER.unpack_from(data, begin)
-    if not state & NUD_PERMANENT or family not in (socket.AF_INET, socket.AF_INET6):
-        return None
+    if not state & NUD_PERMANENT or family not in FRONT:
+        return None, index
     found = attributes(data, begin + 12, end)
     if NDA_DST not in found or len(found.get(NDA_LLADDR, b"")) != 6:
-        return None
+        return None, index
     address, mac = unpack_address(found[NDA_DST]), unpack_mac(found[NDA_LLADDR])
-    return Neighbour(names.get(index, ""), address, mac)
+    return Neighbour(names.get(index, ""), address, mac), index
 
 
-def parse_fdb(parts: Sequence[Part], names: Mapping[int, str], ifindex: int) -> list[FdbEntry]:
-    """The permanent forwarding entries of a VXLAN device in a dump."""
-    entries: list[FdbEntry] = []
-    append, ntoa, shape = entries.append, socket.inet_ntoa, _DUMPED_FDB4
-    for part in parts:
-        data, begin, end = part
-        if end - begin == shape.size:
-            values = shape.unpack(data, begin)
-            if values[shape.headers] == shape.expected:
-                if values[4] & NUD_PERMANENT and values[3] == ifindex:
-                    append(FdbEntry(names[ifindex], values[8].hex(":"), ntoa(values[10])))
-                continue
-        one = parse_fdb_entry(part, names)
-        if one is not None and one.link == names[ifindex]:
-            append(one)
-    return entries
+def parse_fdb(part: Part, names: Mapping[int, str]) -> tuple[FdbEntry | None, int]:
+    """Read an RTM_NEWNEIGH message: a permanent forwarding entry and its device's index.
 
-
-def parse_fdb_entry(part: Part, names: Mapping[int, str]) -> FdbEntry | None:
-    """One permanent entry with a remote, from a dump or notification; None for any other."""
+    None for any other entry, and for one without a remote.
+    """
     data, begin, end = part
     family, _, _, index, state, _, _ = _HEADER.unpack_from(data, begin)
     if family != socket.AF_BRIDGE or not state & NUD_PERMANENT:
-        return None
+        return None, index
     found = attributes(data, begin + 12, end)
     if NDA_DST not in found or len(found.get(NDA_LLADDR, b"")) != 6:
-        return None
+        return None, index
     mac, remote = unpack_mac(found[NDA_LLADDR]), unpack_address(found[NDA_DST])
-    return FdbEntry(names.get(index, ""), mac, remote)
+    return FdbEntry(names.get(index, ""), mac, remote), index

@@ -63,6 +63,14 @@ class Request(NamedTuple):
     body: bytes
 
 
+class Bulk(NamedTuple):
+    """The same request on many objects: bodies are padded to four bytes."""
+
+    type: int
+    flags: int
+    bodies: list[bytes]
+
+
 class NetlinkError(OSError):
     """The kernel refused a request: `str()` is `OPERATION: reason (kernel's own words)`."""
 
@@ -122,37 +130,47 @@ class NetlinkSocket:
         `describe(index)` gives the operation's line, and is called for errors only.
         """
         errors: dict[int, NetlinkError] = {}
-        pack, total, first = HEADER.pack, len(requests), 0
-        while first < total:
-            start = self._sequence + 1
-            chunk: list[bytes] = []
-            size, index = 0, first
-            for index in range(first, total):
-                kind, flags, body = requests[index]
-                length = 16 + len(body)
-                if size and size + length > SEND_SIZE:
-                    break
-                chunk.append(pack(length, kind, flags | 1, start + index - first, 0))
-                chunk.append(body)
-                padding = -length & 3
-                if padding:
-                    chunk.append(b"\0" * padding)
-                size += length + padding
-            else:
-                index = total
-            kind, flags, body = requests[index - 1]
-            last = start + index - 1 - first
-            position = -3 if chunk[-1] is not body else -2
-            chunk[position] = pack(16 + len(body), kind, flags | 5, last, 0)
-            self._sequence = last
-            self._send(b"".join(chunk))
-            for sequence, error in self._answers(last):
-                if error.errno:
-                    which = first + sequence - start
-                    error.operation = describe(which)
-                    errors[which] = error
-            first = index
+        batch: list[bytes] = []
+        size = first = 0
+        for index, (kind, flags, body) in enumerate(requests):
+            padded = body + b"\0" * (-len(body) & 3)
+            if size and size + 16 + len(padded) > SEND_SIZE:
+                self._exchange(batch, first, errors)
+                batch, size, first = [], 0, index
+            sequence = self._sequence + 1 + index - first
+            batch.append(HEADER.pack(16 + len(body), kind, flags | 1, sequence, 0) + padded)
+            size += 16 + len(padded)
+        if batch:
+            self._exchange(batch, first, errors)
+        for index, error in errors.items():
+            error.operation = describe(index)
         return errors
+
+    def execute_bulk(self, bulk: Bulk) -> dict[int, NetlinkError]:
+        """Do the same request on many bodies; the errors by index of the body."""
+        errors: dict[int, NetlinkError] = {}
+        kind, flags, bodies = bulk.type, bulk.flags | 1, bulk.bodies
+        if not bodies:
+            return errors
+        pack = HEADER.pack
+        each = max(1, SEND_SIZE // (16 + max(map(len, bodies))))
+        for first in range(0, len(bodies), each):
+            batch = [
+                pack(16 + len(body), kind, flags, sequence, 0) + body
+                for sequence, body in enumerate(bodies[first : first + each], self._sequence + 1)
+            ]
+            self._exchange(batch, first, errors)
+        return errors
+
+    def _exchange(self, batch: list[bytes], first: int, errors: dict[int, NetlinkError]) -> None:
+        """Send complete messages, numbered on from `_sequence`; collect their errors."""
+        length, kind, flags, last, _ = HEADER.unpack_from(batch[-1])
+        batch[-1] = HEADER.pack(length, kind, flags | NLM_F_ACK, last, 0) + batch[-1][16:]
+        start, self._sequence = self._sequence + 1, last
+        self._send(b"".join(batch))
+        for sequence, error in self._answers(last):
+            if error.errno:
+                errors[first + sequence - start] = error
 
     def request(self, request: Request, operation: str = "") -> None:
         """Do one request. Raises NetlinkError."""
@@ -181,34 +199,39 @@ class NetlinkSocket:
 
         Raises NetlinkError; EINTR when the table never stood still long enough.
         """
+        return [part for data in self.dump_raw(kind, body, operation) for part in parts_of(data)]
+
+    def dump_raw(self, kind: int, body: bytes, operation: str = "dump") -> list[bytes]:
+        """The same, as the buffers that the kernel filled, NLMSG_DONE at the end included."""
         for _ in range(DUMP_ATTEMPTS):
-            parts = self._dump(kind, body, operation)
-            if parts is not None:
-                return parts
+            buffers = self._dump(kind, body, operation)
+            if buffers is not None:
+                return buffers
         raise NetlinkError(errno.EINTR, "the table kept changing during the dump", operation)
 
-    def _dump(self, kind: int, body: bytes, operation: str) -> list[Part] | None:
+    def _dump(self, kind: int, body: bytes, operation: str) -> list[bytes] | None:
         self._sequence += 1
-        mine = self._sequence
-        self._send(HEADER.pack(16 + len(body), kind, NLM_F_DUMP | 1, mine, 0) + body)
-        parts: list[Part] = []
-        append, unpack, whole = parts.append, HEADER.unpack_from, True
-        while True:
+        self._send(HEADER.pack(16 + len(body), kind, NLM_F_DUMP | 1, self._sequence, 0) + body)
+        buffers: list[bytes] = []
+        done = interrupted = False
+        while not done:
             data = self._receive()
-            position, size = 0, len(data)
-            while position < size:
-                length, found, flags, sequence, _ = unpack(data, position)
-                if sequence == mine:
-                    if flags & NLM_F_DUMP_INTR:
-                        whole = False
-                    if found in (NLMSG_DONE, NLMSG_ERROR):
-                        error = _error(data, position + 16, position + length, flags)
-                        if error.errno:
-                            error.operation = operation
-                            raise error
-                        return parts if whole else None
-                    append((data, position + 16, position + length))
-                position += (length + 3) & ~3
+            head = HEADER.unpack_from(data)
+            if head[3] != self._sequence:
+                continue  # an answer to something given up before
+            # The kernel looks for changes as it starts a buffer, and before NLMSG_DONE
+            # (nl_dump_check_consistent), and flags the next message it writes.
+            last = _last_message(data) if head[1] not in (NLMSG_DONE, NLMSG_ERROR) else 0
+            length, found, flags, _, _ = HEADER.unpack_from(data, last)
+            if found in (NLMSG_DONE, NLMSG_ERROR):
+                error = _error(data, last + 16, last + length, flags)
+                if error.errno:
+                    error.operation = operation
+                    raise error
+                done = True
+            interrupted = interrupted or bool((flags | head[2]) & NLM_F_DUMP_INTR)
+            buffers.append(data)
+        return None if interrupted else buffers
 
     def _answers(self, last: int) -> Iterable[tuple[int, NetlinkError]]:
         answers = []
@@ -249,6 +272,33 @@ def _open(protocol: int, groups: Iterable[int]) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def parts_of(data: bytes) -> list[Part]:
+    """The messages in a buffer of a dump, NLMSG_DONE left out."""
+    parts = []
+    position, size, unpack = 0, len(data), HEADER.unpack_from
+    while position < size:
+        length, kind, _, _, _ = unpack(data, position)
+        if kind != NLMSG_DONE:
+            parts.append((data, position + 16, position + length))
+        position += (length + 3) & ~3
+    return parts
+
+
+def _last_message(data: bytes) -> int:
+    """Offset of the last message: guessed as NLMSG_DONE, found by walking where that fails."""
+    guess = len(data) - 20  # struct nlmsghdr and an int
+    if guess > 0 and HEADER.unpack_from(data, guess)[:2] == (20, NLMSG_DONE):
+        return guess
+    position = last = 0
+    length: int = U32.unpack_from(data)[0]
+    if len(data) % length == 0 and U32.unpack_from(data, len(data) - length)[0] == length:
+        return len(data) - length
+    while position < len(data):
+        last = position
+        position += (U32.unpack_from(data, position)[0] + 3) & ~3
+    return last
 
 
 def _messages(data: bytes) -> Iterable[tuple[int, int, int, int, int]]:

@@ -28,6 +28,8 @@ LINK_ALIAS = "flatmesh"
 POD_ALIAS = "flatmesh-pod"
 """Prefix of the alias of links made for pods; never swept by `hostnet.apply.reconcile`."""
 NFT_TABLE = "flatmesh"
+OVERLAY_KINDS = frozenset({"vxlan", "wireguard", "tun"})
+"""Kinds of device that exist for an overlay only: what is on one of ours is ours."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from hostnet import plan_lines
-from hostnet.ownership import MARK, Mark
+from hostnet.ownership import MARK, OVERLAY_KINDS, Mark
 from hostnet.plan_lines import LinkChange
+from hostnet.route import NexthopKey, NexthopTable
 from hostnet.state import (
     Bridge,
     FdbEntry,
@@ -43,10 +44,8 @@ from hostnet.state import (
     Vxlan,
 )
 
-NEXTHOP_ID_BASE = 102_000_000
-"""Our nexthop ids start here: far from the small numbers that routing daemons count up."""
-OVERLAY_KINDS = frozenset({"vxlan", "wireguard", "tun"})
-"""Kinds of device that exist for an overlay only: what is on one of ours is ours."""
+FLUSHED_BY_KERNEL = 256
+"""Routes that may vanish with their device; more are deleted one by one before it."""
 
 Kind = Literal["link", "address", "neighbour", "fdb", "nexthop", "route", "sysctl", "table"]
 Verb = Literal["add", "set", "put", "delete", "delete unmarked"]
@@ -72,7 +71,7 @@ class Plan:
     steps: list[Step] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
     """One line each: what is in the way, and the mend."""
-    nexthop_ids: dict[tuple[str, str, bool], int] = field(default_factory=dict)
+    nexthop_ids: dict[NexthopKey, int] = field(default_factory=dict)
     """Ids of nexthop objects for the routes in this plan; empty: plain routes."""
 
     def __bool__(self) -> bool:
@@ -99,19 +98,21 @@ def diff(
     desired: HostState,
     actual: HostState,
     *,
-    nexthop_ids: AbstractSet[int] | None = None,
+    nexthops: NexthopTable | None = None,
     mark: Mark = MARK,
 ) -> Plan:
     """The changes that make `actual` into `desired`.
 
-    `nexthop_ids` are the ids in use by anyone; None: this kernel has no nexthop objects.
+    `nexthops` are the nexthop objects there; None: this kernel has none, plan plain routes.
     """
     plan = Plan()
     links = _diff_links(desired, actual, mark, plan)
+    steps = plan.steps
     if links.gone:
+        if nexthops is not None:
+            _flush(steps, actual, nexthops, links.gone)
         actual = _without(actual, links.gone)
     now, later = _sysctls(desired, actual)
-    steps = plan.steps
     _step(steps, "sysctl", "put", now)
     _step(steps, "link", "delete", links.remade)
     _step(steps, "link", "add", links.added)
@@ -128,7 +129,7 @@ def diff(
     _step(steps, "fdb", "delete", double_fdb)
     _step(steps, "fdb", "put", _ordered(fdb))
     routes, double_routes, stale_routes, stale_unmarked = _diff_routes(desired, actual)
-    stale_nexthops = _nexthops(desired, actual, routes, nexthop_ids, plan)
+    stale_nexthops = _nexthops(desired, routes, nexthops, links.gone, plan)
     _step(steps, "route", "delete", double_routes)
     _step(steps, "route", "put", _ordered(routes))
 
@@ -233,6 +234,19 @@ def _link_fields(want: Link, have: Link | None, mark: Mark) -> dict[str, Any]:
     return fields
 
 
+def _flush(steps: list[Step], actual: HostState, nexthops: NexthopTable, gone: set[str]) -> None:
+    """Delete the routes of devices that go, where leaving it to the kernel takes too long.
+
+    It walks the whole route table for every nexthop object of a device that goes.
+    """
+    routes = [r for r in actual.routes if r.link in gone]
+    if len(routes) > FLUSHED_BY_KERNEL:
+        _step(steps, "route", "delete", routes)
+        keys = [key for key in nexthops.ids if key[0] in gone]
+        hops = [Nexthop(nexthops.ids[key], key[0], key[1] or "", key[2]) for key in keys]
+        _step(steps, "nexthop", "delete", hops)
+
+
 def _without(actual: HostState, gone: set[str]) -> HostState:
     """What is left when devices have gone."""
 
@@ -245,7 +259,6 @@ def _without(actual: HostState, gone: set[str]) -> HostState:
         routes=rest(actual.routes),
         neighbours=rest(actual.neighbours),
         fdb=rest(actual.fdb),
-        nexthops=rest(actual.nexthops),
         unmarked=rest(actual.unmarked),
     )
 
@@ -300,33 +313,34 @@ def _diff_routes(
 
 def _nexthops(
     desired: HostState,
-    actual: HostState,
     routes: AbstractSet[Route],
-    ids: AbstractSet[int] | None,
+    nexthops: NexthopTable | None,
+    gone: set[str],
     plan: Plan,
 ) -> list[Nexthop]:
     """Plan the nexthop objects that `routes` need; returns those that nobody needs now."""
-    if ids is None:
+    if nexthops is None:
         return []
-    known = {(hop.link, hop.via, hop.onlink): hop.id for hop in actual.nexthops}
-    needed = {(r.link, r.via, r.onlink) for r in routes if r.via is not None}
+    known = nexthops.ids
+    if gone:
+        known = {key: number for key, number in known.items() if key[0] not in gone}
+    needed = {r[1:4] for r in routes if r[2] is not None}
+    number, used = nexthops.top, nexthops.used
     new: list[Nexthop] = []
-    number = max((n for n in ids if n >= NEXTHOP_ID_BASE), default=NEXTHOP_ID_BASE)
-    for link, via, onlink in sorted(needed - known.keys()):
-        number += 1
-        new.append(Nexthop(number, link, via, onlink))
-        known[link, via, onlink] = number
+    ids = plan.nexthop_ids
+    for key in _ordered(needed):
+        found = known.get(key)
+        if found is None:
+            number += 1
+            while number in used:
+                number += 1
+            found = number
+            new.append(Nexthop(number, key[0], key[1] or "", key[2]))
+        ids[key] = found
     _step(plan.steps, "nexthop", "put", new)
-    plan.nexthop_ids.update({key: known[key] for key in needed})
-    if not actual.nexthops:
-        return []
-    wanted = {(r.link, r.via, r.onlink) for r in desired.routes}
-    return [
-        hop
-        for hop in actual.nexthops
-        if (hop.link, hop.via, hop.onlink) not in wanted
-        or known[hop.link, hop.via, hop.onlink] != hop.id  # a double
-    ]
+    stale = known.keys() - {r[1:4] for r in desired.routes} if known else ()
+    doubles = [hop for hop in nexthops.doubles if hop.link not in gone]
+    return [Nexthop(known[key], key[0], key[1] or "", key[2]) for key in stale] + doubles
 
 
 def _sysctls(desired: HostState, actual: HostState) -> tuple[list[Sysctl], list[Sysctl]]:

@@ -6,22 +6,23 @@ Routes with a distinct gateway each on one device cost the kernel time quadratic
 number: it looks for an equal nexthop in a list per device. A nexthop object (`ip nexthop`,
 Linux 5.3 on) is found by its id; the route says only that. `ip route` then shows
 `10.5.76.0/24 nhid 7 via 10.5.76.0 dev flannel.1 proto 102 onlink`.
-
-Dumps are parsed by `Shape`: nearly all messages of a dump have the same attributes in the
-same order, so one `struct.unpack` and one comparison of the attribute headers read them;
-what has another shape takes the general way.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from hostnet.netlink import (
+    ATTRIBUTE,
     NLM_F_CREATE,
+    NLM_F_EXCL,
     NLM_F_REPLACE,
+    U32,
+    Bulk,
     Part,
     Request,
     attr,
@@ -49,43 +50,35 @@ IPV6_DEFAULT_METRIC = 1024  # IP6_RT_PRIO_USER, net/ip6_route.h
 
 _ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg
 _NEXTHOP = struct.Struct("=BBBBI")  # struct nhmsg
-_ROUTE_BY_ID = struct.Struct("=BBBBBBBBI HH4s HHI")
-_NEXTHOP4 = struct.Struct("=BBBBI HHI HHI HH4s")
+_NEXTHOP_ATTRS = struct.Struct("=HHIHHI")
+NexthopKey = tuple[str, str | None, bool]
+"""Link, gateway, onlink (`route[1:4]`): routes that agree in these share a nexthop object."""
 
-NexthopKey = tuple[str, str, bool]
-"""Link, gateway, onlink: routes that agree in these share a nexthop object."""
-
-
-class Shape:
-    """A fixed header and a fixed run of attributes, read by one unpack."""
-
-    def __init__(self, header: str, *attrs: tuple[int, str]) -> None:
-        """`header` is a struct format, each attribute a type and a format of its payload."""
-        fields = len(struct.unpack("=" + header, bytes(struct.calcsize("=" + header))))
-        layout, expected = "=" + header, []
-        for kind, payload in attrs:
-            size = struct.calcsize("=" + payload)
-            layout += f"I{payload}{-size & 3}x"
-            expected.append(kind << 16 | 4 + size)
-        packed = struct.Struct(layout)
-        self.size = packed.size
-        self.unpack = packed.unpack_from
-        self.headers = slice(fields, None, 2)
-        self.expected = tuple(expected)
+NEXTHOP_ID_BASE = 102_000_000
+"""Our nexthop ids are above: far from the small numbers that routing daemons count up."""
 
 
-_ROUTE4_NHID = Shape(
-    "BBBBBBBBI",
-    (RTA_TABLE, "I"),
-    (RTA_DST, "4s"),
-    (RTA_NH_ID, "I"),
-    (RTA_GATEWAY, "4s"),
-    (RTA_OIF, "I"),
-)
-_ROUTE4_PLAIN = Shape(
-    "BBBBBBBBI", (RTA_TABLE, "I"), (RTA_DST, "4s"), (RTA_GATEWAY, "4s"), (RTA_OIF, "I")
-)
-_NEXTHOP4_SHAPE = Shape("BBBBI", (NHA_ID, "I"), (NHA_OIF, "I"), (NHA_GATEWAY, "4s"))
+@dataclass(slots=True)
+class NexthopTable:
+    """Which nexthop objects are there."""
+
+    ids: dict[NexthopKey, int] = field(default_factory=dict)
+    """Ours."""
+    doubles: list[Nexthop] = field(default_factory=list)
+    """Ours, equal to one in `ids`: of no use."""
+    used: set[int] = field(default_factory=set)
+    """Ids in use by anyone."""
+    top: int = NEXTHOP_ID_BASE
+    """Only grows: an id is never given a second meaning."""
+
+    @classmethod
+    def of(cls, ours: list[Nexthop], used: set[int], top: int = NEXTHOP_ID_BASE) -> NexthopTable:
+        """The table for what a dump found; `top` as it was before."""
+        ids: dict[NexthopKey, int] = {hop[1:4]: hop[0] for hop in ours}
+        doubles = []
+        if len(ids) != len(ours):
+            doubles = [hop for hop in ours if ids[hop[1:4]] != hop.id]
+        return cls(ids, doubles, used, max(top, max((h[0] for h in ours), default=0)))
 
 
 def put_routes(
@@ -93,50 +86,45 @@ def put_routes(
     index: Mapping[str, int],
     protocol: int,
     nexthops: Mapping[NexthopKey, int],
-    *,
-    flags: int = NLM_F_CREATE | NLM_F_REPLACE,
-) -> list[Request]:
+) -> Bulk:
     """`ip route replace ...` each; by nexthop object where `nexthops` has its id.
 
-    Raises KeyError for a link that `index` lacks.
+    Raises LookupError for a link that `index` lacks, these or OSError, ValueError for a bad
+    address.
     """
-    requests, pack, inet_aton = [], _ROUTE_BY_ID.pack, socket.inet_aton
+    bodies, aton = [], socket.inet_aton
+    plain = (None, 0, MAIN_TABLE, 0, 0, 0)  # all that a peer's route leaves at default
+    heads = [
+        _ROUTE.pack(socket.AF_INET, n, 0, 0, MAIN_TABLE, protocol, 0, RTN_UNICAST, 0)
+        + ATTRIBUTE.pack(8, RTA_DST)
+        for n in range(33)
+    ]
+    by_id = ATTRIBUTE.pack(8, RTA_NH_ID)
     for route in routes:
-        destination, link, via, onlink, source, metric, table, mtu, advmss, scope = route
-        nhid = nexthops.get((link, via, onlink), 0) if via is not None and nexthops else 0
-        address, _, length = destination.partition("/")
-        if (
-            nhid
-            and ":" not in address
-            and table < RT_TABLE_COMPAT + 3
-            and not (source or metric or mtu or advmss or scope)
-        ):
-            body = pack(
-                *(socket.AF_INET, int(length), 0, 0, table, protocol, 0, RTN_UNICAST, 0),
-                *(8, RTA_DST, inet_aton(address), 8, RTA_NH_ID, nhid),
-            )
+        nhid = nexthops.get(route[1:4], 0)
+        address, _, length = route[0].partition("/")
+        if nhid and ":" not in address and route[4:] == plain:
+            bodies.append(heads[int(length)] + aton(address) + by_id + U32.pack(nhid))
         else:
-            body = _route(route, 0 if nhid else index[link], nhid, protocol)
-        requests.append(Request(RTM_NEWROUTE, flags, body))
-    return requests
+            bodies.append(_route(route, 0 if nhid else index[route.link], nhid, protocol))
+    return Bulk(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, bodies)
 
 
 def delete_routes(
     routes: Iterable[Route], protocol: int = 0, index: Mapping[str, int] | None = None
-) -> list[Request]:
+) -> Bulk:
     """`ip route del DESTINATION metric M table T [proto P]` each.
 
     With `index` the device and gateway are named too, which tells plain routes to one
     destination apart but never matches a route with a nexthop object.
     """
-    requests = []
+    bodies = []
     for route in routes:
         oif = index[route.link] if index is not None else 0
-        bare = route if oif else route._replace(via=None, onlink=False)
-        bare = bare._replace(source=None, mtu=0, advmss=0)
-        body = _route(bare, oif, 0, protocol, anything=True)
-        requests.append(Request(RTM_DELROUTE, 0, body))
-    return requests
+        via, onlink = (route.via, route.onlink) if oif else (None, False)
+        bare = Route(route.destination, "", via, onlink, None, route.metric, route.table)
+        bodies.append(_route(bare, oif, 0, protocol, anything=True))
+    return Bulk(RTM_DELROUTE, 0, bodies)
 
 
 def _route(route: Route, oif: int, nhid: int, protocol: int, *, anything: bool = False) -> bytes:
@@ -188,61 +176,19 @@ def dump_routes(family: int, *, protocol: int = 0, oif: int = 0, table: int = 0)
     return Request(RTM_GETROUTE, 0, body)
 
 
-def parse_routes(
-    parts: Sequence[Part],
-    names: Mapping[int, str],
-    nexthops: Mapping[int, Nexthop] | None = None,
-    *,
-    protocol: int = 0,
-    other_than: AbstractSet[int] = frozenset(),
-    oif: int = 0,
-) -> list[Route]:
-    """The unicast routes in a dump that pass the filters, which are the kernel's once more.
+def parse_route(
+    part: Part, names: Mapping[int, str], nexthops: Mapping[int, NexthopKey]
+) -> tuple[Route | None, int, int]:
+    """Read an RTM_NEWROUTE message: the route, its device's index, its protocol.
 
-    `other_than` leaves out protocols. A multipath route has an empty link.
+    None for what is no unicast route. A multipath route has an empty link. `nexthops` by id
+    are needed with net.ipv4.nexthop_compat_mode=0, where a route tells only the id.
     """
-    routes: list[Route] = []
-    append, ntoa, onlink_flag = routes.append, socket.inet_ntoa, RTNH_F_ONLINK
-    by_id, plain = _ROUTE4_NHID, _ROUTE4_PLAIN
-    for part in parts:
-        data, begin, end = part
-        found_protocol = data[begin + 5]
-        if (protocol and found_protocol != protocol) or found_protocol in other_than:
-            continue
-        size = end - begin
-        if size == by_id.size or size == plain.size:  # noqa: PLR1714 - hot loop
-            shape = by_id if size == by_id.size else plain
-            values = shape.unpack(data, begin)
-            if values[shape.headers] == shape.expected and values[0] == socket.AF_INET:
-                if values[7] == RTN_UNICAST and not (oif and values[-1] != oif):
-                    append(
-                        Route(
-                            f"{ntoa(values[12])}/{values[1]}",
-                            names.get(values[-1], ""),
-                            ntoa(values[-3]),
-                            bool(values[8] & onlink_flag),
-                            None,
-                            0,
-                            values[10],
-                            0,
-                            0,
-                            values[6],
-                        )
-                    )
-                continue
-        route, device = _parse_route(part, names, nexthops or {})
-        if route is not None and not (oif and device != oif):
-            append(route)
-    return routes
-
-
-def _parse_route(
-    part: Part, names: Mapping[int, str], nexthops: Mapping[int, Nexthop]
-) -> tuple[Route | None, int]:
     data, begin, end = part
-    family, length, _, _, table, _, scope, kind, flags = _ROUTE.unpack_from(data, begin)
+    head = _ROUTE.unpack_from(data, begin)
+    family, length, _, _, table, protocol, scope, kind, flags = head
     if kind != RTN_UNICAST:
-        return None, 0
+        return None, 0, protocol
     found = attributes(data, begin + 12, end)
     anywhere = b"\0" * (4 if family == socket.AF_INET else 16)
     gateway = found.get(RTA_GATEWAY) or found.get(RTA_VIA, b"")[2:]
@@ -255,8 +201,8 @@ def _parse_route(
     via = unpack_address(gateway) if gateway else None
     onlink = bool(flags & RTNH_F_ONLINK)
     hop = nexthops.get(u32(found.get(RTA_NH_ID)))
-    if hop is not None and not device:  # net.ipv4.nexthop_compat_mode=0: only the id is told
-        link, via, onlink = hop.link, hop.via, hop.onlink
+    if hop is not None and not device:
+        link, via, onlink = hop
     source = found.get(RTA_PREFSRC)
     route = Route(
         f"{unpack_address(found.get(RTA_DST, anywhere))}/{length}",
@@ -270,41 +216,31 @@ def _parse_route(
         u32(metrics.get(RTAX_ADVMSS)),
         scope,
     )
-    return route, device
+    return route, device, protocol
 
 
-def parse_route(part: Part, names: Mapping[int, str]) -> tuple[Route | None, int]:
-    """One route (None: no unicast route) and its protocol, from a dump or notification."""
-    return _parse_route(part, names, {})[0], part[0][part[1] + 5]
+def put_nexthops(nexthops: Iterable[Nexthop], index: Mapping[str, int], protocol: int) -> Bulk:
+    """`ip nexthop add id ID via VIA dev LINK [onlink] proto P` each.
 
-
-def put_nexthops(
-    nexthops: Iterable[Nexthop], index: Mapping[str, int], protocol: int
-) -> list[Request]:
-    """`ip nexthop replace id ID via VIA dev LINK [onlink] proto P` each.
-
-    Raises KeyError for a link that `index` lacks.
+    A nexthop object never changes, so an id in use is an error: EEXIST. Raises KeyError for
+    a link that `index` lacks, OSError for a bad address.
     """
-    requests, pack = [], _NEXTHOP4.pack
+    bodies = []
     for number, link, via, onlink in nexthops:
-        flags = RTNH_F_ONLINK if onlink else 0
-        if ":" in via:
-            body = _NEXTHOP.pack(socket.AF_INET6, 0, protocol, 0, flags)
-            body += attr_u32(NHA_ID, number) + attr_u32(NHA_OIF, index[link])
-            body += attr(NHA_GATEWAY, pack_address(via)[1])
-        else:
-            body = pack(
-                *(socket.AF_INET, 0, protocol, 0, flags, 8, NHA_ID, number),
-                *(8, NHA_OIF, index[link], 8, NHA_GATEWAY, socket.inet_aton(via)),
-            )
-        requests.append(Request(RTM_NEWNEXTHOP, NLM_F_CREATE | NLM_F_REPLACE, body))
-    return requests
+        family, gateway = pack_address(via)
+        bodies.append(
+            _NEXTHOP.pack(family, 0, protocol, 0, RTNH_F_ONLINK if onlink else 0)
+            + _NEXTHOP_ATTRS.pack(8, NHA_ID, number, 8, NHA_OIF, index[link])
+            + ATTRIBUTE.pack(4 + len(gateway), NHA_GATEWAY)
+            + gateway
+        )
+    return Bulk(RTM_NEWNEXTHOP, NLM_F_CREATE | NLM_F_EXCL, bodies)
 
 
-def delete_nexthops(numbers: Iterable[int]) -> list[Request]:
+def delete_nexthops(numbers: Iterable[int]) -> Bulk:
     """`ip nexthop del id ID` each; routes that still use one go with it."""
     head = _NEXTHOP.pack(0, 0, 0, 0, 0)
-    return [Request(RTM_DELNEXTHOP, 0, head + attr_u32(NHA_ID, n)) for n in numbers]
+    return Bulk(RTM_DELNEXTHOP, 0, [head + attr_u32(NHA_ID, n) for n in numbers])
 
 
 def dump_nexthops() -> Request:
@@ -312,33 +248,20 @@ def dump_nexthops() -> Request:
     return Request(RTM_GETNEXTHOP, 0, _NEXTHOP.pack(0, 0, 0, 0, 0))
 
 
-def parse_nexthops(
-    parts: Sequence[Part], names: Mapping[int, str], protocol: int
-) -> tuple[list[Nexthop], set[int]]:
-    """Our nexthop objects in a dump, and the ids of all."""
-    ours: list[Nexthop] = []
-    numbers: set[int] = set()
-    shape = _NEXTHOP4_SHAPE
-    for data, begin, end in parts:
-        if end - begin == shape.size:
-            values = shape.unpack(data, begin)
-            if values[shape.headers] == shape.expected:
-                numbers.add(values[6])
-                if values[2] == protocol:
-                    link, via = names.get(values[8], ""), socket.inet_ntoa(values[10])
-                    ours.append(Nexthop(values[6], link, via, bool(values[4] & RTNH_F_ONLINK)))
-                continue
-        _, _, found_protocol, _, flags = _NEXTHOP.unpack_from(data, begin)
-        found = attributes(data, begin + 8, end)
-        number = u32(found.get(NHA_ID))
-        numbers.add(number)
-        if found_protocol == protocol:
-            via = unpack_address(found[NHA_GATEWAY]) if NHA_GATEWAY in found else ""
-            link = names.get(u32(found.get(NHA_OIF)), "")
-            ours.append(Nexthop(number, link, via, bool(flags & RTNH_F_ONLINK)))
-    return ours, numbers
+class FoundNexthop(NamedTuple):
+    """A nexthop object, and whose it is."""
+
+    hop: Nexthop
+    protocol: int
 
 
-def is_main(route: Route) -> bool:
-    """Whether `ip route` shows it without asking for a table."""
-    return route.table == MAIN_TABLE
+def parse_nexthop(part: Part, names: Mapping[int, str]) -> tuple[FoundNexthop, int]:
+    """Read an RTM_NEWNEXTHOP message: the object and its device's index."""
+    data, begin, end = part
+    _, _, protocol, _, flags = _NEXTHOP.unpack_from(data, begin)
+    found = attributes(data, begin + 8, end)
+    device = u32(found.get(NHA_OIF))
+    gateway = found.get(NHA_GATEWAY)
+    via = unpack_address(gateway) if gateway else ""
+    number, onlink = u32(found.get(NHA_ID)), bool(flags & RTNH_F_ONLINK)
+    return FoundNexthop(Nexthop(number, names.get(device, ""), via, onlink), protocol), device

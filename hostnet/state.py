@@ -46,7 +46,7 @@ class Route(NamedTuple):
 
 
 class Nexthop(NamedTuple):
-    """A nexthop object that routes refer to. `ip nexthop replace id ID via VIA dev LINK`.
+    """A nexthop object that routes refer to. `ip nexthop add id ID via VIA dev LINK`.
 
     Nobody desires one: `hostnet.plan` makes one per gateway where the kernel has them.
     """
@@ -193,8 +193,6 @@ class HostState:
     fdb: frozenset[FdbEntry] = field(default_factory=frozenset)
     sysctls: frozenset[Sysctl] = field(default_factory=frozenset)
     tables: frozenset[NftTable] = field(default_factory=frozenset)
-    nexthops: frozenset[Nexthop] = field(default_factory=frozenset)
-    """Found ones only."""
     unmarked: frozenset[Route] = field(default_factory=frozenset)
     """Found ones only: what lacks our mark but goes through an overlay device of ours."""
 
