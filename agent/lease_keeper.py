@@ -69,9 +69,7 @@ class LeaseKeeper:
                 previous = self.own
         known = held_by(leases, underlay)
         attributes = attributes_for(known.attributes if known else None)
-        lease = await self.registry.acquire(
-            config, attributes, previous=previous, ttl=self.ttl
-        )
+        lease = await self.registry.acquire(config, attributes, previous=previous, ttl=self.ttl)
         log.info("lease %s is ours", lease.key)
         self._hold(lease)
         return lease
@@ -99,7 +97,9 @@ class LeaseKeeper:
         holder = there.attributes.public_ip or there.attributes.public_ipv6
         problem = f"lease {there.key} is ours, but etcd says it is {holder}'s"
         if problem != self.problem:
-            log.error("%s: not renewing; pods here keep running. Stop one of the two hosts", problem)
+            log.error(
+                "%s: not renewing; pods here keep running. Stop one of the two hosts", problem
+            )
         self.problem = problem
         self._stop_renewing()
 

@@ -101,7 +101,9 @@ log = logging.getLogger("agent")
     type=click.IntRange(min=5),
     help="Seconds a lease lives when nobody renews it.",
 )
-@click.option("--log-level", envvar="FLATMESH_LOG_LEVEL", default="info", type=click.Choice(logs.LEVELS))
+@click.option(
+    "--log-level", envvar="FLATMESH_LOG_LEVEL", default="info", type=click.Choice(logs.LEVELS)
+)
 @click.option("--log-format", default="text", type=click.Choice(["text", "json"]))
 @click.option("--dry-run", "only_plan", is_flag=True, help="Print what would change, and stop.")
 @click.option("--cleanup", is_flag=True, help="Remove all that is ours from this host, and stop.")

@@ -200,9 +200,7 @@ class Node:
         if self._look or self.underlay is None:
             self.underlay = self._find_underlay(self.config)
         if self.backend is None:
-            self.backend = make_backend(
-                self.config, self.settings.state_dir, self.settings.run_dir
-            )
+            self.backend = make_backend(self.config, self.settings.state_dir, self.settings.run_dir)
         backend, underlay = self.backend, self.underlay
         own = await self.keeper.ensure(
             snapshot.leases,
@@ -238,9 +236,7 @@ class Node:
     def _find_underlay(self, config: NetworkConfig) -> Underlay:
         return find_underlay(self.settings, config, self.kernel)
 
-    def _program(
-        self, desired: DesiredState, delta: tuple[HostState, HostState] | None
-    ) -> None:
+    def _program(self, desired: DesiredState, delta: tuple[HostState, HostState] | None) -> None:
         situation = desired.situation
         started = time.perf_counter()
         if self.data_plane is None:

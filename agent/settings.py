@@ -72,7 +72,7 @@ class AddressType(click.ParamType):
 
     name = "address"
 
-    def __init__(self, kind: type[IPv4Address] | type[IPv6Address]) -> None:
+    def __init__(self, kind: type[IPv4Address | IPv6Address]) -> None:
         self.kind = kind
 
     def convert(

@@ -28,4 +28,3 @@ def find_underlay(settings: Settings, config: NetworkConfig, kernel: Kernel) -> 
         except UnderlayError as error:
             refusal = error
     raise refusal
-

@@ -94,9 +94,7 @@ def paths(directory: Path) -> Iterator[list[Path2]]:
             lab.up()
             if not found:
                 found.append(
-                    Path2(
-                        UNDERLAY, lab.names.host(1), lab.names.host(2), hosts.host_ipv4(2)
-                    )
+                    Path2(UNDERLAY, lab.names.host(1), lab.names.host(2), hosts.host_ipv4(2))
                 )
             sender, receiver = lab.pods
             found.append(Path2(backend, sender.netns, receiver.netns, receiver.addresses[0]))

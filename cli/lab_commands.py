@@ -117,7 +117,9 @@ def status(name: str, directory: Path) -> None:
             ", ".join(f"{p.name} {' '.join(p.addresses)}" for p in lab.pods if p.host == number),
         )
     console.print(table)
-    good = all([show_matrix(lab, family) for family in lab_families(spec)])
+    good = True
+    for family in lab_families(spec):
+        good &= show_matrix(lab, family)
     if not good or not all(lab.daemon_pid(number) for number in lab.host_numbers):
         sys.exit(1)
 
@@ -137,7 +139,7 @@ def execute(name: str, directory: Path, where: str, command: tuple[str, ...]) ->
         raise hosts.LabError(f"no pod or host {where!r} in lab {name!r}; there are: {known}")
     environment = dict(os.environ)
     if where.startswith("h"):
-        environment |= lab.environment(int(where[1:].split("-")[0]))
+        environment |= lab.environment(int(where[1:].split("-", maxsplit=1)[0]))
     argv = [*processes.enter(netns), *command]
     os.execvpe(argv[0], argv, environment)
 

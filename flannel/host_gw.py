@@ -11,12 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ipam.network import NetworkConfig
-
 from flannel.backend import DataPlane, PeerUnusableError
 from hostnet.state import HostState, Route
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes
+from ipam.network import NetworkConfig
 
 
 @dataclass(frozen=True, slots=True)

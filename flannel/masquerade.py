@@ -21,10 +21,9 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network
 
-from ipam.network import NetworkConfig
-
 from hostnet.state import NftTable
 from ipam.lease import Lease
+from ipam.network import NetworkConfig
 
 TABLE = "flatmesh"
 KUBE_PROXY_MARK = "0x4000"  # kube-proxy --iptables-masquerade-bit, default 14

@@ -23,12 +23,11 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
-from ipam.network import NetworkConfig, option
-
 from flannel.backend import DataPlane, PeerUnusableError
 from hostnet.state import Address, FdbEntry, HostState, Link, Neighbour, Route, Vxlan
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes
+from ipam.network import NetworkConfig, option
 
 DEFAULT_VNI = 1
 DEFAULT_PORT = 8472  # what Linux used before RFC 7348 got 4789; flanneld leaves it so

@@ -70,7 +70,7 @@ def host_ipv6(number: int) -> str:
 
 
 def ip(*arguments: str, batch: str | None = None) -> str:
-    """Run ip(8). Raises LabError with its message."""
+    """Call the `ip` command. Raises LabError with what it says."""
     done = subprocess.run(
         ["ip", *arguments], input=batch, capture_output=True, text=True, check=False
     )
@@ -88,9 +88,7 @@ def make_underlay(names: Names, mtu: int, *, ipv4: bool = True, ipv6: bool = Tru
     ip("-n", names.underlay, "-batch", "-", batch="\n".join(lines) + "\n")
 
 
-def make_host(
-    names: Names, number: int, mtu: int, *, ipv4: bool = True, ipv6: bool = True
-) -> None:
+def make_host(names: Names, number: int, mtu: int, *, ipv4: bool = True, ipv6: bool = True) -> None:
     """Make a host's namespace and plug it into the underlay."""
     host = names.host(number)
     ip("netns", "add", host)

@@ -30,7 +30,7 @@ _labs = pytest.StashKey[list[Lab]]()
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
     report = yield
     if report.failed:
         for lab in item.config.stash[_labs]:
@@ -43,7 +43,14 @@ def describe(lab: Lab) -> str:
     text = []
     for number in lab.host_numbers:
         netns = lab.names.host(number)
-        for command in ("ip -d link", "ip addr", "ip route", "ip -6 route", "ip neigh", "bridge fdb"):
+        for command in (
+            "ip -d link",
+            "ip addr",
+            "ip route",
+            "ip -6 route",
+            "ip neigh",
+            "bridge fdb",
+        ):
             done = subprocess.run(
                 [*processes.enter(netns), *command.split()],
                 capture_output=True,

@@ -42,9 +42,7 @@ def test_ipv6_only_cluster_on_an_ipv6_only_underlay(
     assert_full_matrix(lab, 6)
 
 
-def test_large_packets_pass_without_fragmentation(
-    cluster: Lab, on: Callable[..., str]
-) -> None:
+def test_large_packets_pass_without_fragmentation(cluster: Lab, on: Callable[..., str]) -> None:
     first, second = cluster.pods[0], cluster.pods[-1]
     assert first.host != second.host
     # 1450 bytes: the pod's MTU; 28 of them are IPv4 and ICMP headers
