@@ -52,6 +52,7 @@ from hostnet.route import (
     dump_routes,
     parse_nexthop,
     parse_route,
+    route_protocol,
 )
 from hostnet.state import Address, FdbEntry, HostState, Neighbour, Route
 from hostnet.table_reader import TableReader
@@ -190,12 +191,15 @@ class Kernel:
             mine, known = self.mark.protocol, RTPROT_KERNEL | {self.mark.protocol}
 
             def ours(part: Part, names: Mapping[int, str]) -> tuple[Route | None, int]:
-                route, device, protocol = parse_route(part, names, self._hops)
-                return (route if protocol == mine else None), device
+                if route_protocol(part) != mine:
+                    return None, 0
+                return parse_route(part, names, self._hops)
 
             def others(part: Part, names: Mapping[int, str]) -> tuple[Route | None, int]:
-                route, device, protocol = parse_route(part, names, self._hops)
-                return (route if protocol not in known and device == oif else None), device
+                if route_protocol(part) in known:
+                    return None, 0
+                route, device = parse_route(part, names, self._hops)
+                return (route if device == oif else None), device
 
             reader = TableReader(others if oif else ours)
             self._route_readers[family, oif] = reader
