@@ -1,0 +1,147 @@
+"""Run another plugin: the IPAM of a config, or the main plugin under the `flannel` alias.
+
+A delegated plugin gets the whole environment of the call (with the command changed where a
+failed ADD is undone by a DEL), finds its config on stdin, and is looked for on CNI_PATH by
+its `type` (CNI SPEC 1.1.0, section 4). Our own plugins are called within the process, by the
+same interface.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from cni.errors import DELEGATE_FAILURE, INVALID_CONFIG, TRY_AGAIN_LATER, CniError
+from cni.handle import PLUGINS, Plugin, RunInClientError
+from cni.request import parse as parse_request
+from cni.result import Result
+from cni.result import parse as parse_result
+
+if TYPE_CHECKING:
+    from cni.host import Host
+    from cni.request import Request
+
+DEADLINE = 60.0  # seconds; a dhcp lease may take 30
+MAX_SHOWN = 500  # characters of a delegate's stderr in our message
+
+
+def is_ours(plugin_type: str) -> bool:
+    """Whether a `type` is a plugin of this program, run without a process."""
+    return plugin_type in PLUGINS
+
+
+def find(plugin_type: object, request: Request) -> str:
+    """The executable of a `type` on CNI_PATH. Raises CniError (7)."""
+    if not isinstance(plugin_type, str) or not plugin_type:
+        raise CniError(INVALID_CONFIG, f"delegated plugin: type {plugin_type!r} is no name")
+    if "/" in plugin_type or plugin_type in (".", ".."):
+        raise CniError(INVALID_CONFIG, f"delegated plugin: type {plugin_type!r} must be no path")
+    for directory in request.path:
+        candidate = Path(directory, plugin_type)
+        if candidate.is_file() and os.access(candidate, os.X_OK):
+            return str(candidate)
+    where = ", ".join(request.path) or "nowhere: CNI_PATH is empty"
+    raise CniError(
+        INVALID_CONFIG,
+        f"failed to find plugin {plugin_type!r} in {where}: install it there, or correct `type`",
+    )
+
+
+def prepare(plugin_type: object, request: Request) -> None:
+    """Find out, before anything is touched, that the delegate can be called.
+
+    Raises CniError (7); RunInClientError when its files are not in our mount namespace.
+    """
+    if isinstance(plugin_type, str) and is_ours(plugin_type):
+        return
+    if not request.call.same_mounts:
+        raise RunInClientError
+    find(plugin_type, request)
+
+
+def call(
+    plugin_type: str,
+    command: str,
+    conf: Mapping[str, Any],
+    request: Request,
+    host: Host,
+) -> Result | None:
+    """Run a delegate; its result on ADD. Raises CniError: its own error, its code kept."""
+    environment = {**request.call.environment, "CNI_COMMAND": command}
+    stdin = json.dumps(conf).encode()
+    if is_ours(plugin_type):
+        inner = parse_request(
+            replace(request.call, plugin=plugin_type, environment=environment, stdin=stdin)
+        )
+        return _call_ours(cast("Plugin", import_module(PLUGINS[plugin_type])), inner, host)
+    program = find(plugin_type, request)
+    try:
+        done = subprocess.run(
+            [program],
+            input=stdin,
+            env=environment,
+            capture_output=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise CniError(
+            TRY_AGAIN_LATER, f"plugin {plugin_type} did not end in {DEADLINE:.0f} s on {command}"
+        ) from None
+    except OSError as error:
+        raise CniError(DELEGATE_FAILURE, f"plugin {program}: {error.strerror}") from None
+    if done.returncode != 0:
+        raise _its_error(plugin_type, command, done)
+    if command != "ADD":
+        return None
+    return parse_result(
+        _json(done.stdout, f"plugin {plugin_type}"), f"result of {plugin_type}", DELEGATE_FAILURE
+    )
+
+
+def _call_ours(plugin: Plugin, request: Request, host: Host) -> Result | None:
+    if request.command == "ADD":
+        return plugin.add(request, host)
+    if request.command == "DEL":
+        plugin.delete(request, host)
+    elif request.command == "CHECK":
+        plugin.check(request, host)
+    elif request.command == "GC":
+        plugin.gc(request, host)
+    elif request.command == "STATUS":
+        plugin.status(request, host)
+    return None
+
+
+def _json(text: bytes, who: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise CniError(DELEGATE_FAILURE, f"{who} printed no JSON: {error}") from None
+
+
+def _its_error(
+    plugin_type: str, command: str, done: subprocess.CompletedProcess[bytes]
+) -> CniError:
+    """The delegate's error object, or what it said instead of one."""
+    try:
+        error = json.loads(done.stdout)
+        code, message = error["code"], error["msg"]
+    except (ValueError, KeyError, TypeError):
+        said = done.stderr.decode(errors="replace").strip()[-MAX_SHOWN:]
+        status = done.returncode
+        how = f"ended with status {status}" if status > 0 else f"was killed by signal {-status}"
+        reason = f": {' '.join(said.split())}" if said else ""
+        return CniError(DELEGATE_FAILURE, f"plugin {plugin_type} {how} on {command}{reason}")
+    details = error.get("details")
+    return CniError(
+        code if isinstance(code, int) and code > 0 else DELEGATE_FAILURE,
+        f"plugin {plugin_type}: {message}",
+        details if isinstance(details, str) else "",
+    )

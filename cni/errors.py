@@ -1,0 +1,44 @@
+"""What a plugin says when it can't do what it was asked.
+
+One exception type: whoever finds the fault raises it with the code of the specification and
+one line that says what, where and the mend. `handle` turns it into the error object on
+stdout (CNI SPEC 1.1.0, section 5, "Error").
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+INCOMPATIBLE_VERSION = 1
+UNSUPPORTED_FIELD = 2  # the message holds the key and its value
+UNKNOWN_CONTAINER = 3  # the runtime needs no cleanup
+INVALID_ENVIRONMENT = 4  # the message names every bad variable
+IO_FAILURE = 5
+DECODING_FAILURE = 6
+INVALID_CONFIG = 7
+TRY_AGAIN_LATER = 11
+NOT_AVAILABLE = 50  # STATUS: no ADD can be served now
+NOT_AVAILABLE_AND_PODS_AFFECTED = 51  # STATUS: and pods that run may have lost connectivity
+# 100 and above are a plugin's own.
+NETWORK_FAILURE = 100  # the kernel refused, and no code of the specification fits
+NO_ADDRESS = 101  # the pool is exhausted, or the address asked for is taken
+ATTACHMENT_EXISTS = 102  # the interface, or the attachment, is there already
+CHECK_FAILED = 103  # what CHECK found is not what ADD made
+DELEGATE_FAILURE = 104  # a delegated plugin could not be run, or answered no JSON
+
+
+class CniError(Exception):
+    """A fault with its code; `str()` is the message."""
+
+    def __init__(self, code: int, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.details = details
+
+    def as_dict(self, version: str) -> dict[str, Any]:
+        """The error object; `version` is the request's cniVersion."""
+        error: dict[str, Any] = {"cniVersion": version, "code": self.code, "msg": self.message}
+        if self.details:
+            error["details"] = self.details
+        return error

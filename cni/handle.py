@@ -1,0 +1,114 @@
+"""From a call to its answer: what the daemon and the executable without a daemon share.
+
+Nothing leaves here but an exit status and one JSON document for stdout; every fault becomes
+an error object (CNI SPEC 1.1.0, section 5). The plugins' modules are loaded when they are
+first called: a process that answers one call pays for one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+
+from cni import versions
+from cni.errors import INVALID_ENVIRONMENT, IO_FAILURE, NETWORK_FAILURE, CniError
+from cni.request import Call, Request, parse, stated_version
+
+if TYPE_CHECKING:
+    from cni.host import Host
+    from cni.result import Result
+
+PLUGINS = {
+    "flatmesh": "cni.pod_plugin",
+    "flatmesh-ipam": "cni.ipam_plugin",
+    "flannel": "cni.flannel_alias",
+}
+
+log = logging.getLogger("cni")
+
+
+class Plugin(Protocol):
+    """What each plugin's module offers. All raise CniError; NetlinkError, OSError pass too."""
+
+    def add(self, request: Request, host: Host) -> Result:
+        """Attach the container; all or nothing."""
+
+    def delete(self, request: Request, host: Host) -> None:
+        """Detach it; succeeds when there is nothing to detach."""
+
+    def check(self, request: Request, host: Host) -> None:
+        """Raise CniError (103) when the attachment is not as ADD made it."""
+
+    def gc(self, request: Request, host: Host) -> None:
+        """Detach everything of this network that `valid_attachments` doesn't name."""
+
+    def status(self, request: Request, host: Host) -> None:
+        """Raise CniError (50, 51) when no ADD can be served."""
+
+
+class Response(NamedTuple):
+    """What the executable shall print, and its exit status."""
+
+    status: int
+    stdout: bytes
+
+
+class RunInClientError(Exception):
+    """The call must be worked off in the client's own process, not in the daemon's.
+
+    Raised before anything is touched: a delegated plugin would find other files in the
+    daemon's mount namespace than in the runtime's.
+    """
+
+
+def handle(call: Call, host: Host) -> Response:
+    """Answer a call. Raises RunInClientError and nothing else."""
+    try:
+        _require_plugin(call.plugin)
+        return Response(0, _run(parse(call), host))
+    except CniError as error:
+        return refuse(call, error)
+    except RunInClientError:
+        raise
+    except OSError as error:  # netlink errors are OSErrors whose text is the kernel's reason
+        netlink = hasattr(error, "operation")
+        return refuse(call, CniError(NETWORK_FAILURE if netlink else IO_FAILURE, str(error)))
+    except Exception as error:
+        log.exception("%s", call.plugin)
+        message = f"fault in flatmesh: {type(error).__name__}: {error}"
+        return refuse(call, CniError(NETWORK_FAILURE, message))
+
+
+def refuse(call: Call, error: CniError) -> Response:
+    """Turn an error into an answer in the request's version."""
+    body = error.as_dict(stated_version(call.stdin))
+    return Response(1, json.dumps(body).encode() + b"\n")
+
+
+def _require_plugin(name: str) -> None:
+    if name not in PLUGINS:
+        raise CniError(
+            INVALID_ENVIRONMENT,
+            f"no plugin is called {name!r}; this program is one of {', '.join(PLUGINS)}",
+        )
+
+
+def _run(request: Request, host: Host) -> bytes:
+    if request.command == "VERSION":
+        answer = {"cniVersion": request.version, "supportedVersions": list(versions.SUPPORTED)}
+        return json.dumps(answer).encode() + b"\n"
+    plugin = cast("Plugin", import_module(PLUGINS[request.call.plugin]))
+    if request.command == "ADD":
+        result = plugin.add(request, host)
+        return json.dumps(result.as_dict(request.version)).encode() + b"\n"
+    if request.command == "DEL":
+        plugin.delete(request, host)
+    elif request.command == "CHECK":
+        plugin.check(request, host)
+    elif request.command == "GC":
+        plugin.gc(request, host)
+    else:
+        plugin.status(request, host)
+    return b""

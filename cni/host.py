@@ -1,0 +1,65 @@
+"""Where the plugins find this host's files, and what they may ask about its health.
+
+The daemon makes one `Host` with its own paths and a live `status`. An executable without a
+daemon makes it from its environment: that is all that tells the two paths apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+RUN_DIR = "/run/flatmesh"
+STATE_DIR = "/var/lib/flatmesh"
+SUBNET_FILE = "/run/flannel/subnet.env"
+SOCKET_NAME = "cni.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Whether pods can be served now, as the daemon knows it."""
+
+    problem: str | None = None
+    """One line: why an ADD can't be served (no lease yet, backend down); None: it can."""
+    pods_affected: bool = False
+    """Whether pods that run may have lost connectivity: CNI STATUS code 51 rather than 50."""
+
+
+def no_daemon() -> Status:
+    """What is known without a daemon: nothing that speaks against an ADD."""
+    return Status()
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One host, as the plugins see it."""
+
+    run_dir: Path = Path(RUN_DIR)
+    """Cleared by a reboot: locks, the socket, `attach.json`."""
+    state_dir: Path = Path(STATE_DIR)
+    """Survives a reboot: the address book."""
+    subnet_file: Path = Path(SUBNET_FILE)
+    status: Callable[[], Status] = field(default=no_daemon)
+    on_pods_changed: Callable[[], None] | None = None
+    """Called after each ADD, DEL and GC that changed something; must not block or raise."""
+
+    @property
+    def addresses(self) -> Path:
+        """The pod address book."""
+        return self.state_dir / "addresses.sqlite"
+
+
+def from_environment(environment: Mapping[str, str]) -> Host:
+    """The host that FLATMESH_RUN_DIR, FLATMESH_STATE_DIR and FLATMESH_SUBNET_FILE describe."""
+    return Host(
+        Path(environment.get("FLATMESH_RUN_DIR") or RUN_DIR),
+        Path(environment.get("FLATMESH_STATE_DIR") or STATE_DIR),
+        Path(environment.get("FLATMESH_SUBNET_FILE") or SUBNET_FILE),
+    )
+
+
+def socket_path(environment: Mapping[str, str]) -> str:
+    """Where the daemon's socket is: FLATMESH_SOCKET, or cni.sock in the run directory."""
+    given = environment.get("FLATMESH_SOCKET")
+    return given or f"{environment.get('FLATMESH_RUN_DIR') or RUN_DIR}/{SOCKET_NAME}"

@@ -1,0 +1,142 @@
+"""Put the CNI executables into a directory where runtimes look for them.
+
+    python -m cni.install --bin-dir /opt/cni/bin [--uninstall]
+
+They are one small compiled program under three names. Where there is no compiler, they are
+one small Python program that does the same more slowly. Each is written under a temporary
+name and renamed: a runtime calls either the old one or the new one, never half of one.
+Only what we put there is ever replaced or removed: a real flannel plugin under the name
+`flannel` is left alone, and said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+EXECUTABLES = ("flatmesh", "flatmesh-ipam", "flannel")
+MARKS = (b"FLATMESH_SOCKET",)  # text that every executable of ours holds, and no other
+COMPILERS = ("cc", "gcc", "clang", "musl-gcc")
+SOURCE = Path(__file__).with_name("client.c")
+PYTHON_SOURCE = Path(__file__).with_name("socket_client.py")
+
+
+class InstallError(Exception):
+    """The executables can't be put there; `str()` is one line with the mend."""
+
+
+def install(
+    bin_dir: Path, python: str = sys.executable, *, compilers: tuple[str, ...] = COMPILERS
+) -> list[str]:
+    """Write the executables; returns what was done, a line each.
+
+    `python` is the interpreter that runs the fallback; `cni` must be importable there.
+    Raises InstallError.
+    """
+    lines = []
+    try:
+        bin_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="flatmesh-install-") as work:
+            program = Path(work) / "client"
+            how = _compile(program, python, compilers)
+            if how is None:
+                program.write_bytes(_python_program(python))
+                how = f"Python client (none of {', '.join(compilers)} works here)"
+            for name in EXECUTABLES:
+                target = bin_dir / name
+                if target.exists() and not is_ours(target):
+                    lines.append(f"{target}: left alone, it is another's; remove it to use ours")
+                    continue
+                _replace(target, program)
+                lines.append(f"{target}: {how}")
+    except OSError as error:
+        raise InstallError(f"{error.filename or bin_dir}: {error.strerror}") from None
+    return lines
+
+
+def uninstall(bin_dir: Path) -> list[str]:
+    """Remove our executables; returns what was done. Raises InstallError."""
+    lines = []
+    try:
+        for name in EXECUTABLES:
+            target = bin_dir / name
+            if target.exists() and is_ours(target):
+                target.unlink()
+                lines.append(f"{target}: removed")
+    except OSError as error:
+        raise InstallError(f"{error.filename or bin_dir}: {error.strerror}") from None
+    return lines
+
+
+def is_ours(path: Path) -> bool:
+    """Whether an executable was written by `install`."""
+    content = path.read_bytes()
+    return all(mark in content for mark in MARKS)
+
+
+def _compile(program: Path, python: str, compilers: tuple[str, ...]) -> str | None:
+    """Compile the client; what it became, None when nothing here can."""
+    if '"' in python or "\\" in python:
+        return None  # can't be said in a C string; the Python client needs no quoting
+    for compiler in compilers:
+        found = shutil.which(compiler)
+        if found is None:
+            continue
+        for extra, what in ((["-static"], "static program"), ([], "program")):
+            command = [found, "-O2", "-s", *extra, f'-DFLATMESH_PYTHON="{python}"']
+            done = subprocess.run(
+                [*command, "-o", str(program), str(SOURCE)], capture_output=True, check=False
+            )
+            if done.returncode == 0:
+                return f"{what} compiled by {compiler}"
+    return None
+
+
+def _python_program(python: str) -> bytes:
+    if len(python) > 120 or " " in python:
+        raise InstallError(
+            f"the interpreter's path {python!r} can't stand in a #! line; "
+            "install into a shorter path without blanks, or install gcc"
+        )
+    return f"#!{python} -ISE\n".encode() + PYTHON_SOURCE.read_bytes()
+
+
+def _replace(target: Path, program: Path) -> None:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.new")
+    try:
+        with temporary.open("wb") as out:
+            out.write(program.read_bytes())
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.chmod(0o755)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run `python -m cni.install`."""
+    parser = argparse.ArgumentParser(prog="cni.install", description="Install the CNI executables.")
+    parser.add_argument("--bin-dir", type=Path, default=Path("/opt/cni/bin"))
+    parser.add_argument("--python", default=sys.executable, help="interpreter of the fallback")
+    parser.add_argument("--uninstall", action="store_true")
+    options = parser.parse_args(arguments)
+    try:
+        if options.uninstall:
+            lines = uninstall(options.bin_dir)
+        else:
+            lines = install(options.bin_dir, options.python)
+    except InstallError as error:
+        print(f"cni.install: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
