@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 `reconcile` is the one call for start, event, repair and shutdown: dump, diff, apply. Where
 the caller knows the state before (`delta_of`), one changed lease at 5,000 peers costs one
-lease's work and no dump; any error there falls back to the whole. A plan is done past
+lease's work and no dump. A plan is done past
 errors, and all of them are reported; a plan which made or removed devices or addresses is
 followed by a second look, as the kernel may have taken more along with them than was said.
 
@@ -90,14 +90,16 @@ def reconcile(desired: HostState, kernel: Kernel, *, delta_of: HostState | None 
     """Make the kernel agree with `desired`.
 
     With `delta_of`, the state that was desired and reached before, only the difference
-    between the two is applied, without looking at the kernel's tables. Raises NetlinkError,
-    OSError or NftError when the tables can't be read; what can't be changed is in the outcome.
+    between the two is applied, without looking at the kernel's tables. Two parts do as well
+    as two whole states: say what the changed peers add now, and what they added before.
+    When such an outcome isn't `ok`, reconcile the whole state: the kernel isn't as was thought.
+
+    Raises NetlinkError, OSError or NftError when the tables can't be read; what can't be
+    changed is in the outcome.
     """
     with _no_collection():
-        if delta_of is not None and kernel.index:
-            outcome = apply(plan_delta(desired, delta_of, kernel), kernel)
-            if outcome.ok:
-                return outcome
+        if delta_of is not None:
+            return apply(plan_delta(desired, delta_of, kernel), kernel)
         total = Outcome()
         for _ in range(ROUNDS):
             outcome = apply(plan_full(desired, kernel), kernel)
@@ -131,8 +133,13 @@ def plan_full(desired: HostState, kernel: Kernel) -> Plan:
 
 
 def plan_delta(desired: HostState, before: HostState, kernel: Kernel) -> Plan:
-    """The difference between two desired states, by what `kernel` remembers."""
-    return diff(desired, before, nexthops=_nexthops(kernel), mark=kernel.mark)
+    """The difference between two desired states, or parts of them.
+
+    Nexthop objects that nobody needs any more stay until the next full reconcile: a part
+    doesn't tell whether another route uses them.
+    """
+    nexthops = _nexthops(kernel)
+    return diff(desired, before, nexthops=nexthops, mark=kernel.mark, sweep_nexthops=False)
 
 
 def _nexthops(kernel: Kernel) -> NexthopTable | None:

@@ -100,10 +100,12 @@ def diff(
     *,
     nexthops: NexthopTable | None = None,
     mark: Mark = MARK,
+    sweep_nexthops: bool = True,
 ) -> Plan:
     """The changes that make `actual` into `desired`.
 
     `nexthops` are the nexthop objects there; None: this kernel has none, plan plain routes.
+    Those that no desired route needs are deleted, unless `sweep_nexthops` is off.
     """
     plan = Plan()
     links = _diff_links(desired, actual, mark, plan)
@@ -135,7 +137,8 @@ def diff(
 
     _step(steps, "route", "delete", _ordered(stale_routes))
     _step(steps, "route", "delete unmarked", _ordered(stale_unmarked))
-    _step(steps, "nexthop", "delete", _ordered(stale_nexthops))
+    if sweep_nexthops:
+        _step(steps, "nexthop", "delete", _ordered(stale_nexthops))
     _step(steps, "fdb", "delete", _ordered(stale_fdb))
     put = {n.key for n in neighbours}
     stale_neighbours = actual.neighbours - desired.neighbours

@@ -199,12 +199,10 @@ def parse_route(
     if end - begin == _PEER_ROUTE.size:
         row = _PEER_ROUTE.unpack_from(data, begin)
         if row[9::2] == _PEER_ROUTE_ATTRS and row[7] == RTN_UNICAST:
-            route = Route(
-                *(f"{socket.inet_ntoa(row[12])}/{row[1]}", names.get(row[18], "")),
-                *(socket.inet_ntoa(row[16]), bool(row[8] & RTNH_F_ONLINK)),
-                *(None, 0, row[10], 0, 0, row[6]),
-            )
-            return route, row[18]
+            destination, via = f"{socket.inet_ntoa(row[12])}/{row[1]}", socket.inet_ntoa(row[16])
+            onlink, link = bool(row[8] & RTNH_F_ONLINK), names.get(row[18], "")
+            table, scope = row[10], row[6]
+            return Route(destination, link, via, onlink, table=table, scope=scope), row[18]
     family, length, _, _, table, _, scope, kind, flags = _ROUTE.unpack_from(data, begin)
     if kind != RTN_UNICAST:
         return None, 0
@@ -217,16 +215,16 @@ def parse_route(
     metrics = nested(found.get(RTA_METRICS, b""))
     device = u32(found.get(RTA_OIF))
     link = names.get(device, "")
-    via = unpack_address(gateway) if gateway else None
+    hop_via = unpack_address(gateway) if gateway else None
     onlink = bool(flags & RTNH_F_ONLINK)
     hop = nexthops.get(u32(found.get(RTA_NH_ID)))
     if hop is not None and not device:
-        link, via, onlink = hop
+        link, hop_via, onlink = hop
     source = found.get(RTA_PREFSRC)
     route = Route(
         f"{unpack_address(found.get(RTA_DST, anywhere))}/{length}",
         link,
-        via,
+        hop_via,
         onlink,
         unpack_address(source) if source else None,
         metric,
