@@ -22,7 +22,8 @@ from typing import Any
 
 KEY = re.compile(
     r"(?:(?P<v4>\d+\.\d+\.\d+\.\d+)-(?P<v4len>\d+))?"
-    r"(?:(?P<amp>&)?(?P<v6>[a-f\d]*:[a-f\d:.]*)-(?P<v6len>\d+))?"
+    r"(?:(?P<amp>&)?(?P<v6>[a-f\d]*:[a-f\d:.]*)-(?P<v6len>\d+))?",
+    re.ASCII,
 )
 
 
@@ -114,14 +115,15 @@ def parse_value(text: str | bytes) -> LeaseAttributes:
     """
     try:
         raw = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LeaseError(f"value is not JSON: {error}") from None
     if not isinstance(raw, Mapping):
         raise LeaseError(f"value is not a JSON object but {type(raw).__name__}")
     value = {str(name).lower(): content for name, content in raw.items()}
     try:
-        ip = IPv4Address(value["publicip"]) if value.get("publicip") else None
-        ipv6 = IPv6Address(value["publicipv6"]) if value.get("publicipv6") else None
+        # str(): a JSON number is no address, though ipaddress would take it for one
+        ip = IPv4Address(str(value["publicip"])) if value.get("publicip") else None
+        ipv6 = IPv6Address(str(value["publicipv6"])) if value.get("publicipv6") else None
     except ValueError as error:
         raise LeaseError(f"PublicIP: {error}") from None
     if ip is not None and ip.is_unspecified:

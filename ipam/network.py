@@ -1,10 +1,13 @@
-"""The cluster config: what the operator writes to `<prefix>/config`.
+"""The cluster config: one JSON document in etcd that all hosts share.
 
-    {"Network":"10.5.0.0/16","SubnetLen":24,"Backend":{"Type":"vxlan"}}
+    <prefix>/config   {"Network":"10.5.0.0/16","SubnetLen":24,"Backend":{"Type":"vxlan"}}
 
-Keys, defaults and limits are flanneld's (flannel, pkg/subnet/config.go; Documentation,
-"Configuration"), and like it we match names without regard to case. Unknown keys are
-tolerated: another version may know them.
+Keys, defaults and limits are flanneld's (flannel, Documentation/configuration.md and
+pkg/subnet/config.go), so both read one document alike; keys match without regard to case,
+as Go's encoding/json does, and unknown ones are tolerated. Beyond flanneld, IPv6 alone works.
+
+A family that is not enabled has None for all its values: whoever looks at `network` or
+`ipv6_network` needs no second flag.
 """
 
 from __future__ import annotations
@@ -12,196 +15,245 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_address,
-    ip_network,
-)
-from typing import Any, TypeVar, cast
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any, NamedTuple, TypeVar
 
-DEFAULT_BACKEND = "udp"
-Value = TypeVar("Value", bool, int, str)
-Network = IPv4Network | IPv6Network
-Address = IPv4Address | IPv6Address
+DEFAULT_BACKEND = "udp"  # flanneld's, for a config without Backend.Type
+
+Option = TypeVar("Option", bool, int, str)
 
 
 class ConfigError(ValueError):
-    """A cluster config we can't work with; the message is one line: what, where, the mend."""
+    """A cluster config that can't be used; one line: what, where, and the mend."""
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
-    """The cluster config with its defaults filled in."""
+    """The cluster config with every default filled in."""
 
     enable_ipv4: bool = True
     enable_ipv6: bool = False
     enable_nftables: bool = False
+    """flanneld's switch; our masquerading is nftables whatever it says."""
     network: IPv4Network | None = None
     subnet_len: int = 0
-    """Prefix length of each host's subnet, bits."""
+    """Prefix length of one host's subnet; 0 when IPv4 is off."""
     subnet_min: IPv4Address | None = None
-    """Base address of the first subnet that may be leased."""
+    """Base of the first subnet that may be leased."""
     subnet_max: IPv4Address | None = None
+    """Base of the last subnet that may be leased."""
     ipv6_network: IPv6Network | None = None
     ipv6_subnet_len: int = 0
     ipv6_subnet_min: IPv6Address | None = None
     ipv6_subnet_max: IPv6Address | None = None
     backend_type: str = DEFAULT_BACKEND
-    backend: Mapping[str, Any] = field(default_factory=dict)
-    """The Backend object as written; read it with `option`."""
+    """Lower case."""
+    backend: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """The Backend object as it stands in the document; read it with `option`."""
 
-    def __hash__(self) -> int:
-        """Hash what hashes; the Backend object does not."""
-        return hash((self.network, self.ipv6_network, self.backend_type))
+
+class _Family(NamedTuple):
+    """What differs between the families."""
+
+    prefix: str
+    """Of the keys' names."""
+    network: type[IPv4Network | IPv6Network]
+    address: type[IPv4Address | IPv6Address]
+    usual_len: int
+    """SubnetLen where the network has room for at least four such subnets."""
+    max_subnet_len: int
+    max_network_len: int
+    example: str
+
+
+_IPV4 = _Family("", IPv4Network, IPv4Address, 24, 30, 28, "10.5.0.0/16")
+_IPV6 = _Family("IPv6", IPv6Network, IPv6Address, 64, 126, 124, "fd05::/48")
+
+
+class _Range(NamedTuple):
+    """A network and the part of it that is leased out, in subnets."""
+
+    network: Any
+    subnet_len: int
+    first: Any
+    last: Any
+
+
+def parse_config(text: str | bytes) -> NetworkConfig:
+    """Read a cluster config. Raises ConfigError."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"cluster config is not JSON: {error}") from None
+    if not isinstance(document, Mapping):
+        raise ConfigError(
+            f"cluster config is {_kind(document)}, not a JSON object: "
+            'write e.g. {"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}'
+        )
+    keys = {name.lower(): value for name, value in document.items()}
+    enable_ipv4 = _flag(keys, "EnableIPv4", default=True)
+    enable_ipv6 = _flag(keys, "EnableIPv6", default=False)
+    if not (enable_ipv4 or enable_ipv6):
+        raise ConfigError("cluster config enables no family: set EnableIPv4 or EnableIPv6 to true")
+    off = _Range(None, 0, None, None)
+    v4 = _range(keys, _IPV4) if enable_ipv4 else off
+    v6 = _range(keys, _IPV6) if enable_ipv6 else off
+    backend_type, backend = _backend(keys)
+    return NetworkConfig(
+        enable_ipv4,
+        enable_ipv6,
+        _flag(keys, "EnableNFTables", default=False),
+        *v4,
+        *v6,
+        backend_type,
+        backend,
+    )
 
 
 def option(
     config: NetworkConfig,
     name: str,
-    default: Value,
+    default: Option,
     *,
     minimum: int | None = None,
     maximum: int | None = None,
-) -> Value:
-    """Read one key of the Backend object, of the type of `default`.
+) -> Option:
+    """A key of the Backend object, matched without regard to case; `default` when absent.
 
-    Raises ConfigError for another type, or a number out of range.
+    The value must be of the default's type, and a number within the limits, which are
+    inclusive. Raises ConfigError.
     """
-    where = f"Backend.{name} in the cluster config"
-    value = _lowered(config.backend).get(name.lower())
+    value = next((v for k, v in config.backend.items() if k.lower() == name.lower()), None)
     if value is None:
         return default
-    # bool is an int to Python, but not to whoever wrote the config
     if type(value) is not type(default):
-        raise ConfigError(f"{where} is {value!r}: write a {_json_type(default)}")
-    if isinstance(value, int) and not isinstance(value, bool):
-        low, high = minimum, maximum
-        if (low is not None and value < low) or (high is not None and value > high):
-            raise ConfigError(f"{where} is {value}: must be from {low} to {high}")
+        wanted = {bool: "true or false", int: "a whole number", str: "a string"}[type(default)]
+        raise ConfigError(
+            f"cluster config: Backend.{name} is {json.dumps(value)}; it must be {wanted}"
+        )
+    if isinstance(value, int):
+        low = value if minimum is None else minimum
+        high = value if maximum is None else maximum
+        if not low <= value <= high:
+            limits = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+            raise ConfigError(f"cluster config: Backend.{name} is {value}; it must be {limits}")
     return value
 
 
-def parse_config(text: str | bytes) -> NetworkConfig:
-    """Read and check a cluster config. Raises ConfigError."""
-    try:
-        raw = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"cluster config is not JSON: {error}") from None
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"cluster config is not a JSON object but a {_json_type(raw)}")
-    keys = _lowered(raw)
-    ipv4, ipv6 = _flag(keys, "EnableIPv4", default=True), _flag(keys, "EnableIPv6", default=False)
-    if not ipv4 and not ipv6:
-        raise ConfigError("cluster config: EnableIPv4 and EnableIPv6 are both false; enable one")
-    backend = keys.get("backend") or {}
-    if not isinstance(backend, Mapping):
-        raise ConfigError(f'Backend in the cluster config is {backend!r}: write {{"Type":"vxlan"}}')
-    kind = _lowered(backend).get("type") or DEFAULT_BACKEND
-    if not isinstance(kind, str):
-        raise ConfigError(f"Backend.Type in the cluster config is {kind!r}: write a string")
-    v4 = _family(keys, 4, ipv4)
-    v6 = _family(keys, 6, ipv6)
-    return NetworkConfig(
-        ipv4,
-        ipv6,
-        _flag(keys, "EnableNFTables", default=False),
-        *cast("tuple[IPv4Network | None, int, IPv4Address | None, IPv4Address | None]", v4),
-        *cast("tuple[IPv6Network | None, int, IPv6Address | None, IPv6Address | None]", v6),
-        kind.lower(),
-        dict(backend),
-    )
+def _kind(value: object) -> str:
+    names = {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
 
 
-def _family(
-    keys: Mapping[str, Any], version: int, enabled: bool
-) -> tuple[Network | None, int, Address | None, Address | None]:
-    """Network, subnet length, first and last subnet of one family."""
-    if not enabled:
-        return None, 0, None, None
-    name, prefix = ("Network", "") if version == 4 else ("IPv6Network", "IPv6")
-    network = _network(keys, name, version)
-    # a host's subnet is at most a 30 (126), and there must be four at least: hence the 28 (124)
-    largest, roomy, usual = (28, 22, 24) if version == 4 else (124, 62, 64)
-    if network.prefixlen > largest:
-        raise ConfigError(
-            f"{name} {network} in the cluster config is too small: at most /{largest}"
-        )
-    length = _integer(keys, f"{prefix}SubnetLen")
-    if length is None:
-        length = usual if network.prefixlen <= roomy else network.prefixlen + 2
-    if not network.prefixlen + 2 <= length <= largest + 2:
-        raise ConfigError(
-            f"{prefix}SubnetLen {length} in the cluster config does not fit {name} {network}: "
-            f"must be from {network.prefixlen + 2} to {largest + 2}"
-        )
-    size = 1 << (network.max_prefixlen - length)
-    base, last = int(network.network_address), int(network.broadcast_address) + 1 - size
-    kind = type(network.network_address)
-    # the first subnet is left out, as flanneld does: its base is the network's own address
-    low = _bound(keys, f"{prefix}SubnetMin", network, size) or kind(base + size)
-    high = _bound(keys, f"{prefix}SubnetMax", network, size) or kind(last)
-    if int(low) > int(high):
-        raise ConfigError(
-            f"{prefix}SubnetMin {low} in the cluster config lies beyond {prefix}SubnetMax {high}"
-        )
-    return network, length, low, high
-
-
-def _network(keys: Mapping[str, Any], name: str, version: int) -> Network:
-    example = "10.5.0.0/16" if version == 4 else "fd05::/48"
+def _flag(keys: Mapping[str, Any], name: str, *, default: bool) -> bool:
     value = keys.get(name.lower())
     if value is None:
-        raise ConfigError(f'cluster config has no {name}: add "{name}":"{example}"')
+        return default
+    if not isinstance(value, bool):
+        raise ConfigError(
+            f"cluster config: {name} is {json.dumps(value)}; it must be true or false"
+        )
+    return value
+
+
+def _backend(keys: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    backend = keys.get("backend")
+    if backend is None:
+        return DEFAULT_BACKEND, {}
+    if not isinstance(backend, Mapping):
+        raise ConfigError(
+            f'cluster config: Backend is {_kind(backend)}; write e.g. "Backend":{{"Type":"vxlan"}}'
+        )
+    kind = next((v for k, v in backend.items() if k.lower() == "type"), None)
+    if kind is not None and not isinstance(kind, str):
+        raise ConfigError(f"cluster config: Backend.Type is {json.dumps(kind)}, not a string")
+    return (kind or DEFAULT_BACKEND).lower(), dict(backend)
+
+
+def _range(keys: Mapping[str, Any], family: _Family) -> _Range:
+    network = _network(keys, family)
+    subnet_len = _subnet_len(keys, family, network)
+    size = 1 << (network.max_prefixlen - subnet_len)
+    low, high = f"{family.prefix}SubnetMin", f"{family.prefix}SubnetMax"
+    # the first subnet is left out, as flanneld does: its base is the network's own address
+    first = _bound(keys, low, family, network, subnet_len) or network.network_address + size
+    last = _bound(keys, high, family, network, subnet_len) or network.broadcast_address - (size - 1)
+    if int(first) > int(last):
+        raise ConfigError(f"cluster config: {low} {first} is above {high} {last}")
+    return _Range(network, subnet_len, first, last)
+
+
+def _network(keys: Mapping[str, Any], family: _Family) -> IPv4Network | IPv6Network:
+    name = f"{family.prefix}Network"
+    value = keys.get(name.lower())
+    if value is None or value == "":
+        other = "IPv4" if family is _IPV4 else "IPv6"
+        raise ConfigError(
+            f'cluster config: {name} is missing: add e.g. "{name}":"{family.example}", '
+            f'or turn the family off with "Enable{other}":false'
+        )
+    if not isinstance(value, str) or "/" not in value:
+        raise ConfigError(
+            f"cluster config: {name} is {json.dumps(value)}; "
+            f'write address and prefix length, e.g. "{family.example}"'
+        )
     try:
-        network = ip_network(value, strict=False)  # like flanneld: host bits are dropped
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{name} in the cluster config: {error}; write {example}") from None
-    if network.version != version:
-        raise ConfigError(f"{name} {value} in the cluster config is IPv{network.version}")
-    return network
+        return family.network(value, strict=False)
+    except ValueError as error:
+        raise ConfigError(
+            f'cluster config: {name} {value!r}: {error}; write e.g. "{family.example}"'
+        ) from None
 
 
-def _bound(keys: Mapping[str, Any], name: str, network: Network, size: int) -> Address | None:
+def _subnet_len(
+    keys: Mapping[str, Any], family: _Family, network: IPv4Network | IPv6Network
+) -> int:
+    name = f"{family.prefix}SubnetLen"
+    value = keys.get(name.lower()) or 0
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ConfigError(
+            f"cluster config: {name} is {json.dumps(value)}; "
+            f"write a prefix length, e.g. {family.usual_len}"
+        )
+    if not value:
+        if network.prefixlen > family.max_network_len:
+            raise ConfigError(
+                f"cluster config: {family.prefix}Network {network} is too small: "
+                f"use /{family.max_network_len} or larger"
+            )
+        return max(family.usual_len, network.prefixlen + 2)
+    if value > family.max_subnet_len:
+        raise ConfigError(
+            f"cluster config: {name} is {value}; it must be at most {family.max_subnet_len}"
+        )
+    if value < network.prefixlen + 2:
+        raise ConfigError(
+            f"cluster config: {name} is {value}, but {network} must hold at least four subnets: "
+            f"use {network.prefixlen + 2} or more"
+        )
+    return value
+
+
+def _bound(
+    keys: Mapping[str, Any],
+    name: str,
+    family: _Family,
+    network: IPv4Network | IPv6Network,
+    subnet_len: int,
+) -> Any:
+    """The SubnetMin or SubnetMax given, None when there is none."""
     value = keys.get(name.lower())
     if value is None or value == "":
         return None
     try:
-        address = ip_address(value)
+        address = family.address(str(value))
     except ValueError as error:
-        raise ConfigError(f"{name} in the cluster config: {error}") from None
+        raise ConfigError(f"cluster config: {name}: {error}") from None
     if address not in network:
-        raise ConfigError(f"{name} {address} in the cluster config is not within {network}")
-    if int(address) % size:
-        below = type(address)(int(address) - int(address) % size)
+        raise ConfigError(f"cluster config: {name} {address} is not within {network}")
+    aligned = family.network((address, subnet_len), strict=False).network_address
+    if aligned != address:
         raise ConfigError(
-            f"{name} {address} in the cluster config is no subnet's base; the one below is {below}"
+            f"cluster config: {name} {address} is not the base of a /{subnet_len}: use {aligned}"
         )
     return address
-
-
-def _flag(keys: Mapping[str, Any], name: str, *, default: bool) -> bool:
-    value = keys.get(name.lower(), default)
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name} in the cluster config is {value!r}: write true or false")
-    return value
-
-
-def _integer(keys: Mapping[str, Any], name: str) -> int | None:
-    value = keys.get(name.lower())
-    if value is None or value == 0:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ConfigError(f"{name} in the cluster config is {value!r}: write a number")
-    return value
-
-
-def _lowered(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    return {str(name).lower(): value for name, value in mapping.items()}
-
-
-def _json_type(value: Any) -> str:
-    names = {bool: "true or false", int: "number", str: "string", list: "list", dict: "object"}
-    return names.get(type(value), type(value).__name__)

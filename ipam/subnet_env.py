@@ -1,86 +1,84 @@
-"""subnet.env: this host's lease, written by the daemon for CNI plugins.
+"""subnet.env: the lease as shell variables, for CNI plugins and Docker.
 
-Shell assignments, names and order as flanneld writes them (flannel, pkg/subnet/subnet.go);
-the lines of a family that is not in use are left out. FLANNEL_SUBNET is the subnet's first
-host address: the pods' gateway.
+    FLANNEL_NETWORK=10.5.0.0/16
+    FLANNEL_SUBNET=10.5.72.1/24
+    FLANNEL_IPV6_NETWORK=fd05::/48
+    FLANNEL_IPV6_SUBNET=fd05:0:0:48::1/64
+    FLANNEL_MTU=1450
+    FLANNEL_IPMASQ=true
+
+Order and format are flanneld's (pkg/subnet/subnet.go, WriteSubnetFile); lines of a family that
+is off are left out. The subnet is written as the address of its first host, which is the
+bridge's. FLANNEL_NETWORK may hold several networks, parted by commas.
+
+The file is replaced, never rewritten: a reader sees the old one or the new one, and a power
+cut leaves one of the two.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
+from typing import TypeVar
 
 from ipam.lease import Lease
 from ipam.network import NetworkConfig
 
+DEFAULT_MTU = 1500  # bytes, for a file that doesn't say
+MODE = 0o644  # every user's CNI plugin reads it
+Parsed = TypeVar("Parsed", IPv4Network, IPv6Network, IPv4Interface, IPv6Interface)
+
 
 class SubnetEnvError(ValueError):
-    """A subnet.env that can't be read; the message names file, line and the mend."""
+    """A subnet.env that can't be used; one line: what, where, and the mend."""
 
 
 @dataclass(frozen=True, slots=True)
 class SubnetEnv:
-    """The contents of the file."""
+    """What subnet.env says."""
 
     networks: tuple[IPv4Network, ...] = ()
-    """Cluster networks; flanneld writes a comma-separated list where there are several."""
     subnet: IPv4Interface | None = None
-    """First host address with the subnet's prefix length."""
+    """The first host of the leased subnet: `10.5.72.1/24`."""
     ipv6_networks: tuple[IPv6Network, ...] = ()
     ipv6_subnet: IPv6Interface | None = None
-    mtu: int = 1500
-    """Of pods, in bytes."""
+    mtu: int = DEFAULT_MTU
+    """Bytes; of pods and their bridge."""
     ip_masq: bool = False
-    """Whether the daemon masquerades; a plugin must then not."""
+    """Whether the daemon masquerades what leaves the cluster (so plugins need not)."""
 
     @classmethod
     def of(cls, config: NetworkConfig, lease: Lease, *, mtu: int, ip_masq: bool) -> SubnetEnv:
-        """What a lease means for plugins."""
+        """What a host that holds `lease` tells its plugins."""
         v4, v6 = lease.subnet, lease.ipv6_subnet
         return cls(
-            (config.network,) if config.network is not None and v4 is not None else (),
-            IPv4Interface((int(v4.network_address) + 1, v4.prefixlen)) if v4 is not None else None,
-            (config.ipv6_network,) if config.ipv6_network is not None and v6 is not None else (),
-            IPv6Interface((int(v6.network_address) + 1, v6.prefixlen)) if v6 is not None else None,
+            (config.network,) if v4 and config.network else (),
+            IPv4Interface((v4.network_address + 1, v4.prefixlen)) if v4 else None,
+            (config.ipv6_network,) if v6 and config.ipv6_network else (),
+            IPv6Interface((v6.network_address + 1, v6.prefixlen)) if v6 else None,
             mtu,
             ip_masq,
         )
 
     @classmethod
-    def parse(cls, text: str, name: str = "subnet.env") -> SubnetEnv:
-        """Read the file's text. Raises SubnetEnvError."""
-        values: dict[str, str] = {}
-        for line in text.splitlines():
-            key, equals, value = line.strip().partition("=")
-            if equals and not key.startswith("#"):
-                values[key.removeprefix("export ").strip()] = value.strip().strip("\"'")
-        try:
-            env = cls(
-                tuple(IPv4Network(n) for n in _list(values.get("FLANNEL_NETWORK"))),
-                IPv4Interface(values["FLANNEL_SUBNET"]) if values.get("FLANNEL_SUBNET") else None,
-                tuple(IPv6Network(n) for n in _list(values.get("FLANNEL_IPV6_NETWORK"))),
-                IPv6Interface(values["FLANNEL_IPV6_SUBNET"])
-                if values.get("FLANNEL_IPV6_SUBNET")
-                else None,
-                int(values.get("FLANNEL_MTU", "1500")),
-                values.get("FLANNEL_IPMASQ", "false") == "true",
-            )
-        except ValueError as error:
-            raise SubnetEnvError(f"{name}: {error}; flatmeshd writes it anew at start") from None
-        if env.subnet is None and env.ipv6_subnet is None:
-            raise SubnetEnvError(
-                f"{name} has neither FLANNEL_SUBNET nor FLANNEL_IPV6_SUBNET: "
-                "is flatmeshd running and its lease acquired?"
-            )
-        return env
+    def read(cls, path: Path) -> SubnetEnv:
+        """Read a file. Raises OSError, and SubnetEnvError for content that can't be used."""
+        return cls.parse(path.read_bytes().decode(errors="replace"), str(path))
 
     @classmethod
-    def read(cls, path: Path) -> SubnetEnv:
-        """Read the file. Raises OSError, SubnetEnvError."""
-        return cls.parse(path.read_text(), str(path))
+    def parse(cls, text: str, name: str = "subnet.env") -> SubnetEnv:
+        """Read the text of the file called `name`. Raises SubnetEnvError.
+
+        Order, blank lines, comments, quotes and unknown variables are tolerated.
+        """
+        try:
+            return _parse(text)
+        except ValueError as error:
+            raise SubnetEnvError(f"{name}: {error}; flatmeshd writes it anew at start") from None
 
     def format(self) -> str:
         """The file's text, byte for byte as flanneld writes it."""
@@ -96,23 +94,75 @@ class SubnetEnv:
                 f"FLANNEL_IPV6_SUBNET={self.ipv6_subnet}",
             ]
         lines += [f"FLANNEL_MTU={self.mtu}", f"FLANNEL_IPMASQ={str(self.ip_masq).lower()}"]
-        return "".join(f"{line}\n" for line in lines)
+        return "\n".join(lines) + "\n"
 
     def write(self, path: Path) -> None:
-        """Replace the file atomically, mode 0644: a plugin never reads half of it."""
+        """Replace the file atomically and durably, mode 0644. Raises OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
-            with os.fdopen(descriptor, "w") as file:
+            with os.fdopen(handle, "w") as file:
                 file.write(self.format())
+                os.fchmod(file.fileno(), MODE)
                 file.flush()
-                os.fchmod(file.fileno(), 0o644)
                 os.fsync(file.fileno())
             Path(temporary).replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
             raise
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)  # the name, too, survives a power cut
+        finally:
+            os.close(directory)
 
 
-def _list(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
+def _parse(text: str) -> SubnetEnv:
+    values: dict[str, str] = {}
+    for line in text.splitlines():
+        name, equals, value = line.strip().partition("=")
+        if name and equals and not name.startswith("#"):
+            values[name.removeprefix("export ").strip()] = value.strip().strip("\"'")
+    env = SubnetEnv(
+        _list(values, "FLANNEL_NETWORK", IPv4Network),
+        _one(values, "FLANNEL_SUBNET", IPv4Interface),
+        _list(values, "FLANNEL_IPV6_NETWORK", IPv6Network),
+        _one(values, "FLANNEL_IPV6_SUBNET", IPv6Interface),
+        _mtu(values),
+        _flag(values, "FLANNEL_IPMASQ"),
+    )
+    if env.subnet is None and env.ipv6_subnet is None:
+        raise SubnetEnvError("has neither FLANNEL_SUBNET nor FLANNEL_IPV6_SUBNET")
+    return env
+
+
+def _one(values: dict[str, str], name: str, kind: type[Parsed]) -> Parsed | None:
+    text = values.get(name)
+    if not text:
+        return None
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise SubnetEnvError(f"{name}: {error}") from None
+
+
+def _list(values: dict[str, str], name: str, kind: type[Parsed]) -> tuple[Parsed, ...]:
+    try:
+        return tuple(kind(part.strip()) for part in values.get(name, "").split(",") if part.strip())
+    except ValueError as error:
+        raise SubnetEnvError(f"{name}: {error}") from None
+
+
+def _mtu(values: dict[str, str]) -> int:
+    text = values.get("FLANNEL_MTU", str(DEFAULT_MTU))
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise SubnetEnvError(f"FLANNEL_MTU is {text!r}, not a number of bytes up to 65535")
+    return int(text)
+
+
+def _flag(values: dict[str, str], name: str) -> bool:
+    text = values.get(name, "false").lower()
+    if text not in ("true", "false"):
+        raise SubnetEnvError(f"{name} is {text!r}, not true or false")
+    return text == "true"
