@@ -6,13 +6,15 @@ extension, ovs the OVSDB client).
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from pathlib import Path
 from typing import cast
 
-from flannel.backend import Backend
+from flannel.backend import Backend, DataPlane
 from ipam.network import ConfigError, NetworkConfig
 
+log = logging.getLogger("agent")
 BACKENDS = {
     "vxlan": "flannel.vxlan:VxlanBackend",
     "host-gw": "flannel.host_gw:HostGwBackend",
@@ -39,3 +41,22 @@ def make_backend(config: NetworkConfig, state_dir: Path, run_dir: Path) -> Backe
     except ImportError as error:
         raise ConfigError(f"backend {config.backend_type} can't be loaded: {error}") from None
     return cast("Backend", factory.from_config(config, state_dir, run_dir))
+
+
+def data_planes_here(state_dir: Path, run_dir: Path) -> list[DataPlane]:
+    """The data planes that may have left traces on this host, for `--cleanup`.
+
+    Which backend ran last is nowhere written down for sure, so each that can be loaded is
+    asked to clean up; a backend that never ran finds nothing.
+    """
+    planes = []
+    for kind in BACKENDS:
+        config = NetworkConfig(backend_type=kind, backend={"Type": kind})
+        try:
+            plane = make_backend(config, state_dir, run_dir).data_plane()
+        except (ConfigError, OSError) as problem:
+            log.debug("%s", problem)
+            continue
+        if plane is not None:
+            planes.append(plane)
+    return planes

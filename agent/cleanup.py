@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 
-import cni.cleanup
 from agent.backends import data_planes_here
 from agent.settings import Settings
 from hostnet.apply import reconcile
@@ -26,7 +25,7 @@ def clean_up(settings: Settings) -> int:
             plane.cleanup()
         except OSError as error:
             problems.append(str(error))
-    problems += cni.cleanup.remove_all(settings.state_dir, settings.run_dir)
+
     with Kernel() as kernel:
         outcome = reconcile(HostState(), kernel)
         for line in outcome.lines():

@@ -76,6 +76,7 @@ class Node:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _said: dict[str, str] = field(default_factory=dict)
     _retry: asyncio.TimerHandle | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
 
     def __post_init__(self) -> None:
         """Wire the lease keeper to the loop."""
@@ -96,6 +97,7 @@ class Node:
     async def run(self) -> None:
         """Run until cancelled."""
         view = LeaseView(self.registry)
+        self._loop = asyncio.get_running_loop()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._follow_leases(view))
@@ -116,7 +118,7 @@ class Node:
 
     async def _follow_kernel(self) -> None:
         loop = asyncio.get_running_loop()
-        with Monitor() as monitor:
+        with Monitor(ignore=[self.kernel.socket.port]) as monitor:
             ready = asyncio.Event()
             loop.add_reader(monitor.fileno(), ready.set)
             try:
@@ -137,6 +139,11 @@ class Node:
         """Dump and diff in the next turn."""
         self._look = True
         self._wake.set()
+
+    def pods_changed(self) -> None:
+        """A pod came or went: told by the CNI server, from any of its threads."""
+        if self.data_plane is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self.look_again)
 
     async def _turn_for_ever(self) -> None:
         while True:

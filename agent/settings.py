@@ -67,7 +67,7 @@ def boolean(name: str, **more: Any) -> Callable[[Command], Command]:
     )
 
 
-class AddressType(click.ParamType):
+class AddressType(click.ParamType[IPv4Address | IPv6Address]):
     """An IP address of one family, as a flag's value."""
 
     name = "address"

@@ -15,7 +15,8 @@ def find_underlay(settings: Settings, config: NetworkConfig, kernel: Kernel) -> 
     Raises UnderlayError: the last one when several were tried.
     """
     refusal = UnderlayError("no underlay device")
-    for wanted in [*settings.iface, *settings.iface_regex] or [None]:
+    asked: list[str | None] = [*settings.iface, *settings.iface_regex]
+    for wanted in asked or [None]:
         try:
             return detect_underlay(
                 wanted,

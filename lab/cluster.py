@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import cni.install
-from hostnet.sysctl import BOOT_ID
 from lab import hosts, processes
 from lab.etcd_server import EtcdServer
 from lab.hosts import LabError, Names
@@ -31,6 +30,7 @@ from lab.matrix import Endpoint
 from lab.runtime import Attachment, Runtime
 
 DIRECTORY = Path("/var/lib/flatmesh-lab")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 READY_TIMEOUT = 30.0  # seconds for a daemon to have its lease
 POLL = 0.02  # seconds
 

@@ -117,4 +117,4 @@ def _receive(endpoint_socket: socket.socket, token: bytes) -> tuple[str, int]:
     while True:
         data, source = endpoint_socket.recvfrom(2048)
         if data == token:
-            return source[:2]
+            return str(source[0]), int(source[1])
