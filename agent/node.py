@@ -50,6 +50,7 @@ from ipam.subnet_env import SubnetEnv, SubnetEnvError
 
 log = logging.getLogger("agent")
 SETTLE = 0.02  # seconds to let a burst of netlink events or leases come together
+MAX_REASONS = 3  # named in the log
 RETRY = 2.0  # seconds until a step that failed is tried again
 
 
@@ -74,6 +75,8 @@ class Node:
     _look: bool = True
     """Whether the kernel must be dumped: at start, on netlink events, on resync, after errors."""
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _reasons: list[str] = field(default_factory=lambda: ["start"])
+    """Why the kernel is looked at, for the log."""
     _said: dict[str, str] = field(default_factory=dict)
     _retry: asyncio.TimerHandle | None = None
     _loop: asyncio.AbstractEventLoop | None = None
@@ -125,19 +128,20 @@ class Node:
                 while True:
                     await ready.wait()
                     ready.clear()
-                    if monitor.drain():
-                        self.look_again()
+                    if reasons := monitor.drain():
+                        self.look_again(*reasons)
             finally:
                 loop.remove_reader(monitor.fileno())
 
     async def _resync(self) -> None:
         while True:
             await asyncio.sleep(self.settings.resync)
-            self.look_again()
+            self.look_again("resync")
 
-    def look_again(self) -> None:
+    def look_again(self, *reasons: str) -> None:
         """Dump and diff in the next turn."""
         self._look = True
+        self._reasons += reasons[: MAX_REASONS - len(self._reasons)]
         self._wake.set()
 
     def pods_changed(self) -> None:
@@ -262,9 +266,15 @@ class Node:
         self.metrics.reconciles.labels(kind).observe(time.perf_counter() - started)
         self.metrics.peers.set(len(peers))
         self.metrics.unusable.set(len(desired.unusable))
-        self._report(outcome)
+        self._report(outcome, started)
 
-    def _report(self, outcome: Outcome) -> None:
+    def _report(self, outcome: Outcome, started: float) -> None:
+        if outcome.changes:
+            took = (time.perf_counter() - started) * 1e3
+            log.info("made %d changes in %.1f ms (%s)", outcome.changes, took, self._why())
+            for line in outcome.lines() if log.isEnabledFor(logging.DEBUG) else ():
+                log.debug("%s", line)
+        self._reasons.clear()
         self.metrics.changes.inc(outcome.changes)
         self.metrics.errors.inc(len(outcome.failures))
         for failure in outcome.failures:
@@ -272,6 +282,9 @@ class Node:
         self._look = bool(outcome.failures)
         if outcome.failures:
             self._try_again()
+
+    def _why(self) -> str:
+        return ", ".join(self._reasons) or "leases changed"
 
     def _report_unusable(self, unusable: dict[str, str]) -> None:
         for key, reason in unusable.items():

@@ -37,7 +37,7 @@ from ipam import etcd_pb2 as pb
 
 DEADLINE = 5.0  # seconds for a unary call
 BACKOFF = (0.1, 2.0)  # seconds: first and longest wait between two tries of a watch
-KEEPALIVE = 3000  # milliseconds without a byte until a ping is sent
+KEEPALIVE = 6000  # milliseconds without a byte until a ping is sent; etcd hangs up below 5000
 PING_TIMEOUT = 3000  # milliseconds for its answer
 OPTIONS = [
     ("grpc.lb_policy_name", "round_robin"),
