@@ -19,6 +19,7 @@ A socket belongs to the namespace it was opened in, and to one thread at a time.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
@@ -39,7 +40,7 @@ NLMSGERR_ATTR_MSG = 1
 SOL_NETLINK = 270
 NETLINK_ADD_MEMBERSHIP, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 1, 10, 11, 12
 NLA_F_NESTED, NLA_TYPE_MASK = 0x8000, 0x3FFF
-SO_RCVBUFFORCE, SO_SNDBUFFORCE = 33, 32  # asm-generic/socket.h
+SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33  # asm-generic/socket.h
 
 SEND_SIZE = 60 * 1024  # bytes per sendmsg; the default socket buffer takes 208 KiB of skb
 RECEIVE_BUFFER = 4 * 1024 * 1024  # bytes: room for an error to each request of a send
@@ -117,6 +118,21 @@ class NetlinkSocket:
     def fileno(self) -> int:
         """Its descriptor, for a selector."""
         return self._socket.fileno()
+
+    def join(self, group: int) -> None:
+        """Receive a multicast group too. Raises OSError (EINVAL: the kernel has none such)."""
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+
+    def receive_buffer(self, size: int) -> None:
+        """Let the kernel queue this many bytes for us, its own overhead included."""
+        _set_receive_buffer(self._socket, size)
+
+    def attach_filter(self, program: Sequence[tuple[int, int, int, int]]) -> None:
+        """Drop messages in the kernel by a classic BPF program (struct sock_filter rows)."""
+        code = b"".join(struct.pack("=HBBI", *row) for row in program)
+        buffer = ctypes.create_string_buffer(code)
+        fprog = struct.pack("HP", len(program), ctypes.addressof(buffer))  # struct sock_fprog
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, fprog)
 
     def receive(self) -> bytes:
         """What has arrived, without waiting. Raises BlockingIOError, OSError (ENOBUFS)."""
@@ -253,12 +269,7 @@ class NetlinkSocket:
 def _open(protocol: int, groups: Iterable[int]) -> socket.socket:
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     try:
-        for option in (SO_RCVBUFFORCE, socket.SO_RCVBUF):
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, option, RECEIVE_BUFFER)
-                break
-            except PermissionError:
-                continue  # in a user namespace: take what rmem_max allows
+        _set_receive_buffer(sock, RECEIVE_BUFFER)
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             try:
                 sock.setsockopt(SOL_NETLINK, option, 1)
@@ -299,6 +310,15 @@ def _last_message(data: bytes) -> int:
         last = position
         position += (U32.unpack_from(data, position)[0] + 3) & ~3
     return last
+
+
+def _set_receive_buffer(sock: socket.socket, size: int) -> None:
+    for option in (SO_RCVBUFFORCE, socket.SO_RCVBUF):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, option, size)
+        except PermissionError:
+            continue  # in a user namespace: take what net.core.rmem_max allows
+        return
 
 
 def _messages(data: bytes) -> Iterable[tuple[int, int, int, int, int]]:

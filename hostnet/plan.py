@@ -131,13 +131,14 @@ def diff(
     _step(steps, "fdb", "delete", double_fdb)
     _step(steps, "fdb", "put", _ordered(fdb))
     routes, double_routes, stale_routes, stale_unmarked = _diff_routes(desired, actual)
-    stale_nexthops = _nexthops(desired, routes, nexthops, links.gone, plan)
+    _put_nexthops(routes, nexthops, links.gone, plan)
     _step(steps, "route", "delete", double_routes)
     _step(steps, "route", "put", _ordered(routes))
 
     _step(steps, "route", "delete", _ordered(stale_routes))
     _step(steps, "route", "delete unmarked", _ordered(stale_unmarked))
-    if sweep_nexthops:
+    if sweep_nexthops and nexthops is not None:
+        stale_nexthops = _stale_nexthops(desired, nexthops, links.gone)
         _step(steps, "nexthop", "delete", _ordered(stale_nexthops))
     _step(steps, "fdb", "delete", _ordered(stale_fdb))
     put = {n.key for n in neighbours}
@@ -314,36 +315,33 @@ def _diff_routes(
     return put, first, stale, unmarked
 
 
-def _nexthops(
-    desired: HostState,
-    routes: AbstractSet[Route],
-    nexthops: NexthopTable | None,
-    gone: set[str],
-    plan: Plan,
-) -> list[Nexthop]:
-    """Plan the nexthop objects that `routes` need; returns those that nobody needs now."""
+def _put_nexthops(
+    routes: AbstractSet[Route], nexthops: NexthopTable | None, gone: set[str], plan: Plan
+) -> None:
+    """Plan the nexthop objects that `routes` need."""
     if nexthops is None:
-        return []
-    known = nexthops.ids
-    if gone:
-        known = {key: number for key, number in known.items() if key[0] not in gone}
-    needed = {r[1:4] for r in routes if r[2] is not None}
+        return
     number, used = nexthops.top, nexthops.used
     new: list[Nexthop] = []
     ids = plan.nexthop_ids
-    for key in _ordered(needed):
-        found = known.get(key)
-        if found is None:
+    for key in _ordered({r[1:4] for r in routes if r[2] is not None}):
+        found = nexthops.ids.get(key)
+        if found is None or key[0] in gone:
             number += 1
             while number in used:
                 number += 1
             found = number
-            new.append(Nexthop(number, key[0], key[1] or "", key[2]))
+            new.append(Nexthop(number, *key))
         ids[key] = found
     _step(plan.steps, "nexthop", "put", new)
-    stale = known.keys() - {r[1:4] for r in desired.routes} if known else ()
-    doubles = [hop for hop in nexthops.doubles if hop.link not in gone]
-    return [Nexthop(known[key], key[0], key[1] or "", key[2]) for key in stale] + doubles
+
+
+def _stale_nexthops(desired: HostState, nexthops: NexthopTable, gone: set[str]) -> list[Nexthop]:
+    """Our nexthop objects that nobody needs now; those of vanished devices are gone already."""
+    ids = nexthops.ids
+    stale = ids.keys() - {r[1:4] for r in desired.routes}
+    hops = [Nexthop(ids[key], key[0], key[1] or "", key[2]) for key in stale]
+    return [hop for hop in [*hops, *nexthops.doubles] if hop.link not in gone]
 
 
 def _sysctls(desired: HostState, actual: HostState) -> tuple[list[Sysctl], list[Sysctl]]:
