@@ -31,6 +31,7 @@ from hostnet.link import (
     change_link,
     delete_link,
     settings,
+    vlan_filtering_data,
     vxlan_data,
 )
 from hostnet.neighbour import delete_fdb, delete_neighbours, put_fdb, put_neighbours
@@ -324,7 +325,7 @@ def _set_link(kernel: Kernel) -> Callable[[LinkChange], list[Request]]:
             requests.append(change_link(change.name, common))
         details = fields.get("details")
         if isinstance(details, Bridge):
-            requests.append(change_kind_data(change.name, "bridge", bridge_data(details)))
+            requests.append(change_kind_data(change.name, "bridge", vlan_filtering_data(details)))
         if "up" in fields:
             requests.append(change_link(change.name, up=fields["up"]))
         return requests

@@ -166,7 +166,15 @@ def vxlan_data(vxlan: Vxlan, underlay_index: int) -> bytes:
 
 
 def bridge_data(bridge: Bridge) -> bytes:
-    """IFLA_INFO_DATA of a bridge."""
+    """IFLA_INFO_DATA of a bridge: what differs from a new one.
+
+    A kernel without VLAN filtering refuses to hear of it, even that it be off.
+    """
+    return attr_u8(IFLA_BR_VLAN_FILTERING, 1) if bridge.vlan_filtering else b""
+
+
+def vlan_filtering_data(bridge: Bridge) -> bytes:
+    """IFLA_INFO_DATA that turns VLAN filtering on or off."""
     return attr_u8(IFLA_BR_VLAN_FILTERING, bridge.vlan_filtering)
 
 

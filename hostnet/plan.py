@@ -10,7 +10,7 @@ route is never without one. The exceptions:
 
 * a device that can't be changed (a VXLAN with another VNI, port or local address) is
   deleted and made anew; what vanishes with it is put again by the same plan;
-* of two entries for one key the wrong ones go first, as the kernel can't tell which of
+* of two routes for one key the wrong one goes first, as the kernel can't tell which of
   them a replace means.
 
 Only what `actual` holds is ever deleted, and `hostnet.kernel.Kernel.dump` reads only what
@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from hostnet import plan_lines
 from hostnet.ownership import MARK, OVERLAY_KINDS, Mark
@@ -36,6 +36,7 @@ from hostnet.state import (
     FdbEntry,
     HostState,
     Link,
+    Neighbour,
     Nexthop,
     NftTable,
     Route,
@@ -47,6 +48,7 @@ from hostnet.state import (
 FLUSHED_BY_KERNEL = 256
 """Routes that may vanish with their device; more are deleted one by one before it."""
 
+Pair = TypeVar("Pair", FdbEntry, Neighbour)
 Kind = Literal["link", "address", "neighbour", "fdb", "nexthop", "route", "sysctl", "table"]
 Verb = Literal["add", "set", "put", "delete", "delete unmarked"]
 
@@ -127,8 +129,7 @@ def diff(
 
     neighbours = desired.neighbours - actual.neighbours
     _step(steps, "neighbour", "put", _ordered(neighbours))
-    fdb, double_fdb, stale_fdb = _diff_fdb(desired, actual)
-    _step(steps, "fdb", "delete", double_fdb)
+    fdb = desired.fdb - actual.fdb
     _step(steps, "fdb", "put", _ordered(fdb))
     routes, double_routes, stale_routes, stale_unmarked = _diff_routes(desired, actual)
     _put_nexthops(routes, nexthops, links.gone, plan)
@@ -140,10 +141,9 @@ def diff(
     if sweep_nexthops and nexthops is not None:
         stale_nexthops = _stale_nexthops(desired, nexthops, links.gone)
         _step(steps, "nexthop", "delete", _ordered(stale_nexthops))
-    _step(steps, "fdb", "delete", _ordered(stale_fdb))
-    put = {n.key for n in neighbours}
-    stale_neighbours = actual.neighbours - desired.neighbours
-    _step(steps, "neighbour", "delete", _ordered(n for n in stale_neighbours if n.key not in put))
+    _step(steps, "fdb", "delete", _ordered(_not_replaced(actual.fdb - desired.fdb, fdb)))
+    stale_neighbours = _not_replaced(actual.neighbours - desired.neighbours, neighbours)
+    _step(steps, "neighbour", "delete", _ordered(stale_neighbours))
     _step(steps, "link", "delete", links.stale)
     wanted_tables = {t.key for t in desired.tables}
     gone_tables = (t for t in actual.tables if t.key not in wanted_tables)
@@ -267,27 +267,12 @@ def _without(actual: HostState, gone: set[str]) -> HostState:
     )
 
 
-def _diff_fdb(
-    desired: HostState, actual: HostState
-) -> tuple[AbstractSet[FdbEntry], list[FdbEntry], list[FdbEntry]]:
-    """To put, to delete before (several destinations of one MAC), to delete after."""
-    put = desired.fdb - actual.fdb
-    wrong = actual.fdb - desired.fdb
+def _not_replaced(wrong: AbstractSet[Pair], put: AbstractSet[Pair]) -> list[Pair]:
+    """What must be deleted, as nothing is put in its place: their key is their first two fields."""
     if not wrong:
-        return put, [], []
-    wanted = {(e.link, e.mac) for e in desired.fdb}
-    replaced = {(e.link, e.mac) for e in put}
-    first: list[FdbEntry] = []
-    stale: list[FdbEntry] = []
-    for entry in sorted(wrong):
-        key = (entry.link, entry.mac)
-        if key not in wanted:
-            stale.append(entry)
-        elif key in replaced:
-            replaced.discard(key)  # this one is what the put replaces
-        else:
-            first.append(entry)
-    return put, first, stale
+        return []
+    replaced = {new[:2] for new in put}
+    return [old for old in wrong if old[:2] not in replaced]
 
 
 def _diff_routes(

@@ -75,8 +75,7 @@ def _link(verb: str, changed: Link | LinkChange) -> str:
             case "mac":
                 words += ["address", value]
             case "details":
-                kind = "bridge" if isinstance(value, Bridge) else "veth"
-                words += ["type", kind, *_details(value)]
+                words += ["type", "bridge", "vlan_filtering", str(int(value.vlan_filtering))]
             case _:
                 words += [name, str(value)]
     return " ".join(words)
@@ -90,7 +89,7 @@ def _details(details: Vxlan | Bridge | Veth | None) -> list[str]:
             words += ["local", details.local, "dstport", str(details.port)]
             return [*words, "learning" if details.learning else "nolearning"]
         case Bridge():
-            return ["vlan_filtering", "1" if details.vlan_filtering else "0"]
+            return ["vlan_filtering", "1"] if details.vlan_filtering else []
         case Veth():
             return ["peer", "name", details.peer]
         case _:
