@@ -21,6 +21,8 @@ from lab.matrix import Cell, Endpoint, measure
 PATIENCE = 20.0  # seconds for the last routes to arrive
 
 console = Console(highlight=False)
+if not console.is_terminal:
+    console = Console(highlight=False, width=200)  # a log file has no edge to wrap at
 name_option = click.option("--name", default="lab", show_default=True, help="Which lab.")
 directory_option = click.option(
     "--dir",
@@ -199,7 +201,7 @@ def _matrix_table(
     table = Table(title=f"round trip in ms, IPv{family}", title_justify="left")
     table.add_column("from \\ to")
     for receiver in receivers:
-        table.add_column(f"{receiver.name}\n{receiver.addresses[0]}", justify="right")
+        table.add_column(f"{receiver.name}\n{receiver.addresses[0]}", justify="right", no_wrap=True)
     by_pair = {(cell.sender, cell.receiver): cell for cell in cells}
     for sender in senders:
         row = [by_pair.get((sender.name, receiver.name)) for receiver in receivers]

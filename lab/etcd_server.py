@@ -8,6 +8,7 @@ can go on with a server that another process started.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import importlib.util
 import os
 import shutil
@@ -107,18 +108,24 @@ class EtcdServer:
             self.wait()
 
     def wait(self, timeout: float = START_TIMEOUT) -> None:
-        """Wait until it takes connections. Raises LabError with its last words."""
+        """Wait until it serves: a leader is there. Raises LabError with its last words."""
         url = urlsplit(self.client_url)
 
-        def connect() -> None:
-            socket.create_connection((str(url.hostname), url.port or 0), timeout=1).close()
+        def healthy() -> bool:
+            if url.scheme == "https":  # the certificates are the caller's business
+                socket.create_connection((str(url.hostname), url.port or 0), timeout=1).close()
+                return True
+            connection = http.client.HTTPConnection(str(url.hostname), url.port, timeout=1)
+            with contextlib.closing(connection):
+                connection.request("GET", "/health")
+                return b'"true"' in connection.getresponse().read()
 
         deadline = time.monotonic() + timeout
         while True:
             if self.pid is not None:
-                with contextlib.suppress(OSError):
-                    run_in(self.netns, connect)
-                    return
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    if run_in(self.netns, healthy):
+                        return
             if self.pid is None or time.monotonic() > deadline:
                 raise LabError(f"etcd does not start: {self.log.read_text()[-500:]}")
             time.sleep(POLL)
