@@ -1,15 +1,14 @@
 """The config of a bridge attachment: the reference bridge plugin's keys, read and checked.
 
-| key | default of `flatmesh` | of `bridge` (under the `flannel` alias) |
-|---|---|---|
-| bridge | kbr0 | cni0 |
-| isGateway | true | false |
-| isDefaultGateway | true | false |
-| mtu | FLANNEL_MTU of the lease | the kernel's |
-| forceAddress, ipMasq, hairpinMode, promiscMode | false | false |
-| macspoofchk, disableContainerInterface, portIsolation, enabledad | false | false |
-| vlan, vlanTrunk | none | none |
-| preserveDefaultVlan | true | true |
+| key | default |
+|---|---|
+| bridge | kbr0 |
+| isGateway, isDefaultGateway | true (the reference plugin's: false) |
+| mtu | FLANNEL_MTU of the lease; the kernel's where there is none |
+| forceAddress, ipMasq, hairpinMode, promiscMode | false |
+| macspoofchk, disableContainerInterface, portIsolation | false |
+| vlan, vlanTrunk | none |
+| preserveDefaultVlan | true |
 
 (containernetworking plugins, docs of the bridge plugin. Unknown keys are tolerated.)
 """
@@ -25,22 +24,10 @@ from cni.errors import INVALID_CONFIG, CniError
 from cni.request import Request, ifname_problem
 
 MIN_MTU, MAX_MTU = 68, 65535  # bytes: ETH_MIN_MTU and ETH_MAX_MTU, linux/if_ether.h
+DEFAULT_BRIDGE = "kbr0"
 MAX_VLAN = 4094  # IEEE 802.1Q: 0 and 4095 are reserved
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """What a plugin's keys mean when they are not there."""
-
-    bridge: str
-    gateway: bool
-    """isGateway and isDefaultGateway."""
-
-
-FLATMESH = Defaults("kbr0", gateway=True)
-REFERENCE = Defaults("cni0", gateway=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +60,14 @@ class BridgeConfig:
         return bool(self.vlan or self.vlan_trunk)
 
 
-def parse(request: Request, defaults: Defaults = FLATMESH) -> BridgeConfig:
+def parse(request: Request) -> BridgeConfig:
     """Read a config. Raises CniError (7) that names the key."""
     conf = request.conf
-    default_gateway = _flag(conf, "isDefaultGateway", default=defaults.gateway)
+    default_gateway = _flag(conf, "isDefaultGateway", default=True)
     config = BridgeConfig(
-        bridge=_bridge(conf, defaults),
+        bridge=_bridge(conf),
         # a default gateway has to be one: the reference plugin switches it on as well
-        is_gateway=default_gateway or _flag(conf, "isGateway", default=defaults.gateway),
+        is_gateway=default_gateway or _flag(conf, "isGateway", default=True),
         is_default_gateway=default_gateway,
         force_address=_flag(conf, "forceAddress"),
         ip_masq=_flag(conf, "ipMasq"),
@@ -126,10 +113,10 @@ def _number(conf: Mapping[str, Any], key: str, least: int, most: int) -> int:
     return value
 
 
-def _bridge(conf: Mapping[str, Any], defaults: Defaults) -> str:
+def _bridge(conf: Mapping[str, Any]) -> str:
     value = conf.get("bridge")
     if value is None or value == "":
-        return defaults.bridge
+        return DEFAULT_BRIDGE
     if not isinstance(value, str):
         raise _wrong("bridge", f"{value!r} is not an interface name")
     if problem := ifname_problem(value):

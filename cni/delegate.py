@@ -17,8 +17,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from cni.errors import DELEGATE_FAILURE, INVALID_CONFIG, TRY_AGAIN_LATER, CniError
+from cni.errors import (
+    DELEGATE_FAILURE,
+    INCOMPATIBLE_VERSION,
+    INVALID_CONFIG,
+    INVALID_ENVIRONMENT,
+    TRY_AGAIN_LATER,
+    CniError,
+)
 from cni.handle import PLUGINS, Plugin, RunInClientError
+from cni.request import Call
 from cni.request import parse as parse_request
 from cni.result import Result
 from cni.result import parse as parse_result
@@ -103,6 +111,46 @@ def call(
     return parse_result(
         _json(done.stdout, f"plugin {plugin_type}"), f"result of {plugin_type}", DELEGATE_FAILURE
     )
+
+
+def forward(plugin_type: str, request: Request, host: Host) -> None:
+    """GC or STATUS to a delegate; one that is too old to know the command is no error.
+
+    Raises CniError.
+    """
+    prepare(plugin_type, request)
+    try:
+        call(plugin_type, request.command, request.conf, request, host)
+    except CniError as error:
+        if error.code not in (INCOMPATIBLE_VERSION, INVALID_ENVIRONMENT):
+            raise
+
+
+def to_remember(plugin_type: str, request: Request) -> dict[str, Any]:
+    """What a later DEL needs that the runtime may not give: GC, a sweep."""
+    conf = {key: value for key, value in request.conf.items() if key != "prevResult"}
+    environment = request.call.environment
+    kept = ("CNI_PATH", "CNI_ARGS", "PATH")
+    return {
+        "type": plugin_type,
+        "conf": conf,
+        "environment": {name: environment[name] for name in kept if name in environment},
+    }
+
+
+def undo(remembered: Mapping[str, Any], key: tuple[str, str, str], host: Host) -> None:
+    """DEL of a delegate, from what `to_remember` kept. Raises CniError."""
+    _, container_id, ifname = key
+    environment = {
+        **remembered["environment"],
+        "CNI_COMMAND": "DEL",
+        "CNI_CONTAINERID": container_id,
+        "CNI_NETNS": "",
+        "CNI_IFNAME": ifname,
+    }
+    conf = remembered["conf"]
+    request = parse_request(Call(remembered["type"], environment, json.dumps(conf).encode()))
+    call(remembered["type"], "DEL", conf, request, host)
 
 
 def _call_ours(plugin: Plugin, request: Request, host: Host) -> Result | None:

@@ -7,8 +7,12 @@ daemon makes it from its environment: that is all that tells the two paths apart
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ipam.addresses import AddressBook
 
 RUN_DIR = "/run/flatmesh"
 STATE_DIR = "/var/lib/flatmesh"
@@ -44,10 +48,24 @@ class Host:
     on_pods_changed: Callable[[], None] | None = None
     """Called after each ADD, DEL and GC that changed something; must not block or raise."""
 
-    @property
-    def addresses(self) -> Path:
-        """The pod address book."""
-        return self.state_dir / "addresses.sqlite"
+    books: dict[Path, AddressBook] = field(default_factory=dict, repr=False, compare=False)
+    """Address books that are open, by file."""
+
+    def address_book(self) -> AddressBook:
+        """The pod address book, opened once; any thread may use it."""
+        from ipam.addresses import AddressBook  # noqa: PLC0415 - 10 ms that VERSION needn't pay
+
+        path = self.state_dir / "addresses.sqlite"
+        return self.books.setdefault(path, AddressBook(path))
+
+    def at(self, state_dir: Path | None) -> Host:
+        """The same host with its address book elsewhere; None: where it is."""
+        return self if state_dir is None else replace(self, state_dir=state_dir)
+
+    def close(self) -> None:
+        """Close the address books."""
+        while self.books:
+            self.books.popitem()[1].close()
 
 
 def from_environment(environment: Mapping[str, str]) -> Host:

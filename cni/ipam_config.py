@@ -14,6 +14,7 @@ come from CNI_ARGS `IP`, `args.cni.ips` and the capability `ips`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -26,6 +27,8 @@ from cni.errors import INVALID_CONFIG, NOT_AVAILABLE, CniError
 from cni.request import Request
 from cni.result import Dns, Route, parse_dns, parse_routes
 from ipam.subnet_env import SubnetEnv, SubnetEnvError
+
+LEASE_POOL = ""  # the host's own, in the address book
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,27 +67,51 @@ class PoolConfig:
     """Addresses asked for: family and integer."""
     routes: tuple[Route, ...] = ()
     dns: Dns = field(default_factory=Dns)
-    data_dir: Path | None = None
-    """Where the address book is; None: the host's own."""
+    name: str = ""
+    """What the addresses are unique in."""
 
 
-def parse(request: Request, subnet_file: Path) -> PoolConfig:
+def parse(request: Request, host_subnet_file: Path) -> PoolConfig:
     """Read the section. Raises CniError (7; 50 when there is no lease and it is needed)."""
+    path = subnet_file(request, host_subnet_file)
     section = request.conf.get("ipam")
     section = {} if section is None else section
     if not isinstance(section, Mapping):
         raise CniError(INVALID_CONFIG, "ipam: is not an object")
     sets = _configured_sets(section, request)
     routes = parse_routes(section, "ipam", INVALID_CONFIG)
-    if not sets:
-        env = read_subnet_env(subnet_file)
+    name = LEASE_POOL
+    if sets:
+        name = _pool_name(request, sets, path)
+    else:
+        env = read_subnet_env(path)
         sets = lease_sets(env)
         routes = (*cluster_routes(env), *routes)
     if not versions.at_least(request.version, "0.3.0"):
         _require_one_per_family(sets, request.version)
-    return PoolConfig(
-        sets, _requested(request, sets), routes, _dns(section, request), _data_dir(section)
-    )
+    return PoolConfig(sets, _requested(request, sets), routes, _dns(section, request), name)
+
+
+def subnet_file(request: Request, host_subnet_file: Path) -> Path:
+    """Where subnet.env is: `subnetFile` of the config or its section, else the host's own."""
+    section = request.conf.get("ipam")
+    given = request.conf.get("subnetFile")
+    if not given and isinstance(section, Mapping):
+        given = section.get("subnetFile")
+    if not given:
+        return host_subnet_file
+    if not isinstance(given, str) or not given.startswith("/"):
+        raise _wrong("subnetFile", f"{given!r} is not an absolute path")
+    return Path(given)
+
+
+def _pool_name(request: Request, sets: Sequence[RangeSet], path: Path) -> str:
+    """The network, but the lease's where a range takes from the lease."""
+    with contextlib.suppress(CniError):
+        lease = [r.subnet for each in lease_sets(read_subnet_env(path)) for r in each]
+        if any(r.subnet.overlaps(subnet) for each in sets for r in each for subnet in lease):
+            return LEASE_POOL
+    return request.network
 
 
 def read_subnet_env(path: Path) -> SubnetEnv:
@@ -257,7 +284,11 @@ def _dns(section: Mapping[str, Any], request: Request) -> Dns:
     )
 
 
-def _data_dir(section: Mapping[str, Any]) -> Path | None:
+def data_dir(request: Request) -> Path | None:
+    """Where the section wants the address book; None: where the host has it."""
+    section = request.conf.get("ipam")
+    if not isinstance(section, Mapping):
+        return None
     value = section.get("dataDir")
     if not value:
         return None

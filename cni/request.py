@@ -18,7 +18,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cni import versions
 from cni.errors import DECODING_FAILURE, INVALID_CONFIG, INVALID_ENVIRONMENT, CniError
@@ -37,6 +37,14 @@ _REQUIRED = {
     "STATUS": (),
     "VERSION": (),
 }
+
+
+class Key(NamedTuple):
+    """What an attachment is known by; none of the three tells it alone."""
+
+    network: str
+    container_id: str
+    ifname: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,11 @@ class Request:
     ifname: str = ""
     args: Mapping[str, str] | None = None
     """CNI_ARGS."""
+
+    @property
+    def key(self) -> Key:
+        """The attachment that the call is about."""
+        return Key(self.network, self.container_id, self.ifname)
 
     @property
     def path(self) -> tuple[str, ...]:

@@ -21,10 +21,12 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cni import wire
+from cni import pod_removal, wire
+from cni.errors import CniError
 from cni.handle import Response, RunInClientError, handle
 from cni.host import Host
 
@@ -63,10 +65,22 @@ class CniServer:
         daemon's, and an error.
         """
         self._listener = self._listen()
+        self._start("cni-sweep", self._sweep)
         for number in range(self.workers):
-            thread = threading.Thread(target=self._serve, name=f"cni-{number}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            self._start(f"cni-{number}", self._serve)
+
+    def _start(self, name: str, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _sweep(self) -> None:
+        """Finish what a killed daemon or executable left; calls are served meanwhile."""
+        try:
+            for line in pod_removal.sweep(self.host):
+                log.info("%s", line)
+        except (CniError, OSError) as error:
+            log.warning("sweep: %s", error)
 
     def close(self, timeout: float = 30.0) -> None:
         """Stop accepting, and wait up to `timeout` seconds for what is being worked off."""
@@ -85,6 +99,7 @@ class CniServer:
         self._listener.close()
         self._listener = None
         self._threads.clear()
+        self.host.close()
 
     def _listen(self) -> socket.socket:
         path = str(self.socket_path)

@@ -183,10 +183,11 @@ def _make_bridge(
             raise _no_vlans() from None
         raise
     alias = f"{POD_ALIAS} bridge"
+    # an MTU set now, unlike one given at birth, stays when ports come and go
     send(
         sock,
-        [change_link(config.bridge, settings(alias=alias))],
-        [f"ip link set {config.bridge} alias '{alias}'"],
+        [change_link(config.bridge, settings(alias=alias, mtu=mtu or None))],
+        [f"ip link set {config.bridge} alias '{alias}' mtu {mtu}"],
     )
 
 
