@@ -31,7 +31,13 @@ import struct
 from collections.abc import Iterable
 from typing import Self
 
-from hostnet.address import RT_SCOPE_LINK, RTM_DELADDR, RTM_NEWADDR, parse_address
+from hostnet.address import (
+    RT_SCOPE_LINK,
+    RTM_DELADDR,
+    RTM_NEWADDR,
+    dump_addresses,
+    parse_address,
+)
 from hostnet.link import (
     IFF_LOWER_UP,
     IFF_UP,
@@ -107,6 +113,10 @@ class Monitor:
             for part in dump.dump(request.type, request.body, "ip link show"):
                 link = parse_link(part)
                 self._links[link.index] = link
+            request = dump_addresses()
+            for part in dump.dump(request.type, request.body, "ip addr show"):
+                found = parse_address(part, {})
+                self._addresses.add((found.ifindex, found.address.address))
 
     def _add(self, sock: NetlinkSocket) -> NetlinkSocket:
         sock.receive_buffer(RECEIVE_BUFFER)

@@ -29,7 +29,7 @@ from hostnet.netns import NetnsRef, run_in, run_in_new
 from hostnet.state import NftTable
 
 LIBRARY = "libnftables.so.1"
-_STATELESS, _TERSE, _GUID, _NUMERIC_PRIO = 1 << 1, 1 << 11, 1 << 6, 1 << 8
+_STATELESS, _NUMERIC_PRIO = 1 << 2, 1 << 8  # NFT_CTX_OUTPUT_*, nftables/libnftables.h
 _ONE_AT_A_TIME = threading.Lock()  # libnftables keeps its cache of device names in a static
 
 
