@@ -10,6 +10,7 @@ import logging
 
 from agent.backends import data_planes_here
 from agent.settings import Settings
+from cni.cleanup import remove_all
 from hostnet.apply import reconcile
 from hostnet.kernel import Kernel
 from hostnet.state import HostState
@@ -26,6 +27,7 @@ def clean_up(settings: Settings) -> int:
         except OSError as error:
             problems.append(str(error))
 
+    problems += remove_all(settings.state_dir, settings.run_dir)
     with Kernel() as kernel:
         outcome = reconcile(HostState(), kernel)
         for line in outcome.lines():

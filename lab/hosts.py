@@ -107,7 +107,7 @@ def make_host(names: Names, number: int, mtu: int, *, ipv4: bool = True, ipv6: b
     if ipv6:
         lines += [
             f"addr add {host_ipv6(number)}/64 dev eth0 nodad",
-            f"-6 route add default via {UNDERLAY_IPV6}:1",
+            f"route add default via {UNDERLAY_IPV6}:1",
         ]
     ip("-n", host, "-batch", "-", batch="\n".join(lines) + "\n")
 
