@@ -417,7 +417,7 @@ def pack_address(address: str) -> tuple[int, bytes]:
     """Family and bytes of an IPv4 or IPv6 address in text. Raises OSError for a bad one."""
     if ":" in address:
         return socket.AF_INET6, socket.inet_pton(socket.AF_INET6, address)
-    return socket.AF_INET, socket.inet_aton(address)
+    return socket.AF_INET, socket.inet_pton(socket.AF_INET, address)
 
 
 def unpack_address(payload: bytes) -> str:

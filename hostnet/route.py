@@ -98,7 +98,7 @@ def put_routes(
     Raises LookupError for a link that `index` lacks, these or OSError, ValueError for a bad
     address.
     """
-    bodies, aton = [], socket.inet_aton
+    bodies, pton, ipv4 = [], socket.inet_pton, socket.AF_INET
     plain = (None, 0, MAIN_TABLE, 0, 0, 0)  # all that a peer's route leaves at default
     heads = [
         _ROUTE.pack(socket.AF_INET, n, 0, 0, MAIN_TABLE, protocol, 0, RTN_UNICAST, 0)
@@ -110,7 +110,7 @@ def put_routes(
         nhid = nexthops.get(route[1:4], 0)
         address, _, length = route[0].partition("/")
         if nhid and ":" not in address and route[4:] == plain:
-            bodies.append(heads[int(length)] + aton(address) + by_id + U32.pack(nhid))
+            bodies.append(heads[int(length)] + pton(ipv4, address) + by_id + U32.pack(nhid))
         else:
             bodies.append(_route(route, 0 if nhid else index[route.link], nhid, protocol))
     return Bulk(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, bodies)
