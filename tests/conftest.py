@@ -1,0 +1,67 @@
+"""Real etcd servers for tests: cheap, each on its own loopback address, never orphaned."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.etcd_server import EtcdServer
+
+# A member alone needs no patience: its first election is the only wait of its start.
+ALONE = ("--heartbeat-interval=20", "--election-timeout=200")
+
+
+def loopback() -> str:
+    """A loopback address nobody else uses: fixed ports then never clash."""
+    number = random.SystemRandom().randrange(1 << 8, (1 << 24) - 1)
+    return f"127.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+
+
+@pytest.fixture
+def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
+    """One real etcd, this test's own, to be used or ill-used."""
+    address = loopback()
+    server = EtcdServer(
+        tmp_path / "etcd",
+        f"http://{address}:2379",
+        f"http://{address}:2380",
+        flags=ALONE,
+        die_with_caller=True,
+    )
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.stop)
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def etcd_cluster(tmp_path: Path) -> Iterator[Callable[[int], list[EtcdServer]]]:
+    """Make a cluster of several members: `etcd_cluster(3)`."""
+    with contextlib.ExitStack() as stack:
+
+        def make(size: int) -> list[EtcdServer]:
+            urls = {f"m{number}": f"http://{loopback()}" for number in range(size)}
+            together = ",".join(f"{name}={url}:2380" for name, url in urls.items())
+            members = [
+                EtcdServer(
+                    tmp_path / name,
+                    f"{url}:2379",
+                    f"{url}:2380",
+                    name=name,
+                    cluster=together,
+                    die_with_caller=True,
+                )
+                for name, url in urls.items()
+            ]
+            for member in members:
+                stack.callback(member.stop)
+                member.start(wait=False)
+            for member in members:
+                member.wait()
+            return members
+
+        yield make
