@@ -18,6 +18,8 @@ from hostnet.netlink import (
     Bulk,
     Part,
     Request,
+)
+from hostnet.netlink_attributes import (
     attr,
     attr_u8,
     attr_u32,

@@ -48,7 +48,15 @@ from hostnet.link import (
     parse_link,
 )
 from hostnet.neighbour import NUD_PERMANENT, RTM_DELNEIGH, RTM_NEWNEIGH
-from hostnet.netlink import NetlinkSocket, Part, attributes, messages, text_of
+from hostnet.netlink import (
+    NetlinkSocket,
+    Part,
+    messages,
+)
+from hostnet.netlink_attributes import (
+    attributes,
+    text_of,
+)
 from hostnet.netns import NetnsRef
 from hostnet.ownership import MARK, OVERLAY_KINDS, POD_ALIAS, Mark
 from hostnet.route import (

@@ -42,7 +42,13 @@ from hostnet.address import (
 )
 from hostnet.link import FoundLink, dump_links, get_link, parse_link, to_state
 from hostnet.neighbour import FRONT, dump_fdb, dump_neighbours, parse_fdb, parse_neighbour
-from hostnet.netlink import NetlinkError, NetlinkSocket, Part, Request, parts_of
+from hostnet.netlink import (
+    NetlinkError,
+    NetlinkSocket,
+    Part,
+    Request,
+    parts_of,
+)
 from hostnet.netns import NetnsRef, open_netns
 from hostnet.ownership import MARK, OVERLAY_KINDS, Mark
 from hostnet.route import (

@@ -16,6 +16,8 @@ from hostnet.netlink import (
     NLM_F_EXCL,
     Part,
     Request,
+)
+from hostnet.netlink_attributes import (
     attr,
     attr_nest,
     attr_text,

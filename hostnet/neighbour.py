@@ -13,12 +13,14 @@ import struct
 from collections.abc import Iterable, Mapping
 
 from hostnet.netlink import (
-    ATTRIBUTE,
     NLM_F_CREATE,
     NLM_F_REPLACE,
     Bulk,
     Part,
     Request,
+)
+from hostnet.netlink_attributes import (
+    ATTRIBUTE,
     attr,
     attr_u8,
     attr_u32,

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Self
 
 from hostnet import netns as namespaces
+from hostnet.netlink_attributes import U32, attributes
 
 # linux/netlink.h
 NLMSG_ERROR, NLMSG_DONE = 2, 3
@@ -39,7 +40,6 @@ NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200  # flags of an NLMSG_ERROR
 NLMSGERR_ATTR_MSG = 1
 SOL_NETLINK = 270
 NETLINK_ADD_MEMBERSHIP, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 1, 10, 11, 12
-NLA_F_NESTED, NLA_TYPE_MASK = 0x8000, 0x3FFF
 SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33  # asm-generic/socket.h
 
 SEND_SIZE = 60 * 1024  # bytes per sendmsg; the default socket buffer takes 208 KiB of skb
@@ -48,9 +48,7 @@ RECEIVE_SIZE = 64 * 1024  # bytes per recv; the kernel fills at most 32 KiB of a
 DUMP_ATTEMPTS = 20
 
 HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
-ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type
 _ERRNO = struct.Struct("=i")
-U32 = struct.Struct("=I")
 
 Part = tuple[bytes, int, int]
 """One message of a dump: buffer, offset of its payload, offset of its end."""
@@ -353,85 +351,3 @@ def _error(data: bytes, begin: int, end: int, flags: int) -> NetlinkError:
         message = attributes(data, after, end).get(NLMSGERR_ATTR_MSG)
         text = message.rstrip(b"\0").decode(errors="replace") if message else ""
     return NetlinkError(number, text)
-
-
-def attributes(data: bytes, position: int, end: int) -> dict[int, bytes]:
-    """The attributes between two offsets, by type; of repeated ones the last."""
-    found = {}
-    unpack = ATTRIBUTE.unpack_from
-    while position + 4 <= end:
-        length, kind = unpack(data, position)
-        if length < 4:
-            break
-        found[kind & NLA_TYPE_MASK] = data[position + 4 : position + length]
-        position += (length + 3) & ~3
-    return found
-
-
-def nested(data: bytes) -> dict[int, bytes]:
-    """The attributes inside a nested attribute's payload."""
-    return attributes(data, 0, len(data))
-
-
-def attr(kind: int, payload: bytes) -> bytes:
-    """One attribute, padded to four bytes."""
-    return ATTRIBUTE.pack(4 + len(payload), kind) + payload + b"\0" * (-len(payload) & 3)
-
-
-def attr_u8(kind: int, value: int) -> bytes:
-    """One attribute of one byte."""
-    return attr(kind, bytes((value,)))
-
-
-def attr_u16(kind: int, value: int) -> bytes:
-    """One attribute of two bytes, host order."""
-    return attr(kind, struct.pack("=H", value))
-
-
-def attr_u32(kind: int, value: int) -> bytes:
-    """One attribute of four bytes, host order."""
-    return attr(kind, U32.pack(value))
-
-
-def attr_text(kind: int, value: str) -> bytes:
-    """One attribute of zero-terminated text."""
-    return attr(kind, value.encode() + b"\0")
-
-
-def attr_nest(kind: int, *inner: bytes) -> bytes:
-    """One attribute that holds others."""
-    return attr(kind | NLA_F_NESTED, b"".join(inner))
-
-
-def u32(payload: bytes | None, default: int = 0) -> int:
-    """The value of a four-byte attribute."""
-    return int(U32.unpack_from(payload)[0]) if payload else default
-
-
-def text_of(payload: bytes | None) -> str:
-    """The value of a text attribute; empty when absent."""
-    return payload.rstrip(b"\0").decode(errors="replace") if payload else ""
-
-
-def pack_address(address: str) -> tuple[int, bytes]:
-    """Family and bytes of an IPv4 or IPv6 address in text. Raises OSError for a bad one."""
-    if ":" in address:
-        return socket.AF_INET6, socket.inet_pton(socket.AF_INET6, address)
-    return socket.AF_INET, socket.inet_pton(socket.AF_INET, address)
-
-
-def unpack_address(payload: bytes) -> str:
-    """Text of an address's bytes."""
-    if len(payload) == 4:
-        return socket.inet_ntoa(payload)
-    return socket.inet_ntop(socket.AF_INET6, payload)
-
-
-def pack_mac(mac: str) -> bytes:
-    """Six bytes of `c6:d2:32:6f:8f:44`. Raises ValueError."""
-    return bytes.fromhex(mac.replace(":", ""))
-
-
-def unpack_mac(payload: bytes) -> str:
-    """Lower-case colon hex."""
-    return payload.hex(":")

@@ -17,14 +17,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from hostnet.netlink import (
-    ATTRIBUTE,
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,
-    U32,
     Bulk,
     Part,
     Request,
+)
+from hostnet.netlink_attributes import (
+    ATTRIBUTE,
+    U32,
     attr,
     attr_nest,
     attr_u32,

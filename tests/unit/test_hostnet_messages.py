@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from hostnet import netlink
+from hostnet import netlink, netlink_attributes
 from hostnet.address import put_addresses
 from hostnet.events import packet_filter
 from hostnet.link import parse_link, settings
@@ -80,8 +80,8 @@ def test_nexthop_is_read_as_it_was_written(hop: Nexthop) -> None:
 
 def test_ipv6_address_skips_duplicate_detection() -> None:
     (body,) = put_addresses([Address("flannel.1", "fc00::1/64")], INDEX, 102).bodies
-    found = netlink.attributes(body, 8, len(body))
-    assert netlink.u32(found[8]) & 0x02  # IFA_F_NODAD
+    found = netlink_attributes.attributes(body, 8, len(body))
+    assert netlink_attributes.u32(found[8]) & 0x02  # IFA_F_NODAD
     assert found[11] == bytes([102])
 
 
@@ -97,7 +97,7 @@ def test_unknown_link_is_a_lookup_error() -> None:
 
 
 def test_link_message_is_read() -> None:
-    info = netlink.attr_nest(18, netlink.attr_text(1, "veth"))
+    info = netlink_attributes.attr_nest(18, netlink_attributes.attr_text(1, "veth"))
     common = settings(name="eth0", mtu=1450, mac="02:00:00:00:00:01", alias="flatmesh", master=3)
     body = struct.pack("=BBHiII", 0, 0, 0, 7, 1, 0) + common + info
     link = parse_link((body, 0, len(body)))
@@ -111,11 +111,11 @@ def test_link_message_is_read() -> None:
 
 
 def test_truncated_attribute_ends_the_walk_instead_of_looping() -> None:
-    assert netlink.attributes(b"\x00\x00\x01\x00" + b"\0" * 8, 0, 12) == {}
+    assert netlink_attributes.attributes(b"\x00\x00\x01\x00" + b"\0" * 8, 0, 12) == {}
 
 
 def test_extended_ack_is_read_in_full_and_capped_form() -> None:
-    text = netlink.attr_text(netlink.NLMSGERR_ATTR_MSG, "Nexthop has invalid gateway")
+    text = netlink_attributes.attr_text(netlink.NLMSGERR_ATTR_MSG, "Nexthop has invalid gateway")
     echoed = netlink.HEADER.pack(24, 24, 5, 1, 0)
     number = struct.pack("=i", -errno.ENETUNREACH)
     capped = number + echoed + text
