@@ -15,6 +15,7 @@ come from CNI_ARGS `IP`, `args.cni.ips` and the capability `ips`.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -117,7 +118,8 @@ def _pool_name(request: Request, sets: Sequence[RangeSet], path: Path) -> str:
 def read_subnet_env(path: Path) -> SubnetEnv:
     """This host's lease. Raises CniError (50): without one there is nothing to hand out."""
     try:
-        return SubnetEnv.read(path)
+        about = path.stat()
+        return _read(path, (about.st_ino, about.st_mtime_ns, about.st_size))
     except FileNotFoundError:
         raise CniError(
             NOT_AVAILABLE,
@@ -129,6 +131,14 @@ def read_subnet_env(path: Path) -> SubnetEnv:
         raise CniError(NOT_AVAILABLE, str(error)) from None
 
 
+@functools.lru_cache(maxsize=16)
+def _read(path: Path, version: tuple[int, int, int]) -> SubnetEnv:
+    """Read it once per version of the file: it is replaced, never changed in place."""
+    del version
+    return SubnetEnv.read(path)
+
+
+@functools.lru_cache(maxsize=16)
 def lease_sets(env: SubnetEnv) -> tuple[RangeSet, ...]:
     """A set per family of the lease; the gateway is the subnet's first host."""
     return tuple(
@@ -138,6 +148,7 @@ def lease_sets(env: SubnetEnv) -> tuple[RangeSet, ...]:
     )
 
 
+@functools.lru_cache(maxsize=16)
 def cluster_routes(env: SubnetEnv) -> tuple[Route, ...]:
     """Routes to the other hosts' pods, by the pod's gateway."""
     return tuple(Route(str(network)) for network in (*env.networks, *env.ipv6_networks))

@@ -52,6 +52,7 @@ from cni.result import Interface, Ip, Result, Route, parse_dns
 from hostnet import sysctl
 from hostnet.link import FoundLink
 from hostnet.netlink import NetlinkSocket
+from hostnet.netns import entered
 from hostnet.ownership import POD_ALIAS
 from hostnet.state import Sysctl
 
@@ -87,7 +88,7 @@ def add(request: Request, host: Host) -> Result:
         stack.enter_context(attachment_lock.hold(host.run_dir, "flatmesh", plan.key))
         book = Attachments(host)
         ends = wiring.Ends(
-            stack.enter_context(NetlinkSocket()), stack.enter_context(NetlinkSocket(netns)), netns
+            stack.enter_context(NetlinkSocket()), stack.enter_context(_socket_in(netns)), netns
         )
         _require_free(request, plan, book, ends, host)
         with _undone_on_failure(request, plan.key, book, host):
@@ -146,6 +147,16 @@ def status(request: Request, host: Host) -> None:
         Attachments(host).require_room(
             request.network, ipam_config.parse(request, host.subnet_file)
         )
+
+
+def _socket_in(netns: int) -> NetlinkSocket:
+    """Open a socket in a namespace by going there: a thread for it would cost 0.15 ms more.
+
+    Our thread is a server's worker or the only one of an executable: nobody minds. Should
+    the way back fail, the server sees at its next call that it is in the wrong namespace.
+    """
+    with entered(netns):
+        return NetlinkSocket()
 
 
 def _plan(request: Request, host: Host) -> Plan:

@@ -17,8 +17,10 @@ import contextlib
 import errno
 import logging
 import os
+import signal
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -28,7 +30,7 @@ from pathlib import Path
 from cni import pod_removal, wire
 from cni.errors import CniError
 from cni.handle import Response, RunInClientError, handle
-from cni.host import Host
+from cni.host import Host, from_environment, socket_path
 
 WORKERS = 32  # threads; delegated plugins are waited for, so more than the processors
 BACKLOG = 1024
@@ -201,3 +203,23 @@ def _answers(path: str) -> bool:
         except OSError:
             return False
         return True
+
+
+def main() -> int:
+    """Run `python -m cni.server`: the CNI half of the daemon alone, until SIGTERM or SIGINT.
+
+    For benchmarks and tests; paths come from the FLATMESH_* variables.
+    """
+    logging.basicConfig(level=os.environ.get("FLATMESH_LOG", "WARNING"))
+    wanted = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)  # before the threads that inherit it
+    server = CniServer(Path(socket_path(os.environ)), from_environment(os.environ))
+    server.start()
+    print("ready", flush=True)
+    signal.sigwait(wanted)
+    server.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
