@@ -10,7 +10,8 @@ filters the dumps.
 
     links        named in scope, or with our alias
     addresses    marked, or on overlay devices of ours, or wanted by scope
-    routes       with our protocol number; others through overlay devices of ours: `unmarked`
+    routes       with our protocol number; those made by hand or by flanneld through overlay
+                 devices of ours: `unmarked`
     neighbours   permanent ones on overlay devices of ours; elsewhere those wanted by scope
     FDB          permanent ones on VXLAN devices of ours
     nexthops     with our protocol number
@@ -27,6 +28,7 @@ last dump, so that a change known beforehand costs no dump (`hostnet.apply`).
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import socket
 from collections.abc import Mapping
@@ -64,7 +66,7 @@ from hostnet.state import Address, FdbEntry, HostState, Neighbour, Route
 from hostnet.table_reader import TableReader
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
-RTPROT_KERNEL = frozenset({1, 2, 9})  # ICMP redirects, the kernel, router advertisements
+RTPROT_BY_HAND = (3, 4)  # RTPROT_BOOT, which ip(8) and flanneld say, and RTPROT_STATIC
 IFAPROT_KERNEL = frozenset({1, 2, 3})  # loopback, router advertisement, link-local: if_addr.h
 
 
@@ -184,9 +186,10 @@ class Kernel:
         for family in FAMILIES:
             buffers = self._dump(dump_routes(family, protocol=protocol), "ip route show")
             marked += self._route_reader(family, 0).read(buffers, self.names)
-            for name in sorted(ours):
+            for name, other in itertools.product(sorted(ours), RTPROT_BY_HAND):
                 oif = self.index[name]
-                buffers = self._dump(dump_routes(family, oif=oif), f"ip route show dev {name}")
+                request = dump_routes(family, oif=oif, protocol=other)
+                buffers = self._dump(request, f"ip route show dev {name} proto {other}")
                 unmarked += self._route_reader(family, oif).read(buffers, self.names)
         return marked, unmarked
 
@@ -194,7 +197,7 @@ class Kernel:
         """Our routes of a family, or those of others through one device."""
         reader = self._route_readers.get((family, oif))
         if reader is None:
-            mine, known = self.mark.protocol, RTPROT_KERNEL | {self.mark.protocol}
+            mine = self.mark.protocol
 
             def ours(part: Part, names: Mapping[int, str]) -> tuple[Route | None, int]:
                 if route_protocol(part) != mine:
@@ -202,7 +205,7 @@ class Kernel:
                 return parse_route(part, names, self._hops)
 
             def others(part: Part, names: Mapping[int, str]) -> tuple[Route | None, int]:
-                if route_protocol(part) in known:
+                if route_protocol(part) not in RTPROT_BY_HAND:
                     return None, 0
                 route, device = parse_route(part, names, self._hops)
                 return (route if device == oif else None), device

@@ -48,6 +48,7 @@ from hostnet.state import (
 FLUSHED_BY_KERNEL = 256
 """Routes that may vanish with their device; more are deleted one by one before it."""
 
+Bulky = TypeVar("Bulky", Route, FdbEntry, Neighbour)
 Pair = TypeVar("Pair", FdbEntry, Neighbour)
 Kind = Literal["link", "address", "neighbour", "fdb", "nexthop", "route", "sysctl", "table"]
 Verb = Literal["add", "set", "put", "delete", "delete unmarked"]
@@ -89,11 +90,20 @@ class Plan:
 
     @property
     def disturbing(self) -> bool:
-        """Whether a change can take other objects with it: worth a second look after."""
-        return any(
-            step.kind == "link" or (step.kind == "address" and step.verb == "delete")
-            for step in self.steps
-        )
+        """Whether a change can take other objects with it: worth a second look after.
+
+        What is done to a device that the plan itself makes can't: there was nothing on it.
+        """
+        made: set[str] = set()
+        for step in self.steps:
+            if step.kind == "link" and step.verb == "add":
+                made.update(link.name for link in step.objects)
+            elif step.kind == "link":
+                if not made.issuperset(one.name for one in step.objects):
+                    return True
+            elif step.kind == "address" and step.verb == "delete":
+                return True
+        return False
 
 
 def diff(
@@ -127,9 +137,9 @@ def diff(
     _step(steps, "address", "delete", sorted(stale_addresses))
     _step(steps, "table", "put", _sorted_tables(desired.tables - actual.tables))
 
-    neighbours = desired.neighbours - actual.neighbours
+    neighbours, wrong_neighbours = _compare(desired.neighbours, actual.neighbours)
     _step(steps, "neighbour", "put", _ordered(neighbours))
-    fdb = desired.fdb - actual.fdb
+    fdb, wrong_fdb = _compare(desired.fdb, actual.fdb)
     _step(steps, "fdb", "put", _ordered(fdb))
     routes, double_routes, stale_routes, stale_unmarked = _diff_routes(desired, actual)
     _put_nexthops(routes, nexthops, links.gone, plan)
@@ -141,8 +151,8 @@ def diff(
     if sweep_nexthops and nexthops is not None:
         stale_nexthops = _stale_nexthops(desired, nexthops, links.gone)
         _step(steps, "nexthop", "delete", _ordered(stale_nexthops))
-    _step(steps, "fdb", "delete", _ordered(_not_replaced(actual.fdb - desired.fdb, fdb)))
-    stale_neighbours = _not_replaced(actual.neighbours - desired.neighbours, neighbours)
+    _step(steps, "fdb", "delete", _ordered(_not_replaced(wrong_fdb, fdb)))
+    stale_neighbours = _not_replaced(wrong_neighbours, neighbours)
     _step(steps, "neighbour", "delete", _ordered(stale_neighbours))
     _step(steps, "link", "delete", links.stale)
     wanted_tables = {t.key for t in desired.tables}
@@ -267,6 +277,16 @@ def _without(actual: HostState, gone: set[str]) -> HostState:
     )
 
 
+def _compare(
+    desired: AbstractSet[Bulky], actual: AbstractSet[Bulky]
+) -> tuple[AbstractSet[Bulky], AbstractSet[Bulky]]:
+    """What is missing, and what is wrong; half the work where there is nothing of the first."""
+    wrong = actual - desired
+    if len(desired) == len(actual) - len(wrong):
+        return frozenset(), wrong
+    return desired - actual, wrong
+
+
 def _not_replaced(wrong: AbstractSet[Pair], put: AbstractSet[Pair]) -> list[Pair]:
     """What must be deleted, as nothing is put in its place: their key is their first two fields."""
     if not wrong:
@@ -279,8 +299,8 @@ def _diff_routes(
     desired: HostState, actual: HostState
 ) -> tuple[set[Route], list[Route], list[Route], list[Route]]:
     """To put, to delete before (doubles of a key), to delete after, unmarked ones to delete."""
-    put = set(desired.routes - actual.routes)
-    wrong = actual.routes - desired.routes
+    missing, wrong = _compare(desired.routes, actual.routes)
+    put = set(missing)
     if not wrong and not actual.unmarked:
         return put, [], [], []
     wanted = {(r.destination, r.metric, r.table): r for r in desired.routes}

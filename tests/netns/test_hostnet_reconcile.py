@@ -451,10 +451,12 @@ def test_a_plan_that_fights_another_program_ends(
 
     def sabotaged(plan: Any, kernel: Kernel) -> Any:
         outcome = real(plan, kernel)
-        ip(host, "link del flannel.1")
+        ip(host, "link set flannel.1 mtu 1300")
         return outcome
 
-    monkeypatch.setattr(apply_module, "apply", sabotaged)
     with Kernel(host) as kernel:
+        reconcile(BASE, kernel)
+        ip(host, "link set flannel.1 mtu 1300")
+        monkeypatch.setattr(apply_module, "apply", sabotaged)
         outcome = reconcile(BASE, kernel)
     assert len(outcome.plans) == apply_module.ROUNDS

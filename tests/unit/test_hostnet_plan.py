@@ -340,7 +340,10 @@ def test_route_attributes_are_in_the_line() -> None:
 
 
 def test_disturbing_plans_want_a_second_look() -> None:
-    assert diff(WANTED, HostState()).disturbing
+    down = frozenset([replace(FOUND_VTEP, up=False)])
+    assert diff(WANTED, found(WANTED, links=down)).disturbing
+    assert diff(HostState(), found(WANTED)).disturbing
+    assert not diff(WANTED, HostState()).disturbing
     assert not diff(merge([BASE, A]), found(WANTED)).disturbing
     fewer = replace(BASE, addresses=frozenset())
     assert diff(fewer, found(BASE)).disturbing
