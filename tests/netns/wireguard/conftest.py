@@ -1,0 +1,234 @@
+"""Hosts that do what the daemon does, turn by turn, with the wireguard backend only.
+
+A `Mesh` is an underlay, hosts on it and a pod on each, as namespaces. `mesh.turn()` gives
+every host all leases, as etcd would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flannel.wireguard import WireguardBackend
+from flannel.wireguard_data_plane import WireguardDataPlane
+from hostnet.apply import reconcile
+from hostnet.kernel import Kernel
+from hostnet.netns import run_in
+from hostnet.state import HostState, Sysctl, merge
+from hostnet.underlay import Underlay
+from hostnet.wireguard_state import WireguardDevice
+from ipam.lease import Lease, LeaseAttributes
+from ipam.network import NetworkConfig, parse_config
+from lab import hosts, processes
+from lab.matrix import Cell, Endpoint, measure
+
+FORWARD = frozenset(
+    [Sysctl("net/ipv4/ip_forward", "1"), Sysctl("net/ipv6/conf/all/forwarding", "1")]
+)
+
+
+@dataclass
+class Host:
+    number: int
+    netns: str
+    pod: str
+    config: NetworkConfig
+    directory: Path
+    backend: WireguardBackend = field(init=False)
+    plane: WireguardDataPlane = field(init=False)
+    own: Lease = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start()
+        self.own = Lease(self.subnet, self.ipv6_subnet, LeaseAttributes())
+
+    def start(self) -> None:
+        """A daemon starts: it knows nothing but its directories."""
+        backend = self.run(
+            lambda: WireguardBackend.from_config(
+                self.config, self.directory / "var", self.directory / "run"
+            )
+        )
+        self.backend = replace(backend, in_kernel=False)
+        plane = self.backend.data_plane()
+        assert isinstance(plane, WireguardDataPlane)
+        self.plane = plane
+
+    def run(self, function: Callable[[], Any]) -> Any:
+        return run_in(self.netns, function)
+
+    @property
+    def subnet(self) -> IPv4Network | None:
+        return IPv4Network(f"10.5.{self.number}.0/24") if self.config.enable_ipv4 else None
+
+    @property
+    def ipv6_subnet(self) -> IPv6Network | None:
+        return IPv6Network(f"fd05:0:0:{self.number}::/64") if self.config.enable_ipv6 else None
+
+    @property
+    def underlay(self) -> Underlay:
+        ipv4, ipv6 = hosts.host_ipv4(self.number), hosts.host_ipv6(self.number)
+        return Underlay(
+            "eth0",
+            1500,
+            IPv4Address(ipv4),
+            IPv6Address(ipv6),
+            (ip_interface(f"{ipv4}/24"), ip_interface(f"{ipv6}/64")),
+        )
+
+    def publish(self) -> Lease:
+        attributes = self.run(lambda: self.backend.attributes(self.underlay, self.own.attributes))
+        self.own = replace(self.own, attributes=attributes)
+        return self.own
+
+    def turn(self, leases: list[Lease]) -> list[str]:
+        """One turn of the daemon's loop; returns the data plane's changes."""
+        peers = [lease for lease in leases if lease.key != self.own.key]
+
+        def work() -> list[str]:
+            parts = [self.backend.peer(peer, self.own, self.underlay) for peer in peers]
+            base = self.backend.base(self.own, self.underlay)
+            self.plane.prepare(self.own, self.underlay)
+            with Kernel() as kernel:
+                outcome = reconcile(merge([base, HostState(sysctls=FORWARD), *parts]), kernel)
+            assert outcome.failures == []
+            return self.plane.reconcile(self.own, peers, self.underlay)
+
+        lines: list[str] = self.run(work)
+        return lines
+
+    def device(self, name: str = "flannel-wg") -> WireguardDevice:
+        return self.plane.control(name).read()
+
+    def pid(self, name: str = "flannel-wg") -> int:
+        pid = self.plane.processes[name].uapi.pid()
+        assert pid is not None
+        return pid
+
+    def links(self) -> set[str]:
+        text = hosts.ip("-n", self.netns, "-j", "link", "show")
+        return {link["ifname"] for link in json.loads(text)}
+
+    def endpoints(self) -> list[Endpoint]:
+        found = []
+        if self.subnet:
+            found.append(Endpoint(f"pod{self.number}", self.pod, (str(self.subnet[2]),)))
+        if self.ipv6_subnet:
+            found.append(Endpoint(f"pod{self.number}v6", self.pod, (str(self.ipv6_subnet[2]),)))
+        return found
+
+
+@dataclass
+class Mesh:
+    names: hosts.Names
+    hosts: list[Host]
+
+    def turn(self) -> list[list[str]]:
+        leases = [host.publish() for host in self.hosts]
+        return [host.turn(leases) for host in self.hosts]
+
+    def matrix(self, patience: float = 20.0) -> list[Cell]:
+        cells = []
+        for version in ("", "v6"):
+            pods = [
+                e
+                for h in self.hosts
+                for e in h.endpoints()
+                if e.name.endswith("v6") == (version == "v6")
+            ]
+            if pods:
+                cells += measure(pods, pods, patience)
+        return cells
+
+    def assert_all_reach_all(self) -> None:
+        cells = self.matrix()
+        assert cells
+        assert [cell for cell in cells if not cell.good] == []
+
+
+def wire_pod(host: Host) -> None:
+    """A pod at the subnet's second address, the host at its first."""
+    hosts.ip(*f"link add pod0 netns {host.netns} type veth peer name eth0 netns {host.pod}".split())
+    inside, outside = ["link set eth0 up"], ["link set pod0 up"]
+    for subnet in (host.subnet, host.ipv6_subnet):
+        if subnet is not None:
+            length = subnet.prefixlen
+            outside.append(f"addr add {subnet[1]}/{length} dev pod0 nodad")
+            inside.append(f"addr add {subnet[2]}/{length} dev eth0 nodad")
+            inside.append(f"route add default via {subnet[1]}")
+    hosts.ip("-n", host.netns, "-batch", "-", batch="\n".join(outside) + "\n")
+    hosts.ip("-n", host.pod, "-batch", "-", batch="\n".join(inside) + "\n")
+
+
+@pytest.fixture
+def make_mesh(tmp_path: Path) -> Iterator[Callable[..., Mesh]]:
+    """Make a mesh: `make_mesh(hosts=3, ipv6=True, Mode="auto")`."""
+    with contextlib.ExitStack() as stack:
+
+        def make(count: int = 2, *, ipv4: bool = True, ipv6: bool = False, **keys: Any) -> Mesh:
+            document: dict[str, Any] = {"Backend": {"Type": "wireguard", **keys}}
+            document |= {"Network": "10.5.0.0/16"} if ipv4 else {"EnableIPv4": False}
+            document |= {"EnableIPv6": True, "IPv6Network": "fd05::/48"} if ipv6 else {}
+            config = parse_config(json.dumps(document))
+            names = hosts.Names(f"w{secrets.token_hex(4)}")
+            stack.callback(take_down, names)
+            hosts.make_underlay(names, 1500)
+            made = []
+            for number in range(1, count + 1):
+                hosts.make_host(names, number, 1500)
+                pod = hosts.make_pod(names, number, "p1").name
+                directory = tmp_path / f"h{number}"
+                made.append(Host(number, names.host(number), pod, config, directory))
+                wire_pod(made[-1])
+            return Mesh(names, made)
+
+        yield make
+
+
+def take_down(names: hosts.Names) -> None:
+    present = names.present()
+    processes.stop(processes.in_namespaces(present), grace=1.0)
+    for name in present:
+        hosts.remove(name)
+
+
+@pytest.fixture
+def mesh(make_mesh: Callable[..., Mesh]) -> Mesh:
+    """Two hosts that reach each other."""
+    made = make_mesh()
+    made.turn()
+    made.assert_all_reach_all()
+    return made
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    def wait(condition: Callable[[], bool], what: str, timeout: float = 20.0) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+            time.sleep(0.02)
+
+    return wait
+
+
+@pytest.fixture
+def on() -> Callable[..., str]:
+    """Run a command in a namespace: `on(netns, "ip route")`."""
+
+    def run(netns: str, command: str) -> str:
+        return subprocess.run(
+            [*processes.enter(netns), *command.split()], capture_output=True, text=True, check=True
+        ).stdout
+
+    return run
