@@ -20,10 +20,11 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 
+from agent.lease_memory import LeaseMemory
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes
 from ipam.network import NetworkConfig
-from ipam.registry import Registry
+from ipam.registry import Registry, same_host
 
 log = logging.getLogger("agent.lease")
 """Called with what our lease says now; returns what it should say."""
@@ -33,9 +34,12 @@ AttributesFor = Callable[[LeaseAttributes | None], LeaseAttributes]
 class LeaseKeeper:
     """Holds this host's lease. Used by one asyncio task."""
 
-    def __init__(self, registry: Registry, ttl: int, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, registry: Registry, ttl: int, memory: LeaseMemory, wake: Callable[[], None]
+    ) -> None:
         self.registry = registry
         self.ttl = ttl
+        self.memory = memory
         self.wake = wake
         self.own: Lease | None = None
         self.problem: str | None = "no lease yet"
@@ -44,35 +48,51 @@ class LeaseKeeper:
     async def ensure(
         self,
         leases: Mapping[str, Lease],
-        revision: int,
         config: NetworkConfig,
         underlay: Underlay,
         attributes_for: AttributesFor,
         previous: Lease | None,
-    ) -> Lease | None:
-        """Make sure of the lease, given the snapshot; returns it, or None when there is none.
+    ) -> Lease:
+        """Make sure of the lease, given all leases as last seen; returns it.
 
-        `previous` is the subnet of the last run, which is asked for again. Raises EtcdError
-        and NoFreeSubnetError: the caller tries again in a later turn.
+        `previous` is the subnet of the last run, which is asked for again. Raises EtcdError,
+        LeaseLostError and NoFreeSubnetError: the caller tries again in a later turn.
         """
+        if self.own is None:
+            self.own = self.memory.recall(leases)
         if self.own is not None:
             there = leases.get(self.own.key)
-            if there is not None and _is_held_by(there, underlay, self.own):
+            if there is None or there.revision < self.own.revision:
+                # either the view lags behind our own write, or etcd lost it: ask
+                there = (await self.registry.leases())[0].get(self.own.key)
+            if there is not None and self._is_ours(there, underlay):
                 return await self._publish(there, attributes_for)
-            if there is not None and revision >= self.own.revision:
+            if there is not None:
                 self._conflict(there)
                 return self.own
-            if there is None and revision < self.own.revision:
-                return self.own  # the snapshot is older than our own write
-            if there is None:
-                log.warning("our lease %s is gone from etcd: taking it again", self.own.key)
-                previous = self.own
-        known = held_by(leases, underlay)
+            log.warning("our lease %s is gone from etcd: taking it again", self.own.key)
+            previous = self.own
+        known = held_by(leases, underlay) or self.own
         attributes = attributes_for(known.attributes if known else None)
         lease = await self.registry.acquire(config, attributes, previous=previous, ttl=self.ttl)
         log.info("lease %s is ours", lease.key)
+        if self.own is not None and lease.key != self.own.key:
+            log.error(
+                "subnet %s was taken meanwhile: pods that hold its addresses are cut off "
+                "until they are made anew",
+                self.own.key,
+            )
         self._hold(lease)
         return lease
+
+    def _is_ours(self, there: Lease, underlay: Underlay) -> bool:
+        """Whether a lease is under our address, or one that we last published or attached."""
+        own = self.own
+        if own is not None and own.etcd_lease and own.etcd_lease == there.etcd_lease:
+            return True
+        return is_held_by(there.attributes, underlay) or (
+            own is not None and same_host(there.attributes, own.attributes)
+        )
 
     async def _publish(self, there: Lease, attributes_for: AttributesFor) -> Lease:
         wanted = attributes_for(there.attributes)
@@ -88,6 +108,7 @@ class LeaseKeeper:
     def _hold(self, lease: Lease) -> None:
         renewing = self.own is not None and self.own.etcd_lease == lease.etcd_lease
         self.own, self.problem = lease, None
+        self.memory.keep(lease)
         if not renewing or self._renewal is None or self._renewal.done():
             self._stop_renewing()
             self._renewal = asyncio.create_task(self._renew(lease), name="renew lease")
@@ -124,20 +145,9 @@ class LeaseKeeper:
 
 def held_by(leases: Mapping[str, Lease], underlay: Underlay) -> Lease | None:
     """The lease published under this host's address, if there is one."""
-    for lease in leases.values():
-        if _is_held_by(lease, underlay, None):
-            return lease
-    return None
+    return next((held for held in leases.values() if is_held_by(held.attributes, underlay)), None)
 
 
-def _is_held_by(lease: Lease, underlay: Underlay, own: Lease | None) -> bool:
-    """Whether a lease is under our address, or under the one that we last published."""
-    theirs = lease.attributes
-    ours = [(underlay.public_ip, underlay.public_ipv6)]
-    if own is not None:
-        ours.append((own.attributes.public_ip, own.attributes.public_ipv6))
-    return any(
-        (ipv4 is not None and theirs.public_ip == ipv4)
-        or (theirs.public_ip is None and ipv6 is not None and theirs.public_ipv6 == ipv6)
-        for ipv4, ipv6 in ours
-    )
+def is_held_by(theirs: LeaseAttributes, underlay: Underlay) -> bool:
+    """Whether a lease's attributes name this host."""
+    return same_host(theirs, LeaseAttributes(underlay.public_ip, underlay.public_ipv6))

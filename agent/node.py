@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from agent.backends import make_backend
 from agent.desired import DesiredState, Situation
 from agent.lease_keeper import LeaseKeeper
+from agent.lease_memory import LeaseMemory
 from agent.metrics import Metrics
 from agent.settings import Settings
 from agent.underlay import find_underlay
@@ -45,7 +46,7 @@ from ipam.etcd import EtcdError
 from ipam.lease import Lease, PeerUnusableError
 from ipam.lease_view import LeaseView, Snapshot
 from ipam.network import ConfigError, NetworkConfig
-from ipam.registry import NoFreeSubnetError, Registry
+from ipam.registry import LeaseLostError, NoFreeSubnetError, Registry
 from ipam.subnet_env import SubnetEnv, SubnetEnvError
 
 log = logging.getLogger("agent")
@@ -83,7 +84,8 @@ class Node:
 
     def __post_init__(self) -> None:
         """Wire the lease keeper to the loop."""
-        self.keeper = LeaseKeeper(self.registry, self.settings.lease_ttl, self._wake.set)
+        memory = LeaseMemory(self.settings.state_dir / "lease.json")
+        self.keeper = LeaseKeeper(self.registry, self.settings.lease_ttl, memory, self._wake.set)
 
     # -- for the CNI server and the health endpoint ------------------------------------
 
@@ -161,6 +163,7 @@ class Node:
             except (
                 ConfigError,
                 EtcdError,
+                LeaseLostError,
                 NoFreeSubnetError,
                 PeerUnusableError,
                 UnderlayError,
@@ -215,14 +218,11 @@ class Node:
         backend, underlay = self.backend, self.underlay
         own = await self.keeper.ensure(
             snapshot.leases,
-            snapshot.revision,
             self.config,
             underlay,
             lambda previous: backend.attributes(underlay, previous),
             self._last_lease(),
         )
-        if own is None:
-            return None
         return Situation(backend, self.config, own, underlay, self.settings.ip_masq)
 
     def _take_config(self, snapshot: Snapshot) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import cni.install
+from ipam.subnet_env import SubnetEnv
 from lab import hosts, processes
 from lab.etcd_server import EtcdServer
 from lab.hosts import LabError, Names
@@ -277,6 +278,16 @@ class Lab:
         """Whether the daemon has its lease and programmed what it knows."""
         return (self.host_dir(number) / "run/ready").exists()
 
+    def subnet(self, number: int) -> str:
+        """The IPv4 subnet that a host leases, as it told its plugins: `10.5.76.0/24`.
+
+        Raises OSError while it has none.
+        """
+        env = SubnetEnv.read(self.host_dir(number) / "run/subnet.env")
+        if env.subnet is None:
+            raise LabError(f"h{number} leases no IPv4 subnet")
+        return str(env.subnet.network)
+
     def wait_ready(self, number: int, timeout: float = READY_TIMEOUT) -> None:
         """Wait for `ready`. Raises LabError with the daemon's last words."""
         deadline = time.monotonic() + timeout
@@ -403,7 +414,7 @@ class Lab:
 
 def labs(directory: Path = DIRECTORY) -> list[str]:
     """Names of the labs that left a trace: files or namespaces."""
-    found = {p.name for p in directory.glob("*") if p.is_dir()}
+    found = {p.parent.name for p in directory.glob("*/lab.json")}
     for path in processes.NETNS_DIR.glob(f"{hosts.PREFIX}-*-net"):
         found.add(path.name.split("-")[1])
     return sorted(found)
