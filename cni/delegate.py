@@ -19,9 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cni.errors import (
     DELEGATE_FAILURE,
-    INCOMPATIBLE_VERSION,
     INVALID_CONFIG,
-    INVALID_ENVIRONMENT,
     TRY_AGAIN_LATER,
     CniError,
 )
@@ -113,17 +111,35 @@ def call(
     )
 
 
-def forward(plugin_type: str, request: Request, host: Host) -> None:
-    """GC or STATUS to a delegate; one that is too old to know the command is no error.
+def add_addresses(plugin_type: str, request: Request, host: Host) -> Result:
+    """ADD of an IPAM plugin with the request's config. Raises CniError."""
+    result = call(plugin_type, "ADD", request.conf, request, host)
+    if result is None or not result.ips:
+        raise CniError(DELEGATE_FAILURE, f"IPAM plugin {plugin_type} gave no address")
+    return result
 
-    Raises CniError.
-    """
+
+def forward(plugin_type: str, request: Request, host: Host) -> None:
+    """GC or STATUS to a delegate, if it is new enough to know the command. Raises CniError."""
     prepare(plugin_type, request)
-    try:
+    if _speaks(find(plugin_type, request), request.version):
         call(plugin_type, request.command, request.conf, request, host)
-    except CniError as error:
-        if error.code not in (INCOMPATIBLE_VERSION, INVALID_ENVIRONMENT):
-            raise
+
+
+def _speaks(program: str, version: str) -> bool:
+    """Whether a plugin's VERSION lists a version; no is assumed of one that doesn't answer."""
+    try:
+        done = subprocess.run(
+            [program],
+            input=json.dumps({"cniVersion": version}).encode(),
+            env={**os.environ, "CNI_COMMAND": "VERSION"},
+            capture_output=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+        return version in json.loads(done.stdout)["supportedVersions"]
+    except (OSError, subprocess.TimeoutExpired, ValueError, KeyError, TypeError):
+        return False
 
 
 def to_remember(plugin_type: str, request: Request) -> dict[str, Any]:

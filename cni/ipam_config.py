@@ -150,8 +150,16 @@ def lease_sets(env: SubnetEnv) -> tuple[RangeSet, ...]:
 
 @functools.lru_cache(maxsize=16)
 def cluster_routes(env: SubnetEnv) -> tuple[Route, ...]:
-    """Routes to the other hosts' pods, by the pod's gateway."""
-    return tuple(Route(str(network)) for network in (*env.networks, *env.ipv6_networks))
+    """Routes to the other hosts' pods, by the pod's gateway.
+
+    The gateway is said, though it is the default: the reference bridge's CHECK wants it so.
+    """
+    return tuple(
+        Route(str(network), str(subnet.ip))
+        for networks, subnet in ((env.networks, env.subnet), (env.ipv6_networks, env.ipv6_subnet))
+        for network in networks
+        if subnet is not None
+    )
 
 
 def whole_subnet(subnet: Cidr) -> Range:

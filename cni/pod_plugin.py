@@ -42,6 +42,7 @@ from cni.errors import (
     INVALID_CONFIG,
     IO_FAILURE,
     NOT_AVAILABLE,
+    TRY_AGAIN_LATER,
     CniError,
 )
 from cni.fault_points import reach
@@ -238,9 +239,7 @@ def _attach(
     routes = pool.routes if pool else ()
     dns = pool.dns if pool else parse_dns(request.conf, "config")
     if plan.delegate:
-        given = delegate.call(plan.delegate, "ADD", request.conf, request, host) or Result()
-        if not given.ips:
-            raise CniError(IO_FAILURE, f"IPAM plugin {plan.delegate} gave no address")
+        given = _delegated(request, plan, book, note, host)
         ips, routes, dns = given.ips, given.routes, given.dns
         reach("add-delegated")
     ips, routes = with_gateways(ips, routes, plan.bridge)
@@ -266,6 +265,25 @@ def _attach(
     book.finish(plan.key, cable.host_name, note)
     reach("add-ready")
     return result.after(plan.previous) if plan.previous is not None else result
+
+
+def _delegated(
+    request: Request, plan: Plan, book: Attachments, note: dict[str, Any], host: Host
+) -> Result:
+    """Addresses from the delegated plugin; what it refuses it need not be asked to undo.
+
+    Its DEL is called all the same, as the specification wants, but a plugin which refuses a
+    config refuses it in a DEL too: that must not leave a record behind.
+    """
+    try:
+        given = delegate.add_addresses(plan.delegate, request, host)
+    except CniError as error:
+        with contextlib.suppress(CniError):
+            delegate.call(plan.delegate, "DEL", request.conf, request, host)
+        if error.code != TRY_AGAIN_LATER:  # one that was cut short may have given something
+            book.note(plan.key, {k: v for k, v in note.items() if k != "delegate"})
+        raise
+    return given
 
 
 def with_gateways(

@@ -214,6 +214,14 @@ class Host:
         with AddressBook(self.directory / "state" / "addresses.sqlite") as book:
             return [str(address) for record in book.list() for address in record.addresses]
 
+    def forget_all(self) -> None:
+        """What a failed test left must not fail the next."""
+        from ipam.addresses import AddressBook
+
+        with AddressBook(self.directory / "state" / "addresses.sqlite") as book:
+            for record in book.list():
+                book.release(record.attachment)
+
     def until(self, condition: Any, what: str) -> None:
         """Wait for a condition."""
         deadline = time.monotonic() + DEADLINE
@@ -267,6 +275,7 @@ def host(shared_host):
     """The shared host; each test's pods are gone afterwards, and so must be its traces."""
     yield shared_host
     shared_host.clear()
+    shared_host.forget_all()
     shared_host.environment.clear()
     (shared_host.directory / "subnet.env").write_text(SUBNET_ENV)
 
