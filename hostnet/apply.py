@@ -30,6 +30,7 @@ from hostnet.link import (
     change_kind_data,
     change_link,
     delete_link,
+    set_addrgenmode,
     settings,
     vlan_filtering_data,
     vxlan_data,
@@ -279,6 +280,9 @@ def _links(step: Step, kernel: Kernel) -> list[Failure]:
             failures.append(Failure(line, str(error)))
             continue
         errors = kernel.socket.execute(requests)
+        if step.verb == "set":
+            # only addrgenmode asks for IPv6: without it there is no link-local address to prevent
+            errors = {i: e for i, e in errors.items() if e.errno != errno.EAFNOSUPPORT}
         failures += _failures(line, errors, gone_is_fine=step.verb == "delete")
     return failures
 
@@ -318,11 +322,13 @@ def _set_link(kernel: Kernel) -> Callable[[LinkChange], list[Request]]:
             mac=fields.get("mac"),
             mtu=fields.get("mtu"),
             alias=fields.get("alias"),
-            addrgenmode=fields.get("addrgenmode"),
             master=kernel.index[master] if master is not None else None,
         )
         if common:
             requests.append(change_link(change.name, common))
+        if "addrgenmode" in fields:
+            # on its own: below an MTU of 1280 a device has no IPv6 to set it on
+            requests.append(set_addrgenmode(change.name, fields["addrgenmode"]))
         details = fields.get("details")
         if isinstance(details, Bridge):
             requests.append(change_kind_data(change.name, "bridge", vlan_filtering_data(details)))

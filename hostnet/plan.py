@@ -240,6 +240,9 @@ def _link_fields(want: Link, have: Link | None, mark: Mark) -> dict[str, Any]:
             continue
         if have is None and name in ("mac", "mtu") and not isinstance(want.details, Veth):
             continue  # made with it
+        knows_ipv6 = have is None or have.addrgenmode is not None or "mtu" in fields
+        if name == "addrgenmode" and not knows_ipv6:
+            continue  # the kernel has no IPv6
         fields[name] = value
     if have is not None and isinstance(want.details, Bridge) and want.details != have.details:
         fields["details"] = want.details
