@@ -46,7 +46,10 @@ def running(pid: int) -> bool:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
+    fields = stat.rpartition(")")[2].split()
+    # the first thread of a killed program is a zombie while others still close its sockets
+    state, threads = fields[0], int(fields[17])
+    return state not in "ZX" or threads > 1
 
 
 def stop(pids: Iterable[int], grace: float = TERM_GRACE) -> None:
