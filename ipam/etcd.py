@@ -2,76 +2,50 @@
 
 Theory of operation
 -------------------
-One gRPC channel holds all endpoints and spreads calls over the members that are up, so a
-dead member costs a retry, not an outage. Four rules, each learned from a fault that a
-published client has:
+`etcd_channel` gets a request to a member and its answer back; here are the requests. What is
+written conditionally is written so that it can be tried again: a call whose answer got lost
+may have been done, so a transaction that fails also says what is there instead, and our own
+work is recognised by its etcd lease.
 
-- Every unary call has a deadline; a black hole is an error after seconds, not a hang.
-- Keepalive *and* ping timeout are set: with keepalive alone a connection that was cut
-  silently stays "up" for minutes.
-- A watch says `hasleader: true`: a member in a minority partition ends the watch instead of
-  staying silent for ever.
-- A watch resumes at the last event's mod_revision + 1, not at the header's revision: what
-  happened between the two would be lost.
+A watch says `hasleader: true`: a member in a minority partition ends it instead of staying
+silent for ever. It is to be resumed at the last event's mod_revision + 1, not at a header's
+revision: what happened between the two would be lost.
 
-Authentication tokens expire; UNAUTHENTICATED is answered by a new login and one more try.
-
-Sources: etcd, Documentation/learning/api.md and api_guarantees.md; gRPC core's
-doc/keepalive.md.
+Sources: etcd, Documentation/learning/api.md and api_guarantees.md.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import builtins
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, Self
 
 import grpc
 import grpc.aio
 
 from ipam import etcd_pb2 as pb
+from ipam.etcd_channel import (
+    DEADLINE,
+    CompactedError,
+    EtcdAuthError,
+    EtcdChannel,
+    EtcdError,
+    EtcdUnavailableError,
+)
 
-DEADLINE = 5.0  # seconds for a unary call
-BACKOFF = (0.1, 2.0)  # seconds: first and longest wait between two tries of a watch
-KEEPALIVE = 6000  # milliseconds without a byte until a ping is sent; etcd hangs up below 5000
-PING_TIMEOUT = 3000  # milliseconds for its answer
-OPTIONS = [
-    ("grpc.lb_policy_name", "round_robin"),
-    ("grpc.keepalive_time_ms", KEEPALIVE),
-    ("grpc.keepalive_timeout_ms", PING_TIMEOUT),
-    ("grpc.http2.ping_timeout_ms", PING_TIMEOUT),
-    ("grpc.keepalive_permit_without_calls", 0),  # an idle client is no load
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.max_receive_message_length", -1),  # 10,000 leases are more than the default 4 MiB
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 3000),
-    ("grpc.max_reconnect_backoff_ms", 2000),
-    ("grpc.enable_retries", 0),
-    ("grpc.dns_enable_srv_queries", 0),
+__all__ = [
+    "CompactedError",
+    "Etcd",
+    "EtcdAuthError",
+    "EtcdError",
+    "EtcdUnavailableError",
+    "FirstAbsent",
+    "KeyValue",
+    "NewKey",
+    "WatchBatch",
 ]
-
-log = logging.getLogger("ipam.etcd")
-Answer = TypeVar("Answer")
-
-
-class EtcdError(Exception):
-    """etcd didn't do it; the message is one line: what, which endpoints, why."""
-
-
-class EtcdUnavailableError(EtcdError):
-    """No member answered in time; trying again later may help."""
-
-
-class EtcdAuthError(EtcdError):
-    """Wrong user, password, certificate or permission; trying again won't help."""
-
-
-class CompactedError(EtcdError):
-    """The revision to resume from is compacted away: list again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +56,37 @@ class KeyValue:
     value: bytes
     mod_revision: int
     lease: int = 0
+    create_revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class WatchBatch:
-    """Events that arrived together, in order."""
+    """Events that arrived together, in order; the first batch, without events, says: connected."""
 
     revision: int
-    """The store's revision after them; events carry their own."""
+    """Of the last event; go on from the one behind it."""
     events: tuple[tuple[str, KeyValue | None], ...]
     """Key, and what it is now; None: deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key to create, if neither it nor any key with one of the prefixes is there."""
+
+    key: str
+    value: bytes
+    absent_prefixes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FirstAbsent:
+    """What came of an attempt to create one of several keys."""
+
+    key: str | None
+    """The one that was created; None: all were there already."""
+    revision: int
+    keys: tuple[KeyValue, ...] = ()
+    """Where none was created: all keys at that moment, without their values."""
 
 
 class Etcd:
@@ -110,51 +105,49 @@ class Etcd:
     ) -> None:
         """Describe the cluster. Raises EtcdError for unusable URLs or certificate files."""
         self.endpoints = tuple(endpoints)
-        self.deadline = deadline
-        self._login = (username, password or "") if username else None
-        self._token: str | None = None
-        self._term = 0
-        self._target, secure, name = _target(self.endpoints)
-        self._options = [*OPTIONS, *([("grpc.default_authority", name)] if name else [])]
-        self._credentials = _credentials(ca, cert, key) if secure or ca or cert else None
-        self._channel: grpc.aio.Channel | None = None
+        self._channel = EtcdChannel(
+            self.endpoints,
+            ca=ca,
+            cert=cert,
+            key=key,
+            login=(username, password or "") if username else None,
+            deadline=deadline,
+        )
 
     async def __aenter__(self) -> Self:
-        if self._credentials is None:
-            self._channel = grpc.aio.insecure_channel(self._target, self._options)
-        else:
-            self._channel = grpc.aio.secure_channel(self._target, self._credentials, self._options)
+        self._channel.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._channel is not None:
-            await self._channel.close()
-            self._channel = None
+        await self._channel.close()
 
     # -- keys ------------------------------------------------------------------------
 
     async def get(self, key: str) -> tuple[KeyValue | None, int]:
         """Read one key; also the store's revision. Raises EtcdError."""
-        answer = await self._call("KV/Range", pb.RangeRequest(key=key.encode()), pb.RangeResponse)
+        request = pb.RangeRequest(key=key.encode())
+        answer = await self._channel.unary("KV/Range", request, pb.RangeResponse)
         found = [_key_value(kv) for kv in answer.kvs]
         return (found[0] if found else None), answer.header.revision
 
-    async def list(self, prefix: str) -> tuple[list[KeyValue], int]:
+    async def list(
+        self, prefix: str, *, keys_only: bool = False
+    ) -> tuple[builtins.list[KeyValue], int]:
         """Read all keys below a prefix; also the revision they are of. Raises EtcdError."""
-        request = pb.RangeRequest(key=prefix.encode(), range_end=prefix_end(prefix))
-        answer = await self._call("KV/Range", request, pb.RangeResponse)
+        request = _range(prefix, keys_only=keys_only)
+        answer = await self._channel.unary("KV/Range", request, pb.RangeResponse)
         return [_key_value(kv) for kv in answer.kvs], answer.header.revision
 
     async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:
         """Write one key, whatever is there; returns its revision. Raises EtcdError."""
         request = pb.PutRequest(key=key.encode(), value=value, lease=lease)
-        answer = await self._call("KV/Put", request, pb.PutResponse)
+        answer = await self._channel.unary("KV/Put", request, pb.PutResponse)
         return answer.header.revision
 
     async def delete(self, key: str) -> bool:
         """Delete one key; says whether it was there. Raises EtcdError."""
         request = pb.DeleteRangeRequest(key=key.encode())
-        answer = await self._call("KV/DeleteRange", request, pb.DeleteRangeResponse)
+        answer = await self._channel.unary("KV/DeleteRange", request, pb.DeleteRangeResponse)
         return bool(answer.deleted)
 
     async def put_if(
@@ -162,219 +155,157 @@ class Etcd:
     ) -> int | None:
         """Write a key only if its mod_revision is this one (0: only if it doesn't exist).
 
-        Returns the new revision, None when the key was another's. Raises EtcdError; after
+        Returns the key's new revision, None when it is another's. Raises EtcdError; after
         EtcdUnavailableError it may or may not have been written.
         """
         put = pb.PutRequest(key=key.encode(), value=value, lease=lease)
-        answer = await self._call(
-            "KV/Txn",
-            pb.TxnRequest(
-                compare=[_unchanged(key, mod_revision)], success=[pb.RequestOp(request_put=put)]
-            ),
-            pb.TxnResponse,
+        look = pb.RangeRequest(key=key.encode())
+        request = pb.TxnRequest(
+            compare=[_unchanged(key, mod_revision)],
+            success=[pb.RequestOp(request_put=put)],
+            failure=[pb.RequestOp(request_range=look)],
         )
-        return answer.header.revision if answer.succeeded else None
+        answer = await self._channel.unary("KV/Txn", request, pb.TxnResponse)
+        if answer.succeeded:
+            return answer.header.revision
+        for kv in answer.responses[0].response_range.kvs:
+            if kv.value == value and kv.lease == lease and kv.mod_revision > mod_revision:
+                return kv.mod_revision  # written by our first try, whose answer got lost
+        return None
 
     async def delete_if(self, key: str, *, mod_revision: int) -> bool:
         """Delete a key only if its mod_revision is this one. Raises EtcdError."""
         delete = pb.DeleteRangeRequest(key=key.encode())
-        answer = await self._call(
-            "KV/Txn",
-            pb.TxnRequest(
-                compare=[_unchanged(key, mod_revision)],
-                success=[pb.RequestOp(request_delete_range=delete)],
-            ),
-            pb.TxnResponse,
+        request = pb.TxnRequest(
+            compare=[_unchanged(key, mod_revision)],
+            success=[pb.RequestOp(request_delete_range=delete)],
         )
+        answer = await self._channel.unary("KV/Txn", request, pb.TxnResponse)
         return bool(answer.succeeded)
+
+    async def put_first_absent(
+        self, candidates: Sequence[NewKey], prefix: str, *, lease: int
+    ) -> FirstAbsent:
+        """Create the first of some keys that isn't there, attached to `lease`, in one step.
+
+        At most one key of a prefix is ever attached to the lease, however often this is
+        tried. Keep it to 60 candidates: each is a transaction nested in the one before
+        (etcd's --max-txn-ops counts 128 of compares and operations). Raises EtcdError.
+        """
+        look = pb.RequestOp(request_range=_range(prefix, keys_only=True))
+        step = look
+        for candidate in reversed(candidates):
+            put = pb.PutRequest(key=candidate.key.encode(), value=candidate.value, lease=lease)
+            compare = [_unchanged(candidate.key, 0), *map(_none_below, candidate.absent_prefixes)]
+            attempt = pb.TxnRequest(
+                compare=compare, success=[pb.RequestOp(request_put=put)], failure=[step]
+            )
+            step = pb.RequestOp(request_txn=attempt)
+        nothing_ours = pb.Compare(
+            result=pb.Compare.NOT_EQUAL,
+            target=pb.Compare.LEASE,
+            key=prefix.encode(),
+            range_end=prefix_end(prefix),
+            lease=lease,
+        )
+        request = pb.TxnRequest(compare=[nothing_ours], success=[step], failure=[look])
+        answer = await self._channel.unary("KV/Txn", request, pb.TxnResponse)
+        if not answer.succeeded:  # our first try did it, and its answer got lost
+            kvs = answer.responses[0].response_range.kvs
+            ours = next(_key_value(kv) for kv in kvs if kv.lease == lease)
+            return FirstAbsent(ours.key, ours.mod_revision)
+        reply = answer.responses[0]
+        for candidate in candidates:
+            if reply.response_txn.succeeded:
+                return FirstAbsent(candidate.key, answer.header.revision)
+            reply = reply.response_txn.responses[0]
+        kvs = reply.response_range.kvs
+        return FirstAbsent(None, answer.header.revision, tuple(map(_key_value, kvs)))
 
     # -- leases ----------------------------------------------------------------------
 
     async def grant(self, ttl: int) -> int:
         """Make an etcd lease of `ttl` seconds; returns its id. Raises EtcdError."""
-        answer = await self._call(
-            "Lease/LeaseGrant", pb.LeaseGrantRequest(TTL=ttl), pb.LeaseGrantResponse
-        )
+        request = pb.LeaseGrantRequest(TTL=ttl)
+        answer = await self._channel.unary("Lease/LeaseGrant", request, pb.LeaseGrantResponse)
         return answer.ID
 
     async def revoke(self, lease: int) -> None:
         """End an etcd lease, and with it its keys; one that is gone is no error."""
         request = pb.LeaseRevokeRequest(ID=lease)
         try:
-            await self._call("Lease/LeaseRevoke", request, pb.LeaseRevokeResponse)
+            await self._channel.unary("Lease/LeaseRevoke", request, pb.LeaseRevokeResponse)
         except EtcdError as error:
-            if "not found" not in str(error):
+            if "lease not found" not in str(error):
                 raise
 
     async def keep_alive(self, lease: int) -> int:
-        """Renew an etcd lease once; returns its time to live, 0 when it has expired.
+        """Renew an etcd lease once; returns the seconds it was granted for, 0: it is gone.
 
         Raises EtcdError.
         """
 
         async def once() -> int:
-            stream = self._open("Lease/LeaseKeepAlive", pb.LeaseKeepAliveResponse)
-            try:
+            answer_type = pb.LeaseKeepAliveResponse
+            async with self._channel.stream("Lease/LeaseKeepAlive", answer_type) as stream:
                 await stream.write(pb.LeaseKeepAliveRequest(ID=lease))
                 answer = await stream.read()
-                return 0 if answer is grpc.aio.EOF else max(int(answer.TTL), 0)
-            finally:
-                stream.cancel()
+                if answer is grpc.aio.EOF:
+                    raise EtcdUnavailableError(
+                        f"etcd {self._channel.where}: hung up on a lease's renewal"
+                    )
+                return max(int(answer.TTL), 0)
 
-        return await self._tried(once)
+        return await self._channel.retried(once)
 
     # -- watching --------------------------------------------------------------------
 
-    async def watch(self, prefix: str, revision: int) -> AsyncIterator[WatchBatch]:
-        """All changes below a prefix from `revision` on, each once, in order, for ever.
+    async def watch(self, prefix: str, revision: int) -> AsyncGenerator[WatchBatch]:
+        """All changes below a prefix from `revision` on, each once, in order.
 
-        Survives disconnects, restarts and failovers. Raises CompactedError when the
-        revision to go on from is compacted away, or lies in the future (an etcd restored
-        from a backup or started empty): list again then. Raises EtcdAuthError.
+        Lasts as long as its connection; resume it at the last batch's revision + 1. Raises
+        EtcdUnavailableError when the connection ends, EtcdAuthError, and CompactedError when
+        there is no way to go on from `revision`: compacted away, or not reached yet by an
+        etcd that was restored from a backup or started empty. Iterate in `aclosing`.
         """
-        wait = BACKOFF[0]
-        while True:
-            try:
-                async for batch in self._watch_once(prefix, revision):
-                    wait = BACKOFF[0]
-                    if batch.events:
-                        revision = max(revision, batch.revision + 1)
-                        yield batch
-            except grpc.aio.AioRpcError as error:
-                await self._after(error)
-            except EtcdUnavailableError as error:
-                log.debug("watch: %s", error)
-            await asyncio.sleep(wait)
-            wait = min(wait * 2, BACKOFF[1])
-
-    async def _watch_once(self, prefix: str, revision: int) -> AsyncIterator[WatchBatch]:
-        await self._log_in()
-        stream = self._open("Watch/Watch", pb.WatchResponse, ("hasleader", "true"))
-        try:
-            create = pb.WatchCreateRequest(
-                key=prefix.encode(), range_end=prefix_end(prefix), start_revision=revision
-            )
-            await stream.write(pb.WatchRequest(create_request=create))
-            while (answer := await stream.read()) is not grpc.aio.EOF:
-                if answer.header.raft_term < self._term:
-                    # terms only grow while a cluster lives: this is another one's history
-                    self._term = answer.header.raft_term
-                    raise CompactedError("etcd was restored or started anew")
-                self._term = answer.header.raft_term
-                if answer.compact_revision:
-                    raise CompactedError(
-                        f"revision {revision} is compacted away (up to {answer.compact_revision})"
-                    )
-                if answer.canceled:
-                    raise EtcdUnavailableError(f"watch cancelled: {answer.cancel_reason}")
-                if answer.header.revision and answer.header.revision < revision - 1:
-                    raise CompactedError(
-                        f"etcd is at revision {answer.header.revision}, before {revision - 1}: "
-                        "it was restored or started anew"
-                    )
-                last = max((e.kv.mod_revision for e in answer.events), default=revision - 1)
-                yield WatchBatch(last, tuple(map(_event, answer.events)))
-        finally:
-            stream.cancel()
-
-    # -- calls -----------------------------------------------------------------------
-
-    async def _call(self, method: str, request: Any, answer: type[Answer]) -> Answer:
-        async def once() -> Answer:
-            call = self._connected.unary_unary(
-                f"/etcdserverpb.{method}",
-                request_serializer=lambda message: message.SerializeToString(),
-                response_deserializer=answer.FromString,  # type: ignore[attr-defined] # protobuf's
-            )
-            result: Answer = await call(request, timeout=self.deadline, metadata=self._metadata())
-            return result
-
-        return await self._tried(once)
-
-    async def _tried(self, once: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Do it once with a deadline; log in first, and anew when the token has expired."""
-        await self._log_in()
         for last in (False, True):
+            await self._channel.log_in()
             try:
-                async with asyncio.timeout(self.deadline + 1):
-                    return await once()
+                metadata = ("hasleader", "true")
+                async with self._channel.stream(
+                    "Watch/Watch", pb.WatchResponse, metadata
+                ) as stream:
+                    async for batch in self._batches(stream, prefix, revision):
+                        yield batch
+                raise EtcdUnavailableError(f"etcd {self._channel.where}: ended the watch")
             except grpc.aio.AioRpcError as error:
-                if last or not self._login or not _token_expired(error):
-                    raise self._explained(error) from None
-                self._token = None
-                await self._log_in()
-            except TimeoutError:
-                raise EtcdUnavailableError(
-                    f"etcd {self._where}: no answer within {self.deadline:g} s"
-                ) from None
-        raise AssertionError  # the loop above always leaves
+                self._channel.next_member()
+                self._channel.token_refused(error.details())
+                raise self._channel.explained(error) from None
+            except EtcdAuthError:
+                # etcd 3.4 says "permission denied" for a token that has expired, too
+                if last or not self._channel.forget_token():
+                    raise
 
-    async def _log_in(self) -> None:
-        if self._login is None or self._token is not None:
-            return
-        name, password = self._login
-        call = self._connected.unary_unary(
-            "/etcdserverpb.Auth/Authenticate",
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=pb.AuthenticateResponse.FromString,
+    async def _batches(self, stream: Any, prefix: str, revision: int) -> AsyncIterator[WatchBatch]:
+        create = pb.WatchCreateRequest(
+            key=prefix.encode(), range_end=prefix_end(prefix), start_revision=revision
         )
-        request = pb.AuthenticateRequest(name=name, password=password)
-        try:
-            answer = await call(request, timeout=self.deadline)
-        except grpc.aio.AioRpcError as error:
-            raise self._explained(error) from None
-        self._token = answer.token
-
-    async def _after(self, error: grpc.aio.AioRpcError) -> None:
-        """Decide what an ended watch means. Raises EtcdAuthError when trying again is vain."""
-        if self._login and _token_expired(error):
-            self._token = None
-            return
-        explained = self._explained(error)
-        if isinstance(explained, EtcdAuthError):
-            raise explained
-        log.debug("watch: %s", explained)
-
-    def _open(self, method: str, answer: Any, *extra: tuple[str, str]) -> Any:
-        call = self._connected.stream_stream(
-            f"/etcdserverpb.{method}",
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=answer.FromString,
-        )
-        return call(metadata=(*self._metadata(), *extra))
-
-    def _metadata(self) -> tuple[tuple[str, str], ...]:
-        return (("token", self._token),) if self._token else ()
-
-    @property
-    def _connected(self) -> grpc.aio.Channel:
-        if self._channel is None:
-            raise EtcdError("the etcd connection is closed")
-        return self._channel
-
-    @property
-    def _where(self) -> str:
-        return ",".join(self.endpoints)
-
-    def _explained(self, error: grpc.aio.AioRpcError) -> EtcdError:
-        """Turn a gRPC status into one line of ours."""
-        code, details = error.code(), error.details() or ""
-        text = f"etcd {self._where}: {details or code.name}"
-        wrong = ("authentication failed", "invalid user", "user name is empty", "not enabled")
-        if code in (
-            grpc.StatusCode.UNAUTHENTICATED,
-            grpc.StatusCode.PERMISSION_DENIED,
-        ) or any(words in details for words in wrong):
-            return EtcdAuthError(f"{text}; check --etcd-username, --etcd-password and its roles")
-        if "CERTIFICATE" in details.upper() or "SSL" in details.upper():
-            return EtcdAuthError(f"{text}; check --etcd-cafile, --etcd-certfile and --etcd-keyfile")
-        if code in (
-            grpc.StatusCode.UNAVAILABLE,
-            grpc.StatusCode.DEADLINE_EXCEEDED,
-            grpc.StatusCode.CANCELLED,
-        ):
-            return EtcdUnavailableError(text)
-        return EtcdError(text)
+        await stream.write(pb.WatchRequest(create_request=create))
+        while (answer := await stream.read()) is not grpc.aio.EOF:
+            if answer.compact_revision:
+                raise CompactedError(
+                    f"etcd has compacted revision {revision} away (up to {answer.compact_revision})"
+                )
+            if answer.canceled:
+                raise self._channel.refused(answer.cancel_reason or "watch cancelled")
+            if answer.header.revision < revision - 1:
+                raise CompactedError(
+                    f"etcd is at revision {answer.header.revision}, before {revision - 1}: "
+                    "it was restored from a backup or started empty"
+                )
+            last = max((e.kv.mod_revision for e in answer.events), default=revision - 1)
+            yield WatchBatch(last, tuple(map(_event, answer.events)))
 
 
 def prefix_end(prefix: str) -> bytes:
@@ -386,6 +317,10 @@ def prefix_end(prefix: str) -> bytes:
         return b"\0"  # etcd's "to the end of all keys"
     data[-1] += 1
     return bytes(data)
+
+
+def _range(prefix: str, *, keys_only: bool) -> pb.RangeRequest:
+    return pb.RangeRequest(key=prefix.encode(), range_end=prefix_end(prefix), keys_only=keys_only)
 
 
 def _unchanged(key: str, mod_revision: int) -> pb.Compare:
@@ -401,73 +336,23 @@ def _unchanged(key: str, mod_revision: int) -> pb.Compare:
     )
 
 
+def _none_below(prefix: str) -> pb.Compare:
+    """True where no key begins with `prefix`: a range's compare holds for each of its keys."""
+    return pb.Compare(
+        result=pb.Compare.EQUAL,
+        target=pb.Compare.VERSION,
+        key=prefix.encode(),
+        range_end=prefix_end(prefix),
+        version=0,
+    )
+
+
 def _key_value(kv: pb.KeyValue) -> KeyValue:
-    return KeyValue(kv.key.decode(errors="replace"), kv.value, kv.mod_revision, kv.lease)
+    return KeyValue(
+        kv.key.decode(errors="replace"), kv.value, kv.mod_revision, kv.lease, kv.create_revision
+    )
 
 
 def _event(event: pb.Event) -> tuple[str, KeyValue | None]:
     found = _key_value(event.kv)
     return found.key, None if event.type == pb.Event.DELETE else found
-
-
-def _token_expired(error: grpc.aio.AioRpcError) -> bool:
-    return error.code() is grpc.StatusCode.UNAUTHENTICATED or "invalid auth token" in (
-        error.details() or ""
-    )
-
-
-def _target(endpoints: Sequence[str]) -> tuple[str, bool, str | None]:
-    """The gRPC target of some URLs, whether it is TLS, and the name to check its certificate by.
-
-    gRPC takes a list of addresses only of one family and without names to look up.
-    """
-    urls = [urlsplit(url) for url in endpoints]
-    try:
-        places = [(str(url.hostname), int(url.port or "")) for url in urls]
-    except ValueError:
-        places = []
-    if not places or {url.scheme for url in urls} - {"http", "https"}:
-        raise EtcdError(f"etcd endpoints {','.join(endpoints)!r}: write http://HOST:PORT,...")
-    if len({url.scheme for url in urls}) > 1:
-        raise EtcdError(f"etcd endpoints {','.join(endpoints)}: use http or https, not both")
-    secure = urls[0].scheme == "https"
-    name = places[0][0] if secure else None
-    joined = ",".join(
-        f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in places
-    )
-    if all(":" in host for host, _ in places):
-        return f"ipv6:{joined}", secure, name
-    if all(host.replace(".", "").isdigit() for host, _ in places):
-        return f"ipv4:{joined}", secure, name
-    if len(places) == 1:
-        return f"dns:///{joined}", secure, name
-    return "ipv4:" + ",".join(_resolved(places)), secure, name
-
-
-def _resolved(places: Sequence[tuple[str, int]]) -> list[str]:
-    """Look several names up ourselves: gRPC's resolver takes one name."""
-    import socket  # noqa: PLC0415 - only for lists of names
-
-    found = []
-    for host, port in places:
-        try:
-            answers = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)
-        except OSError as error:
-            log.warning("etcd endpoint %s: %s", host, error)
-            continue
-        found += [f"{str(address[4][0])}:{address[4][1]}" for address in answers]
-    if not found:
-        raise EtcdUnavailableError(
-            f"etcd endpoints: none of {', '.join(host for host, _ in places)} has an address"
-        )
-    return found
-
-
-def _credentials(ca: Path | None, cert: Path | None, key: Path | None) -> grpc.ChannelCredentials:
-    if (cert is None) != (key is None):
-        raise EtcdError("--etcd-certfile and --etcd-keyfile go together: give both or neither")
-    try:
-        contents = [path.read_bytes() if path is not None else None for path in (ca, key, cert)]
-    except OSError as error:
-        raise EtcdError(f"certificate file {error.filename}: {error.strerror}") from None
-    return grpc.ssl_channel_credentials(*contents)

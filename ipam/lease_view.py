@@ -1,28 +1,37 @@
 """All leases and the cluster config, always whole, however the watch broke.
 
-One list and one watch of the whole prefix. Events only tell which keys to look at anew; what
-comes out is the complete set, so nobody downstream can miss a removal or a changed MAC.
-When the watch can't be resumed (compacted, restored, started empty) the view lists again and
-works out by itself which keys changed meanwhile.
+Theory of operation: one list and one watch of the whole prefix. Events only tell which keys to
+look at anew; what comes out is the complete set, so nobody downstream can miss a removal or a
+changed MAC. Only what changed is decoded.
 
-Broken and foreign keys are logged once for each value they have, and skipped.
+A watch that ended is resumed behind the last event seen, but only where etcd's history still
+is the one we know: the newest key of the view is asked for again, and if it isn't as we know
+it (etcd was started empty or from a backup, and may have a higher revision than ours by now),
+everything is listed again. So it is after a compaction. What changed meanwhile is found by
+comparing.
+
+Broken and foreign keys are logged once for each value they have, and skipped. Trouble with
+etcd, of whatever kind, is logged once; the view goes on trying, and the last snapshot stays
+good.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
-from ipam import lease as codec
-from ipam.etcd import CompactedError, EtcdError, KeyValue
+from ipam.etcd import CompactedError, EtcdAuthError, EtcdError, KeyValue, WatchBatch
 from ipam.lease import Lease, LeaseError
 from ipam.network import ConfigError, NetworkConfig, parse_config
 from ipam.registry import Registry, no_config
 
 COALESCE = 0.002  # seconds to let a burst of events become one snapshot
-RETRY = 1.0  # seconds between two listings that fail
+RETRY = (0.1, 2.0)  # seconds: first and longest wait between two tries
+AUTH_RETRY = 5.0  # seconds: each login costs etcd a bcrypt, and somebody has to mend it first
 
 log = logging.getLogger("ipam.lease_view")
 
@@ -35,97 +44,184 @@ class Snapshot:
     config_error: str | None
     """Why there is no config: it is missing, or broken; one line."""
     leases: Mapping[str, Lease]
-    """By key; not to be changed by whoever reads it."""
+    """By key. Never changed after it was handed out."""
     revision: int
+    """etcd's; goes back when etcd is started empty or from a backup, see `history`."""
     changed: frozenset[str]
     """Keys of leases that came, went or changed since the snapshot before."""
+    history: int = 0
+    """Counts how often etcd's history was replaced by another: revisions of leases and
+    snapshots compare only within one history."""
 
 
 @dataclass(slots=True)
 class LeaseView:
-    """An endless iterator over snapshots: `async for snapshot in LeaseView(registry)`."""
+    """An endless iterator over snapshots: `async for snapshot in LeaseView(registry)`.
+
+    The first one comes when etcd has answered. Bursts become one snapshot, and so does what
+    happens while the reader is busy.
+    """
 
     registry: Registry
     leases: dict[str, Lease] = field(default_factory=dict)
     config: NetworkConfig | None = None
     config_error: str | None = None
     revision: int = 0
+    history: int = 0
+    listed: int = 0
+    """How often everything was listed."""
+    _newest: tuple[str, int] = ("", 0)
+    """Key and mod_revision of the newest key: the witness of etcd's history."""
+    _resumable: bool = False
+    _fresh: bool = False
+    """Listed just now: what the watch begins with needs no witness."""
     _refused: dict[str, bytes] = field(default_factory=dict)
     _said: str = ""
 
     async def __aiter__(self) -> AsyncIterator[Snapshot]:
+        pause = RETRY[0]
         while True:
             try:
-                yield await self._list()
-                async for snapshot in self._follow():
-                    yield snapshot
+                if not self._resumable:
+                    yield await self._list()
+                async with contextlib.aclosing(self._follow()) as snapshots:
+                    async for snapshot in snapshots:
+                        pause = RETRY[0]
+                        yield snapshot
             except CompactedError as error:
                 log.info("listing all leases again: %s", error)
+                self._resumable = False
             except EtcdError as error:
                 if str(error) != self._said:
                     log.error("%s", error)  # noqa: TRY400 - a known cause, told in one line
                 self._said = str(error)
-                await asyncio.sleep(RETRY)
+                if isinstance(error, EtcdAuthError):
+                    pause = AUTH_RETRY
+            # a cluster's daemons must not all come at the same moment
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
+            pause = min(pause * 2, RETRY[1])
 
     async def _list(self) -> Snapshot:
         found, revision = await self.registry.etcd.list(f"{self.registry.prefix}/")
-        if self._said:
-            log.info("etcd answers again")
-            self._said = ""
-        before, config_seen = dict(self.leases), False
-        self.leases = {}
+        self._answers()
+        before, self.leases = self.leases, {}
+        if revision < self.revision or not self._same_history({kv.key: kv for kv in found}):
+            self.history += 1
+            before_known: Mapping[str, Lease] = {}
+        else:
+            before_known = before
+        self._newest = ("", 0)
+        config = None
         for kv in found:
-            config_seen |= kv.key == self.registry.config_key
-            self._take(kv.key, kv, before)
-        if not config_seen:
-            self._take(self.registry.config_key, None, before)
+            if kv.key == self.registry.config_key:
+                config = kv
+            else:
+                self._take(kv.key, kv, before_known)
+            self._newest = max(self._newest, (kv.key, kv.mod_revision), key=lambda n: n[1])
+        self._take_config(config)
+        self._refused = {kv.key: kv.value for kv in found if kv.key in self._refused}
         changed = {
             key
             for key in before.keys() | self.leases.keys()
             if before.get(key) != self.leases.get(key)
         }
         self.revision = revision
+        self.listed += 1
+        self._resumable = self._fresh = True
         return self._snapshot(changed)
 
-    async def _follow(self) -> AsyncIterator[Snapshot]:
-        watch = self.registry.etcd.watch(f"{self.registry.prefix}/", self.revision + 1)
-        queue: asyncio.Queue[object] = asyncio.Queue()
+    def _same_history(self, found: Mapping[str, KeyValue]) -> bool:
+        """Whether the newest key we know can have become what is there now."""
+        key, revision = self._newest
+        there = found.get(key)
+        return there is None or there.mod_revision >= revision
 
-        async def pump() -> None:
-            try:
-                async for batch in watch:
-                    queue.put_nowait(batch)
-            except EtcdError as error:
-                queue.put_nowait(error)
-
-        task = asyncio.create_task(pump(), name="watch leases")
+    async def _follow(self) -> AsyncGenerator[Snapshot]:
+        queue: asyncio.Queue[WatchBatch | EtcdError] = asyncio.Queue()
+        task = asyncio.create_task(self._pump(queue), name="watch leases")
         try:
             while True:
                 batches = [await queue.get()]
                 await asyncio.sleep(COALESCE)
                 while not queue.empty():
                     batches.append(queue.get_nowait())
-                changed: set[str] = set()
+                config, changed, failure = self.config, set[str](), None
+                error = self.config_error
                 for batch in batches:
                     if isinstance(batch, EtcdError):
-                        raise batch
-                    for key, kv in batch.events:  # type: ignore[attr-defined]
-                        changed |= self._take(key, kv, self.leases)
-                    self.revision = batch.revision  # type: ignore[attr-defined]
-                yield self._snapshot(changed)
+                        failure = batch
+                        break
+                    changed |= self._take_batch(batch)
+                if changed or (config, error) != (self.config, self.config_error):
+                    yield self._snapshot(changed)
+                if failure is not None:
+                    raise failure
         finally:
             task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _pump(self, queue: asyncio.Queue[WatchBatch | EtcdError]) -> None:
+        """Fill the queue, so that the stream never waits for a busy reader."""
+        etcd, prefix = self.registry.etcd, f"{self.registry.prefix}/"
+        fresh, self._fresh = self._fresh, False
+        try:
+            async with contextlib.aclosing(etcd.watch(prefix, self.revision + 1)) as watch:
+                connected = False
+                async for batch in watch:
+                    if not connected:
+                        connected = True
+                        if not fresh:
+                            await self._require_known_history()
+                        self._answers()
+                    queue.put_nowait(batch)
+        except EtcdError as error:
+            queue.put_nowait(error)
+
+    async def _require_known_history(self) -> None:
+        """Raise CompactedError unless the newest key is as we know it."""
+        key, revision = self._newest
+        if not key:
+            return
+        there, _ = await self.registry.etcd.get(key)
+        if there is None or there.mod_revision != revision:
+            raise CompactedError(f"{key} changed while the watch was down")
+
+    def _answers(self) -> None:
+        if self._said:
+            log.info("etcd answers again")
+            self._said = ""
 
     def _snapshot(self, changed: set[str]) -> Snapshot:
         return Snapshot(
-            self.config, self.config_error, self.leases, self.revision, frozenset(changed)
+            self.config,
+            self.config_error,
+            dict(self.leases),
+            self.revision,
+            frozenset(changed),
+            self.history,
         )
+
+    def _take_batch(self, batch: WatchBatch) -> set[str]:
+        changed = set()
+        for key, kv in batch.events:
+            if key == self.registry.config_key:
+                self._take_config(kv)
+            else:
+                changed |= self._take(key, kv, self.leases)
+            if kv is not None:
+                self._newest = (key, kv.mod_revision)
+            elif key == self._newest[0]:
+                self._newest = self._newest_lease()
+        self.revision = max(self.revision, batch.revision)
+        return changed
+
+    def _newest_lease(self) -> tuple[str, int]:
+        newest = max(self.leases.values(), key=lambda lease: lease.revision, default=None)
+        return (self.registry.subnets + newest.key, newest.revision) if newest else ("", 0)
 
     def _take(self, key: str, kv: KeyValue | None, known: Mapping[str, Lease]) -> set[str]:
         """Take in one key as it is now (None: gone); returns which lease keys it changes."""
-        if key == self.registry.config_key:
-            self._take_config(kv)
-            return set()
         if not key.startswith(self.registry.subnets):
             return set()
         name = key.removeprefix(self.registry.subnets)
@@ -137,12 +233,13 @@ class LeaseView:
             self.leases[name] = old
             return set()
         try:
-            lease = codec.parse(name, kv.value, revision=kv.mod_revision, etcd_lease=kv.lease)
+            lease = self.registry.decode(kv)
         except LeaseError as error:
             if self._refused.get(key) != kv.value:
                 log.warning("skipping %s: %s", key, error)
                 self._refused[key] = kv.value
             return {name} if self.leases.pop(name, None) is not None else set()
+        self._refused.pop(key, None)
         self.leases[name] = lease
         return {name} if lease != old else set()
 
@@ -153,4 +250,4 @@ class LeaseView:
         try:
             self.config, self.config_error = parse_config(kv.value), None
         except ConfigError as error:
-            self.config, self.config_error = None, str(error)
+            self.config, self.config_error = None, f"{self.registry.config_key}: {error}"

@@ -1,12 +1,19 @@
 """Leases in etcd: take one, keep it, change it, give it back.
 
-Every write is a transaction with a compare: a key is created only if it doesn't exist, and
-changed only if it is as we last saw it. Nothing is ever taken from another host, however late
-or twice a request arrives.
+Theory of operation: every write is a transaction with a compare. A key is created only where
+there is none, and changed only if it is as we last saw it, so nothing is ever taken from
+another host, however late or twice a request arrives.
+
+Joining takes one list and one transaction, which asks for several free subnets in turn and
+takes the first that is still free; when all are gone it answers with all keys, and the next
+transaction asks for what is free now. Each failure means that others succeeded, so it ends:
+with a lease, or with the certainty that there is no free subnet.
 
 A lease's key is attached to an etcd lease with a time to live, which `keep_alive` renews; a
-key without one is a reservation: an operator's promise of a subnet to a host, by PublicIP. Its
-host uses it and never loses it; nobody else takes it.
+renewal writes no key, so it can't overwrite anybody's. A daemon that starts again goes on with
+the etcd lease its key already has, and writes nothing. A key without an etcd lease is a
+reservation: an operator's promise of a subnet to a host, by PublicIP. Its host uses it and
+never loses it; nobody else takes it.
 """
 
 from __future__ import annotations
@@ -17,29 +24,39 @@ import random
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from ipam import lease as codec
-from ipam.choose import Taken, candidates, fits
-from ipam.etcd import Etcd, EtcdError, EtcdUnavailableError
+from ipam.choose import Choice, Subnets, choices, fits, own_lease, same_host, successor
+from ipam.etcd import Etcd, EtcdError, KeyValue, NewKey
 from ipam.lease import Lease, LeaseAttributes, LeaseError
 from ipam.network import ConfigError, NetworkConfig, parse_config
 
+__all__ = [
+    "LeaseLostError",
+    "NoFreeSubnetError",
+    "Registry",
+    "no_config",
+    "same_host",
+]
+
 DEFAULT_PREFIX = "/coreos.com/network"
 DEFAULT_TTL = 86400  # seconds; flanneld's
-ROUNDS = 20
-"""Listings until we say that there is no free subnet, when others keep taking the last ones."""
+CANDIDATES = 16
+"""Subnets that one transaction asks for in turn."""
+CHANGED = 0.05  # seconds until a second look at what changed under our hands
+RETRY = (1.0, 30.0)  # seconds: first and longest wait between two tries to renew
 
 log = logging.getLogger("ipam.registry")
 
 
 class NoFreeSubnetError(Exception):
-    """All subnets are held; the message says of which network."""
+    """All subnets are held; the message says of which network, and the mend."""
 
 
-class LeaseLostError(Exception):
-    """A lease is no longer as we last saw it: deleted, expired, or another host's."""
+class LeaseLostError(EtcdError):
+    """A lease is no longer as we last saw it: deleted, expired, changed, or another host's."""
 
 
 class Registry:
-    """The leases below one prefix."""
+    """The cluster config and the leases below one prefix."""
 
     def __init__(self, etcd: Etcd, prefix: str = DEFAULT_PREFIX) -> None:
         self.etcd = etcd
@@ -59,17 +76,18 @@ class Registry:
 
     async def config_text(self) -> str:
         """The cluster config as it is stored. Raises ConfigError when there is none."""
-        found, _ = await self.etcd.get(self.config_key)
-        if found is None:
-            raise ConfigError(no_config(self.config_key))
-        return found.value.decode(errors="replace")
+        return (await self._config()).value.decode(errors="replace")
 
     async def config(self) -> tuple[NetworkConfig, int]:
         """The cluster config, and its revision. Raises ConfigError, EtcdError."""
+        found = await self._config()
+        return parse_config(found.value), found.mod_revision
+
+    async def _config(self) -> KeyValue:
         found, _ = await self.etcd.get(self.config_key)
         if found is None:
             raise ConfigError(no_config(self.config_key))
-        return parse_config(found.value), found.mod_revision
+        return found
 
     async def set_config(self, text: str) -> None:
         """Write the cluster config; the caller has checked it."""
@@ -80,20 +98,26 @@ class Registry:
     async def leases(self) -> tuple[dict[str, Lease], int]:
         """All leases and reservations by key, and the revision they are of."""
         found, revision = await self.etcd.list(self.subnets)
+        return self._decoded(found), revision
+
+    def _decoded(self, found: list[KeyValue]) -> dict[str, Lease]:
         leases = {}
         for kv in found:
             try:
-                lease = codec.parse(
-                    kv.key.removeprefix(self.subnets),
-                    kv.value,
-                    revision=kv.mod_revision,
-                    etcd_lease=kv.lease,
-                )
+                lease = self.decode(kv)
             except LeaseError as error:
                 log.debug("%s: %s", kv.key, error)
                 continue
             leases[lease.key] = lease
-        return leases, revision
+        return leases
+
+    def decode(self, kv: KeyValue) -> Lease:
+        """Read a lease. Raises LeaseError."""
+        name = kv.key.removeprefix(self.subnets)
+        lease = codec.parse(name, kv.value, revision=kv.mod_revision, etcd_lease=kv.lease)
+        if lease.key != name:  # flannel's keys have one form: fd05::-64, not fd05:0:0::-64
+            raise LeaseError(f"key {name!r} should be {lease.key!r}")
+        return lease
 
     async def acquire(
         self,
@@ -103,68 +127,131 @@ class Registry:
         previous: Lease | None = None,
         ttl: int = DEFAULT_TTL,
     ) -> Lease:
-        """Take a lease: our own by PublicIP, else the previous subnet, else a free one.
+        """Take a lease: our own by PublicIP, else the previous subnets, else free ones.
 
-        Raises NoFreeSubnetError, EtcdError.
+        `ttl` is the seconds it lasts without renewal. Raises NoFreeSubnetError, EtcdError.
         """
-        etcd_lease = await self.etcd.grant(ttl)
+        while True:
+            found, _ = await self.etcd.list(self.subnets)
+            leases = self._decoded(found).values()
+            own = own_lease(leases, config, attributes, previous)
+            if own is not None:
+                lease = await self._take_back(own, attributes, ttl)
+                if lease is not None:
+                    return lease
+                await asyncio.sleep(CHANGED)
+                continue
+            outdated = [(o, successor(o, config)) for o in leases if _is_own(o, attributes)]
+            for lease, wanted in outdated:
+                if wanted is not None:  # a family was switched on or off: keep the other's subnet
+                    log.info("giving lease %s up for %s", lease.key, wanted.key)
+                    await self.etcd.delete_if(self.subnets + lease.key, mod_revision=lease.revision)
+                    found = [kv for kv in found if kv.key != self.subnets + lease.key]
+                    previous = wanted
+            return await self._create(config, attributes, previous, found, ttl)
+
+    async def _take_back(self, own: Lease, attributes: LeaseAttributes, ttl: int) -> Lease | None:
+        """Go on with a lease that is ours; None when it changed meanwhile."""
+        granted = 0
+        if own.etcd_lease:
+            granted = await self.etcd.keep_alive(own.etcd_lease)
+            if not granted:
+                return None  # it has just expired, and its key with it
+        if own.reserved or granted == ttl:
+            if own.attributes == attributes:
+                return own
+            return await self._write(own, attributes, own.etcd_lease)
+        etcd_lease = await self.etcd.grant(ttl)  # flanneld's, or of another --subnet-lease-ttl
         try:
-            lease = await self._acquire(config, attributes, previous, etcd_lease)
+            lease = await self._write(own, attributes, etcd_lease)
         except BaseException:
-            await self._forget(etcd_lease)
+            await asyncio.shield(self._forget(etcd_lease))
             raise
-        if lease.etcd_lease != etcd_lease:  # a reservation: it needs no lease of etcd's
+        if lease is None:
             await self._forget(etcd_lease)
         return lease
 
-    async def _acquire(
+    async def _create(
         self,
         config: NetworkConfig,
         attributes: LeaseAttributes,
         previous: Lease | None,
+        found: list[KeyValue],
+        ttl: int,
+    ) -> Lease:
+        self._choices(config, found, previous)  # refuses before anything is written
+        etcd_lease = await self.etcd.grant(ttl)
+        try:
+            return await self._create_with(config, attributes, previous, found, etcd_lease)
+        except BaseException:
+            await asyncio.shield(self._forget(etcd_lease))
+            raise
+
+    def _choices(
+        self, config: NetworkConfig, found: list[KeyValue], previous: Lease | None
+    ) -> list[Choice]:
+        wanted = choices(config, self._held(found), previous=previous, count=CANDIDATES)
+        if not wanted:
+            raise NoFreeSubnetError(
+                f"no free subnet in {_networks(config)}: release one "
+                "(flatmesh lease list, flatmesh lease release) or widen the network"
+            )
+        return wanted
+
+    async def _create_with(
+        self,
+        config: NetworkConfig,
+        attributes: LeaseAttributes,
+        previous: Lease | None,
+        found: list[KeyValue],
         etcd_lease: int,
     ) -> Lease:
-        for attempt in range(ROUNDS):
-            leases, _ = await self.leases()
-            own = next(
-                (
-                    held
-                    for held in leases.values()
-                    if same_host(held.attributes, attributes)
-                    and fits(config, held.subnet, held.ipv6_subnet)
-                ),
-                None,
-            )
-            if own is not None:
-                taken = await self._write(own, attributes, 0 if own.reserved else etcd_lease)
-                if taken is not None:
-                    return taken
+        value = codec.format_value(attributes).encode()
+        while True:
+            wanted = self._choices(config, found, previous)
+            unusual = any(not fits(config, *subnets) for subnets in self._held(found))
+            by_key = {self.subnets + codec.format_key(*c.subnets): c for c in wanted}
+            news = [NewKey(k, value, self._same_base(c.subnets)) for k, c in by_key.items()]
+            done = await self.etcd.put_first_absent(news, self.subnets, lease=etcd_lease)
+            if done.key is None:
+                found = list(done.keys)
                 continue
-            held_by_others = Taken(leases.values())
-            wanted = [(previous.subnet, previous.ipv6_subnet)] if previous is not None else []
-            for v4, v6 in wanted:
-                if not fits(config, v4, v6) or any(map(held_by_others.overlaps, (v4, v6))):
-                    wanted = []
-            tried = False
-            for v4, v6 in [*wanted, *_some(candidates(config, held_by_others))]:
-                tried = True
-                lease = await self._write(Lease(v4, v6), attributes, etcd_lease)
-                if lease is not None:
-                    return lease
-            if not tried:
-                break
-            # others were faster everywhere: spread out before the next look
-            await asyncio.sleep(random.uniform(0, 0.05 * (attempt + 1)))  # noqa: S311
-        networks = [str(n) for n in (config.network, config.ipv6_network) if n is not None]
-        raise NoFreeSubnetError(
-            f"no free subnet in {' and '.join(networks)}: release one "
-            "(flatmesh lease list, flatmesh lease release) or widen the network"
+            v4, v6 = codec.parse_key(done.key.removeprefix(self.subnets))
+            lease = Lease(v4, v6, attributes, False, done.revision, etcd_lease)
+            choice = by_key.get(done.key, Choice((v4, v6), paired=False))
+            if (choice.paired and not unusual) or await self._is_first(lease):
+                return lease
+            await self.etcd.delete_if(done.key, mod_revision=done.revision)
+            found, _ = await self.etcd.list(self.subnets, keys_only=True)
+
+    def _held(self, found: list[KeyValue]) -> list[Subnets]:
+        """All subnets that are named by a key, whatever its value is worth."""
+        held = []
+        for kv in found:
+            try:
+                held.append(codec.parse_key(kv.key.removeprefix(self.subnets)))
+            except LeaseError:
+                continue
+        return held
+
+    def _same_base(self, subnets: Subnets) -> tuple[str, ...]:
+        """Prefix of every key whose IPv4 subnet begins where ours does."""
+        return (f"{self.subnets}{subnets[0].network_address}-",) if subnets[0] else ()
+
+    async def _is_first(self, lease: Lease) -> bool:
+        """Whether nobody who was there before us holds a part of our subnets."""
+        found, _ = await self.etcd.list(self.subnets, keys_only=True)
+        older = [kv for kv in found if kv.create_revision < lease.revision]
+        return not any(
+            (mine is not None and theirs is not None and mine.overlaps(theirs))
+            for held in self._held(older)
+            for mine, theirs in zip((lease.subnet, lease.ipv6_subnet), held, strict=True)
         )
 
     async def _write(
         self, lease: Lease, attributes: LeaseAttributes, etcd_lease: int
     ) -> Lease | None:
-        """Put a lease over exactly what we saw; None when somebody was faster."""
+        """Put a lease over exactly what we saw; None when it is no longer that."""
         revision = await self.etcd.put_if(
             self.subnets + lease.key,
             codec.format_value(attributes).encode(),
@@ -179,31 +266,43 @@ class Registry:
 
     async def update(self, lease: Lease, attributes: LeaseAttributes) -> Lease:
         """Publish new attributes in a lease of ours. Raises LeaseLostError, EtcdError."""
-        updated = await self._write(lease, attributes, lease.etcd_lease)
+        try:
+            updated = await self._write(lease, attributes, lease.etcd_lease)
+        except EtcdError as error:
+            if "lease not found" in str(error):
+                raise LeaseLostError(f"lease {lease.key} has expired") from None
+            raise
         if updated is None:
             raise LeaseLostError(f"lease {lease.key} is no longer as we last saw it")
         return updated
 
     async def keep_alive(self, lease: Lease) -> None:
-        """Renew a lease for as long as it lives; returns when its etcd lease has expired.
+        """Renew a lease for as long as it lives; returns when its etcd lease is gone.
 
-        Goes on through outages: only etcd itself says that a lease is over. A reservation
-        needs no renewing: waits for ever.
+        Goes on through outages of any length and kind: only etcd itself says that a lease
+        is over, because it expired or because etcd was started empty. Then acquire it
+        again. A reservation needs no renewing: waits for ever.
         """
         if lease.etcd_lease == 0:
             await asyncio.Event().wait()
-        wait = 0.0
+        said, pause = "", RETRY[0]
         while True:
-            await asyncio.sleep(wait)
             try:
                 ttl = await self.etcd.keep_alive(lease.etcd_lease)
-            except EtcdUnavailableError as error:
-                log.debug("renewing %s: %s", lease.key, error)
-                wait = 1.0
+            except EtcdError as error:
+                if said != str(error):
+                    log.warning("renewing lease %s: %s; trying on", lease.key, error)
+                    said = str(error)
+                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
+                pause = min(pause * 2, RETRY[1])
                 continue
             if ttl == 0:
                 return
-            wait = ttl / 3
+            if said:
+                log.info("lease %s is renewed again", lease.key)
+            said, pause = "", RETRY[0]
+            # hosts that started together drift apart
+            await asyncio.sleep(ttl / 3 * random.uniform(0.8, 1))  # noqa: S311
 
     async def release(self, lease: Lease) -> bool:
         """Give a lease back if it is still as we last saw it; says whether it was."""
@@ -219,23 +318,32 @@ class Registry:
     async def reserve(
         self, subnet: IPv4Network | None, ipv6: IPv6Network | None, public_ip: str
     ) -> Lease:
-        """Promise subnets to the host with this address.
+        """Promise subnets to the host with this address, for good.
 
-        Raises LeaseError when they, or a part of them, are held; EtcdError.
+        The lease that this host already has of them becomes a reservation. Raises LeaseError
+        when they, or a part of them, are another's or none of the network's; EtcdError.
         """
-        address = ip_address(public_ip)
-        attributes = (
-            LeaseAttributes(public_ip=address)
-            if address.version == 4
-            else LeaseAttributes(public_ipv6=address)
-        )
-        leases, _ = await self.leases()
-        taken = Taken(leases.values())
-        if taken.overlaps(subnet) or taken.overlaps(ipv6):
-            raise LeaseError(f"{codec.format_key(subnet, ipv6)}: held already, or overlaps a lease")
-        lease = await self._write(Lease(subnet, ipv6), attributes, 0)
+        attributes = _host(public_ip)
+        key = codec.format_key(subnet, ipv6)
+        config, _ = await self.config()
+        if not fits(config, subnet, ipv6):
+            raise LeaseError(f"{key.replace('-', '/')} is no subnet of {_networks(config)}")
+        found, _ = await self.etcd.list(self.subnets)
+        there = self._decoded(found).get(key)
+        if there is not None and same_host(there.attributes, attributes):
+            if there.reserved:
+                return there
+            lease = await self._write(there, there.attributes, 0)
+        else:
+            for held in self._held(found):
+                if any(
+                    a is not None and b is not None and a.overlaps(b)
+                    for a, b in zip(held, (subnet, ipv6), strict=True)
+                ):
+                    raise LeaseError(f"{key.replace('-', '/')} is held: {codec.format_key(*held)}")
+            lease = await self._write(Lease(subnet, ipv6), attributes, 0)
         if lease is None:
-            raise LeaseError(f"{codec.format_key(subnet, ipv6)}: somebody was faster")
+            raise LeaseError(f"{key.replace('-', '/')}: somebody was faster; look again")
         return lease
 
     async def _forget(self, etcd_lease: int) -> None:
@@ -243,13 +351,6 @@ class Registry:
             await self.etcd.revoke(etcd_lease)
         except EtcdError as error:
             log.debug("revoking etcd lease %x: %s", etcd_lease, error)  # it expires by itself
-
-
-def same_host(one: LeaseAttributes, other: LeaseAttributes) -> bool:
-    """Whether two leases are published under one host's address."""
-    if one.public_ip is not None or other.public_ip is not None:
-        return one.public_ip == other.public_ip
-    return one.public_ipv6 is not None and one.public_ipv6 == other.public_ipv6
 
 
 def no_config(key: str) -> str:
@@ -260,8 +361,20 @@ def no_config(key: str) -> str:
     )
 
 
-def _some(free: object, limit: int = 512) -> list[tuple[IPv4Network | None, IPv6Network | None]]:
-    """As many candidates as one listing is good for: it ages while we try them."""
-    from itertools import islice  # noqa: PLC0415 - stdlib
+def _networks(config: NetworkConfig) -> str:
+    return " and ".join(str(n) for n in (config.network, config.ipv6_network) if n is not None)
 
-    return list(islice(free, limit))  # type: ignore[call-overload]
+
+def _is_own(lease: Lease, attributes: LeaseAttributes) -> bool:
+    return not lease.reserved and same_host(lease.attributes, attributes)
+
+
+def _host(public_ip: str) -> LeaseAttributes:
+    """Attributes that say no more than whose lease it is. Raises LeaseError."""
+    try:
+        address = ip_address(public_ip)
+    except ValueError as error:
+        raise LeaseError(f"public IP: {error}") from None
+    if address.version == 4:
+        return LeaseAttributes(public_ip=address)
+    return LeaseAttributes(public_ipv6=address)
