@@ -59,6 +59,7 @@ from hostnet.state import Sysctl
 
 OWN_IPAM = "flatmesh-ipam"
 FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
+IPV6_MIN_MTU = 1280  # bytes, RFC 8200 section 5
 MAX_ALIAS = 255  # bytes: IFALIASZ less the zero, linux/if.h
 
 
@@ -171,6 +172,9 @@ def _plan(request: Request, host: Host) -> Plan:
         with contextlib.suppress(CniError):  # only needed for the MTU: the kernel's will do
             path = ipam_config.subnet_file(request, host.subnet_file)
             config = replace(config, mtu=ipam_config.read_subnet_env(path).mtu)
+    ipv6 = pool is not None and any(ranges[0].family == 6 for ranges in pool.sets)
+    if ipv6 and 0 < config.mtu < IPV6_MIN_MTU:
+        raise CniError(INVALID_CONFIG, f"mtu: {config.mtu} is below IPv6's {IPV6_MIN_MTU}")
     attach = AttachMode.read(host.run_dir)
     return Plan(key, config, attach, pool, delegate_type, request.previous())
 

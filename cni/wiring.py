@@ -238,8 +238,13 @@ def _put_gateways(
         new = [Address(bridge.name, str(gateway))]
         old = [Address(bridge.name, str(p)) for p in in_the_way]
         requests = spread(put_addresses(new, index, UNMARKED))
+        # A MAC that was never set follows the ports; a gateway's must not, pods remember it.
+        requests.append(change_link(bridge.index, settings(mac=bridge.mac)))
         requests += spread(delete_addresses(old, index))
-        lines = [f"ip addr replace {gateway} dev {bridge.name}"]
+        lines = [
+            f"ip addr replace {gateway} dev {bridge.name}",
+            f"ip link set {bridge.name} address {bridge.mac}",
+        ]
         lines += [f"ip addr del {a.address} dev {bridge.name}" for a in old]
         send(sock, requests, lines)
 

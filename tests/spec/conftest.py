@@ -221,6 +221,9 @@ class Host:
         with AddressBook(self.directory / "state" / "addresses.sqlite") as book:
             for record in book.list():
                 book.release(record.attachment)
+        for link in self.ip("link", "show"):
+            if link["ifname"] not in ("lo", "kbr0"):
+                self.run("ip", "link", "del", link["ifname"])
 
     def until(self, condition: Any, what: str) -> None:
         """Wait for a condition."""

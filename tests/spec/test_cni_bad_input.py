@@ -64,6 +64,7 @@ ADD_CASES = {
     "mtu that is text": ({}, {**OK, "mtu": "1450"}, 7, "mtu"),
     "mtu of ten": ({}, {**OK, "mtu": 10}, 7, "mtu"),
     "mtu of a million": ({}, {**OK, "mtu": 1_000_000}, 7, "mtu"),
+    "mtu too small for IPv6": ({}, {**OK, "mtu": 1200}, 7, "1280"),
     "hairpin that is text": ({}, {**OK, "hairpinMode": "yes"}, 7, "hairpinMode"),
     "hairpin and promiscuous": ({}, {**OK, "hairpinMode": True, "promiscMode": True}, 7, "hairpin"),
     "vlan of 5000": ({}, {**OK, "vlan": 5000}, 7, "vlan"),
