@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from flannel.backend import DataPlane
-from flannel.wireguard_config import NAME, WireguardConfig, lease_data, tunnels
+from flannel.wireguard_config import NAME, Network, WireguardConfig, lease_data, tunnels
 from flannel.wireguard_data_plane import WireguardDataPlane
 from flannel.wireguard_key import KeyFile, WireguardKey
 from hostnet.state import Address, HostState, Link, Route
@@ -118,24 +118,22 @@ class WireguardBackend:
             )
             for name in config.ports
         )
-        subnets = [s for s in (own.subnet, own.ipv6_subnet) if s is not None]
+        subnets = config.shared(own, own)
         addresses = frozenset(
             Address(config.device(s.version), f"{s.network_address}/{s.max_prefixlen}")
             for s in subnets
         )
-        enabled = {s.version for s in subnets}
-        networks = [n for n in (config.network, config.ipv6_network) if n is not None]
-        routes = frozenset(self._route(n) for n in networks if n.version in enabled)
+        used = {s.version for s in subnets}
+        networks = (config.network, config.ipv6_network)
+        routes = frozenset(self._route(n) for n in networks if n and n.version in used)
         return HostState(links=links, addresses=addresses, routes=routes)
 
     def peer(self, peer: Lease, own: Lease, underlay: Underlay) -> HostState:
         """A route for each subnet that the peer is reached at. Raises PeerUnusableError."""
         tunnels(self.config, peer, own, underlay)
-        pairs = ((peer.subnet, own.subnet), (peer.ipv6_subnet, own.ipv6_subnet))
-        both = [theirs for theirs, ours in pairs if theirs is not None and ours is not None]
-        return HostState(routes=frozenset(map(self._route, both)))
+        return HostState(routes=frozenset(map(self._route, self.config.shared(peer, own))))
 
-    def _route(self, network: Any) -> Route:
+    def _route(self, network: Network) -> Route:
         scope = SCOPE_LINK if network.version == 4 else 0
         return Route(str(network), self.config.device(network.version), scope=scope)
 

@@ -34,6 +34,7 @@ DEVICES = (DEVICE, DEVICE_V6)
 PORT, PORT_V6 = 51820, 51821
 OVERHEAD = 80
 """Bytes around a pod's packet: IPv6 40 (the larger), UDP 8, WireGuard header 16 and tag 16."""
+Network = IPv4Network | IPv6Network
 MODES = ("separate", "auto", "ipv4", "ipv6")
 
 
@@ -98,6 +99,14 @@ class WireguardConfig:
         found = {DEVICE: self.listen_port} if self.enable_ipv4 else {}
         return found | ({DEVICE_V6: self.listen_port_v6} if self.enable_ipv6 else {})
 
+    def shared(self, peer: Lease, own: Lease) -> list[Network]:
+        """The peer's subnets of the families that both hosts and the config have."""
+        pairs = (
+            (peer.subnet, own.subnet, self.enable_ipv4),
+            (peer.ipv6_subnet, own.ipv6_subnet, self.enable_ipv6),
+        )
+        return [theirs for theirs, ours, on in pairs if theirs and ours and on]
+
     def device(self, family: int) -> str:
         """The device that carries a family's (4 or 6) packets."""
         return DEVICE_V6 if self.mode == "separate" and family == 6 else DEVICE
@@ -145,8 +154,7 @@ def tunnels(config: WireguardConfig, peer: Lease, own: Lease, underlay: Underlay
     if attributes.backend_type != NAME:
         kind = attributes.backend_type or "udp"
         raise PeerUnusableError(f"lease {peer.key}: backend is {kind}, ours is {NAME}")
-    pairs = ((peer.subnet, own.subnet), (peer.ipv6_subnet, own.ipv6_subnet))
-    subnets = [theirs for theirs, ours in pairs if theirs is not None and ours is not None]
+    subnets = config.shared(peer, own)
     if config.mode != "separate":
         if not subnets:
             return []
@@ -162,7 +170,7 @@ def _tunnel(
     own: Lease,
     family: int,
     underlay: Underlay,
-    subnets: list[IPv4Network | IPv6Network],
+    subnets: list[Network],
 ) -> Tunnel:
     key, port = lease_data(peer.attributes, family)
     if key is None:

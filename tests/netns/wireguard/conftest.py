@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
+import signal
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -44,6 +48,7 @@ class Host:
     pod: str
     config: NetworkConfig
     directory: Path
+    in_kernel: bool = False
     backend: WireguardBackend = field(init=False)
     plane: WireguardDataPlane = field(init=False)
     own: Lease = field(init=False)
@@ -59,7 +64,7 @@ class Host:
                 self.config, self.directory / "var", self.directory / "run"
             )
         )
-        self.backend = replace(backend, in_kernel=False)
+        self.backend = replace(backend, in_kernel=self.in_kernel)
         plane = self.backend.data_plane()
         assert isinstance(plane, WireguardDataPlane)
         self.plane = plane
@@ -107,6 +112,23 @@ class Host:
         lines: list[str] = self.run(work)
         return lines
 
+    def wg(self, command: str) -> str:
+        """Call wg(8) where it finds this host's socket: in wireguard-go's mount namespace."""
+        where = ["nsenter", "--mount", "--net", "--target", str(self.pid())]
+        done = subprocess.run(
+            [*where, "wg", *command.split()], capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    def kill(self, name: str = "flannel-wg") -> None:
+        """End wireguard-go as a crash would."""
+        pid = self.pid(name)
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while processes.running(pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
     def device(self, name: str = "flannel-wg") -> WireguardDevice:
         return self.plane.control(name).read()
 
@@ -119,13 +141,16 @@ class Host:
         text = hosts.ip("-n", self.netns, "-j", "link", "show")
         return {link["ifname"] for link in json.loads(text)}
 
-    def endpoints(self) -> list[Endpoint]:
-        found = []
-        if self.subnet:
-            found.append(Endpoint(f"pod{self.number}", self.pod, (str(self.subnet[2]),)))
-        if self.ipv6_subnet:
-            found.append(Endpoint(f"pod{self.number}v6", self.pod, (str(self.ipv6_subnet[2]),)))
-        return found
+    def endpoint(self, family: int = 4) -> Endpoint | None:
+        subnet = self.subnet if family == 4 else self.ipv6_subnet
+        if subnet is None:
+            return None
+        return Endpoint(f"pod of host {self.number}", self.pod, (str(subnet[2]),))
+
+    @property
+    def address(self) -> str:
+        """The pod's IPv4 address."""
+        return f"10.5.{self.number}.2"
 
 
 @dataclass
@@ -139,15 +164,10 @@ class Mesh:
 
     def matrix(self, patience: float = 20.0) -> list[Cell]:
         cells = []
-        for version in ("", "v6"):
-            pods = [
-                e
-                for h in self.hosts
-                for e in h.endpoints()
-                if e.name.endswith("v6") == (version == "v6")
-            ]
-            if pods:
-                cells += measure(pods, pods, patience)
+        for family in (4, 6):
+            pods = [host.endpoint(family) for host in self.hosts]
+            if present := [pod for pod in pods if pod is not None]:
+                cells += measure(present, present, patience)
         return cells
 
     def assert_all_reach_all(self) -> None:
@@ -175,7 +195,14 @@ def make_mesh(tmp_path: Path) -> Iterator[Callable[..., Mesh]]:
     """Make a mesh: `make_mesh(hosts=3, ipv6=True, Mode="auto")`."""
     with contextlib.ExitStack() as stack:
 
-        def make(count: int = 2, *, ipv4: bool = True, ipv6: bool = False, **keys: Any) -> Mesh:
+        def make(
+            count: int = 2,
+            *,
+            ipv4: bool = True,
+            ipv6: bool = False,
+            in_kernel: bool = False,
+            **keys: Any,
+        ) -> Mesh:
             document: dict[str, Any] = {"Backend": {"Type": "wireguard", **keys}}
             document |= {"Network": "10.5.0.0/16"} if ipv4 else {"EnableIPv4": False}
             document |= {"EnableIPv6": True, "IPv6Network": "fd05::/48"} if ipv6 else {}
@@ -188,11 +215,72 @@ def make_mesh(tmp_path: Path) -> Iterator[Callable[..., Mesh]]:
                 hosts.make_host(names, number, 1500)
                 pod = hosts.make_pod(names, number, "p1").name
                 directory = tmp_path / f"h{number}"
-                made.append(Host(number, names.host(number), pod, config, directory))
+                made.append(Host(number, names.host(number), pod, config, directory, in_kernel))
                 wire_pod(made[-1])
             return Mesh(names, made)
 
         yield make
+
+
+@dataclass
+class Stream:
+    """Numbered datagrams from one pod to another, at a steady pace."""
+
+    sender: Host
+    receiver: Host
+    pace: float = 0.04
+    """Seconds between two."""
+    sent: int = 0
+    arrived: set[int] = field(default_factory=set)
+
+    def __enter__(self) -> Self:
+        def listener() -> socket.socket:
+            opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            opened.bind(("", 9))
+            opened.settimeout(0.1)
+            return opened
+
+        self._into = run_in(self.receiver.pod, listener)
+        self._out = run_in(
+            self.sender.pod, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        )
+        self._stop, self._finished = threading.Event(), threading.Event()
+        self._threads = [threading.Thread(target=t) for t in (self._send, self._receive)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._finished.set()
+        for thread in self._threads:
+            thread.join()
+        self._into.close()
+        self._out.close()
+
+    def finish(self, timeout: float = 20.0) -> set[int]:
+        """Send no more, wait for what is under way; returns what was lost."""
+        self._finished.set()
+        self._threads[0].join()
+        deadline = time.monotonic() + timeout
+        while self.lost and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return self.lost
+
+    def _send(self) -> None:
+        while not (self._stop.is_set() or self._finished.is_set()):
+            self._out.sendto(str(self.sent).encode(), (self.receiver.address, 9))
+            self.sent += 1
+            self._finished.wait(self.pace)
+
+    def _receive(self) -> None:
+        while not self._stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                self.arrived.add(int(self._into.recv(64)))
+
+    @property
+    def lost(self) -> set[int]:
+        return set(range(self.sent)) - self.arrived
 
 
 def take_down(names: hosts.Names) -> None:
@@ -200,6 +288,11 @@ def take_down(names: hosts.Names) -> None:
     processes.stop(processes.in_namespaces(present), grace=1.0)
     for name in present:
         hosts.remove(name)
+
+
+@pytest.fixture
+def stream() -> type[Stream]:
+    return Stream
 
 
 @pytest.fixture

@@ -1,0 +1,95 @@
+"""Hosts get new keys, new addresses and new ports; traffic follows, and none is lost."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import IPv4Address
+from typing import Any
+
+from flannel.wireguard_key import KeyFile
+from lab import hosts, processes
+
+
+def test_a_rotated_key_loses_no_packet(mesh: Any, stream: Any) -> None:
+    first, second = mesh.hosts
+    old = first.own.attributes.backend_data["PublicKey"]
+    with stream(first, second) as out, stream(second, first) as back:
+        KeyFile(first.directory / "var").ask_rotation()
+        leases = [host.publish() for host in mesh.hosts]  # our device has the new key from here on
+        changes = second.turn(leases)
+        assert first.turn(leases) == []
+        assert (out.finish(), back.finish()) == (set(), set())
+    new = first.own.attributes.backend_data["PublicKey"]
+    assert old != new
+    assert changes[-1] == f"wg set flannel-wg peer {old} remove"
+    assert second.device().peers.keys() == {new}
+    assert mesh.turn() == [[], []]
+
+
+def test_all_hosts_rotate_at_once(make_mesh: Callable[..., Any]) -> None:
+    mesh = make_mesh(3)
+    mesh.turn()
+    mesh.assert_all_reach_all()
+    for host in mesh.hosts:
+        KeyFile(host.directory / "var").ask_rotation()
+    mesh.turn()
+    mesh.assert_all_reach_all()
+    assert mesh.turn() == [[], [], []]
+
+
+def test_a_crash_in_the_midst_of_a_rotation_is_made_good(mesh: Any) -> None:
+    """The new key is in the file, neither device nor lease has it."""
+    first, _ = mesh.hosts
+    KeyFile(first.directory / "var").rotate()
+    first.start()
+    mesh.turn()
+    mesh.assert_all_reach_all()
+
+
+def test_a_host_that_lost_its_disk_comes_back_with_a_new_key(mesh: Any) -> None:
+    first, second = mesh.hosts
+    first.run(first.plane.cleanup)
+    assert [line.split()[-1] for line in second.turn([])] == ["remove"]
+    mesh.turn()
+    mesh.assert_all_reach_all()
+
+
+def test_a_changed_port_is_followed(mesh: Any) -> None:
+    first, _ = mesh.hosts
+    config = replace(first.backend.config, listen_port=40000)
+    first.backend = replace(first.backend, config=config)
+    first.plane = first.backend.data_plane()
+    changes = mesh.turn()
+    key = first.own.attributes.backend_data["PublicKey"]
+    assert changes[0] == ["wg set flannel-wg listen-port 40000"]
+    assert changes[1] == [f"wg set flannel-wg peer {key} endpoint {hosts.host_ipv4(1)}:40000"]
+    mesh.assert_all_reach_all()
+
+
+def test_a_roaming_peer_is_not_called_back(
+    mesh: Any, on: Callable[..., str], eventually: Callable[..., None]
+) -> None:
+    """A host is heard from under another address than its lease's, as behind NAT."""
+    first, second = mesh.hosts
+    key = second.own.attributes.backend_data["PublicKey"]
+    on(second.netns, "ip addr del 192.168.64.12/24 dev eth0")
+    on(second.netns, "ip addr add 192.168.64.99/24 dev eth0")
+
+    def learned() -> bool:
+        ping = ["ping", "-c", "1", "-W", "1", first.address]
+        subprocess.run([*processes.enter(second.pod), *ping], capture_output=True, check=False)
+        return str(first.device().peers[key].endpoint) == "192.168.64.99:51820"
+
+    eventually(learned, "the new address is learned")
+    assert first.turn([second.own]) == []
+    mesh.assert_all_reach_all()
+    first.start()
+    assert first.turn([second.own]) == [], "its session lives"
+    moved = replace(second.own.attributes, public_ip=IPv4Address("192.168.64.12"))
+    assert first.turn([replace(second.own, attributes=moved)]) == [], "that is what it said before"
+    moved = replace(moved, public_ip=IPv4Address("192.168.64.98"))
+    assert first.turn([replace(second.own, attributes=moved)]) == [
+        f"wg set flannel-wg peer {key} endpoint 192.168.64.98:51820"
+    ]
