@@ -29,6 +29,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agent.backends import make_backend
+from agent.departed import Departed
 from agent.desired import DesiredState, Situation
 from agent.lease_keeper import LeaseKeeper
 from agent.lease_memory import LeaseMemory
@@ -69,6 +70,7 @@ class Node:
     backend: Backend | None = None
     data_plane: DataPlane | None = None
     desired: DesiredState | None = None
+    departed: Departed = field(default_factory=Departed)
     keeper: LeaseKeeper = field(init=False)
     last_turn: float = field(default_factory=time.monotonic)
     _changed: set[str] = field(default_factory=set)
@@ -186,7 +188,9 @@ class Node:
         situation = await self.situation()
         if situation is None or self.snapshot is None:
             return
-        leases, changed = self.snapshot.leases, self._changed
+        kept = set(self.departed.kept)
+        leases = self.departed.take(self.snapshot.leases, self.snapshot.history, time.monotonic())
+        changed = self._changed | (kept ^ set(self.departed.kept))
         self._changed = set()
         delta: tuple[HostState, HostState] | None = None
         if self.desired is None or self.desired.situation != situation or self._look:

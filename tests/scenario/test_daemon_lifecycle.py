@@ -5,72 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import pytest
 
-from hostnet.netns import run_in
 from lab import processes
 from lab.cluster import Lab, Pod
-from lab.processes import NETNS_DIR
+from lab.watched_stream import watched_stream
 
 On = Callable[..., str]
 Eventually = Callable[..., None]
-
-INTERVAL = 0.002  # seconds between two datagrams of the watched stream
-
-
-@dataclass
-class Stream:
-    sent: int = 0
-    received: int = 0
-
-
-@contextmanager
-def watched_stream(sender: Pod, receiver: Pod) -> Iterator[Stream]:
-    """A steady stream of datagrams between two pods; counted when the block is left."""
-
-    def opened() -> socket.socket:
-        datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        datagram.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
-        datagram.bind(("", 0))
-        datagram.settimeout(1.0)
-        return datagram
-
-    stream, over = Stream(), threading.Event()
-    with (
-        run_in(NETNS_DIR / sender.netns, opened) as out,
-        run_in(NETNS_DIR / receiver.netns, opened) as inward,
-    ):
-        target = (receiver.addresses[0], inward.getsockname()[1])
-
-        def send() -> None:
-            while not over.wait(INTERVAL):
-                out.sendto(b"x", target)
-                stream.sent += 1
-
-        def receive() -> None:
-            while not over.is_set() or stream.received < stream.sent:
-                try:
-                    inward.recvfrom(16)
-                except TimeoutError:
-                    return
-                stream.received += 1
-
-        threads = [threading.Thread(target=send), threading.Thread(target=receive)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield stream
-        finally:
-            over.set()
-            for thread in threads:
-                thread.join()
 
 
 def routes(lab: Lab, on: On, number: int) -> set[str]:
@@ -108,7 +53,7 @@ def test_killed_daemon_loses_no_packet_and_keeps_its_lease(
         restart(cluster, sender.host)
         mark = stream.received
         eventually(lambda: stream.received > mark + 100, "traffic flows with the new daemon")
-    assert stream.received == stream.sent
+    assert stream.lost == 0
     assert (cluster.host_dir(sender.host) / "run/subnet.env").read_text() == before
     assert len(routes(cluster, on, sender.host)) == 2
 

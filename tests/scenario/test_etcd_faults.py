@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lab.cluster import Lab
+from lab.watched_stream import watched_stream
 
 On = Callable[..., str]
 Eventually = Callable[..., None]
@@ -59,8 +60,11 @@ def test_etcd_restarted_empty_gets_its_leases_back(
     before = {number: lab.subnet(number) for number in lab.host_numbers}
     lab.etcd.kill()
     lab.etcd.wipe()
-    lab.start_etcd()
-    eventually(lambda: len(leases(lab, on)) == 3, "all hosts register again", timeout=40)
+    with watched_stream(lab.pods[0], lab.pods[-1]) as stream:
+        lab.start_etcd()
+        eventually(lambda: len(leases(lab, on)) == 3, "all hosts register again", timeout=40)
+    assert stream.sent > 0
+    assert stream.lost == 0
     lab.configure(lab.spec.cluster_config())
     assert {number: lab.subnet(number) for number in lab.host_numbers} == before
     eventually(lambda: reaches(lab, on), "pods reach each other")

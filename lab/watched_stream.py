@@ -1,0 +1,83 @@
+"""A steady stream of datagrams between two pods, every one of them counted.
+
+What a change, a crash or a fault costs running traffic is the difference between the two
+counts. The sockets are opened in the pods and held by this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hostnet.netns import run_in
+from lab.cluster import Pod
+from lab.processes import NETNS_DIR
+
+INTERVAL = 0.002  # seconds between two datagrams
+LAST_WAIT = 1.0  # seconds of silence that mean that the rest is lost
+RECEIVE_BUFFER = 1 << 22  # bytes: what a busy machine delays must not be lost here
+
+
+@dataclass(slots=True)
+class Stream:
+    """The counts so far; both are final when the block is left."""
+
+    sent: int = 0
+    refused: int = 0
+    """Not even sent: the kernel had no route."""
+    received: int = 0
+
+    @property
+    def lost(self) -> int:
+        """Datagrams that never arrived."""
+        return self.sent + self.refused - self.received
+
+
+@contextlib.contextmanager
+def watched_stream(sender: Pod, receiver: Pod) -> Iterator[Stream]:
+    """Send inside the block; wait for what is under way at its end."""
+    family = socket.AF_INET6 if ":" in receiver.addresses[0] else socket.AF_INET
+
+    def opened() -> socket.socket:
+        datagram = socket.socket(family, socket.SOCK_DGRAM)
+        datagram.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        datagram.bind(("", 0))
+        datagram.settimeout(LAST_WAIT)
+        return datagram
+
+    stream, over = Stream(), threading.Event()
+    with (
+        run_in(NETNS_DIR / sender.netns, opened) as outward,
+        run_in(NETNS_DIR / receiver.netns, opened) as inward,
+    ):
+        target = (receiver.addresses[0], inward.getsockname()[1])
+
+        def send() -> None:
+            while not over.wait(INTERVAL):
+                try:
+                    outward.sendto(b"x", target)
+                    stream.sent += 1
+                except OSError:
+                    stream.refused += 1
+
+        def receive() -> None:
+            while not over.is_set() or stream.received < stream.sent:
+                try:
+                    inward.recvfrom(16)
+                    stream.received += 1
+                except TimeoutError:
+                    if over.is_set():
+                        return
+
+        threads = [threading.Thread(target=send), threading.Thread(target=receive)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield stream
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
