@@ -22,17 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import grpc
-import grpc.aio
-
 from ipam import etcd_pb2 as pb
 from ipam.etcd_channel import (
     DEADLINE,
+    END,
     CompactedError,
     EtcdAuthError,
     EtcdChannel,
     EtcdError,
     EtcdUnavailableError,
+    RpcError,
 )
 
 __all__ = [
@@ -189,8 +188,8 @@ class Etcd:
         """Create the first of some keys that isn't there, attached to `lease`, in one step.
 
         At most one key of a prefix is ever attached to the lease, however often this is
-        tried. Keep it to 60 candidates: each is a transaction nested in the one before
-        (etcd's --max-txn-ops counts 128 of compares and operations). Raises EtcdError.
+        tried. Keep it to 40 candidates: each is a transaction nested in the one before
+        (protobuf nests messages 100 deep; etcd counts 128 --max-txn-ops). Raises EtcdError.
         """
         look = pb.RequestOp(request_range=_range(prefix, keys_only=True))
         step = look
@@ -250,7 +249,7 @@ class Etcd:
             async with self._channel.stream("Lease/LeaseKeepAlive", answer_type) as stream:
                 await stream.write(pb.LeaseKeepAliveRequest(ID=lease))
                 answer = await stream.read()
-                if answer is grpc.aio.EOF:
+                if answer is END:
                     raise EtcdUnavailableError(
                         f"etcd {self._channel.where}: hung up on a lease's renewal"
                     )
@@ -278,7 +277,7 @@ class Etcd:
                     async for batch in self._batches(stream, prefix, revision):
                         yield batch
                 raise EtcdUnavailableError(f"etcd {self._channel.where}: ended the watch")
-            except grpc.aio.AioRpcError as error:
+            except RpcError as error:
                 self._channel.next_member()
                 self._channel.token_refused(error.details())
                 raise self._channel.explained(error) from None
@@ -292,7 +291,7 @@ class Etcd:
             key=prefix.encode(), range_end=prefix_end(prefix), start_revision=revision
         )
         await stream.write(pb.WatchRequest(create_request=create))
-        while (answer := await stream.read()) is not grpc.aio.EOF:
+        while (answer := await stream.read()) is not END:
             if answer.compact_revision:
                 raise CompactedError(
                     f"etcd has compacted revision {revision} away (up to {answer.compact_revision})"

@@ -25,12 +25,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
+
+# gRPC's core writes to stderr by itself, several lines for each refused connection; what it
+# has to say reaches us as errors, too. It looks at this variable when it is loaded: let
+# nobody else import it.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 import grpc.aio
@@ -60,7 +67,11 @@ OPTIONS = [
 # What etcd says of a token it no longer takes (etcd, api/v3rpc/rpctypes/error.go)
 STALE_TOKEN = ("invalid auth token", "revision of auth store is old", "user name is empty")
 REFUSED = ("authentication failed", "invalid user ID", "permission denied", "user name is empty")
-TLS_TROUBLE = ("CERTIFICATE", "SSL", "TLS", "HANDSHAKE")
+TLS_TROUBLE = ("CERTIFICATE", "SSL", "TLS", "TSI", "HANDSHAKE")
+
+END = grpc.aio.EOF
+"""What a stream that ended reads as."""
+RpcError: TypeAlias = grpc.aio.AioRpcError
 
 log = logging.getLogger("ipam.etcd")
 Answer = TypeVar("Answer")
@@ -156,7 +167,7 @@ class EtcdChannel:
             try:
                 async with asyncio.timeout(self.deadline + 1):
                     return await once()
-            except grpc.aio.AioRpcError as error:
+            except RpcError as error:
                 self.next_member()
                 if logins and self.token_refused(error.details()):
                     logins -= 1
@@ -194,7 +205,7 @@ class EtcdChannel:
             )
             try:
                 answer = await call(request, timeout=self.deadline)
-            except grpc.aio.AioRpcError as error:
+            except RpcError as error:
                 self.next_member()
                 if "authentication is not enabled" in (error.details() or ""):
                     log.warning("etcd %s has no authentication; going on without", self.where)
@@ -227,7 +238,7 @@ class EtcdChannel:
             raise EtcdError("the etcd connection is closed")
         return self._channels[self._at % len(self._channels)]
 
-    def explained(self, error: grpc.aio.AioRpcError) -> EtcdError:
+    def explained(self, error: RpcError) -> EtcdError:
         """Turn a gRPC status into one line of ours."""
         code, details = error.code(), " ".join((error.details() or "").split())
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -322,6 +333,9 @@ def _innermost(details: str) -> str:
     remote host: connect: Connection refused (111)` -> `connect: Connection refused (111)`
     """
     story = details.rpartition("last error: ")[2]
+    story = re.sub(r"^\w+: (ipv[46]|dns):\S+: ", "", story)
     for opening in ("remote host: ", "SSL routines:OPENSSL_internal:"):
         story = story.rpartition(opening)[2]
-    return story
+    if "TSI_DATA_CORRUPTED" in story:  # TLS 1.3: it learns of our certificate when all is set up
+        return "it refused our certificate"
+    return story.removesuffix(": OK")
