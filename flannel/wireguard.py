@@ -26,6 +26,9 @@ Then the lease says the new key; each peer puts it in the old one's place, the s
 over in one transaction, and starts the handshake; with that the queues are sent off. The time
 between the two is what etcd takes to tell; WireGuard queues 128 packets a peer meanwhile. Had
 the lease come first, peers would call a key that nobody answers to, and drop what we send.
+
+If etcd doesn't take the new key, the device goes back to the one that our lease says, until
+it does; the few packets that are lost then are lost to the order alone.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from flannel.backend import DataPlane
-from flannel.wireguard_config import NAME, Network, WireguardConfig, lease_data, tunnels
+from flannel.wireguard_config import NAME, Network, WireguardConfig, published_key, tunnels
 from flannel.wireguard_data_plane import WireguardDataPlane
 from flannel.wireguard_key import KeyFile, WireguardKey
 from hostnet.state import Address, HostState, Link, Route
@@ -92,15 +95,24 @@ class WireguardBackend:
 
     def _key(self, previous: LeaseAttributes | None) -> WireguardKey:
         file = KeyFile(self.state_dir)
+        published = published_key(previous)
         if file.rotation_wanted:
-            key = file.rotate()
+            key = file.rotate(published)
             log.info("new WireGuard key %s, as asked for by %s", key.public, file.request)
-            self._make_data_plane().set_key(key)  # before the peers learn of it, see above
+            self._set_key(key)  # before the peers learn of it, see above
             return key
-        published = None
-        if previous is not None and previous.backend_type == self.name:
-            published = lease_data(previous, 4)[0] or lease_data(previous, 6)[0]
-        return file.read_or_make(published)
+        key = file.read_or_make(published)
+        known = file.known_as(published)
+        if known is not None and known != key:
+            log.warning("our lease still says WireGuard key %s: using that", known.public)
+            self._set_key(known)
+        return key
+
+    def _set_key(self, key: WireguardKey) -> None:
+        try:
+            self._make_data_plane().set_key(key)
+        except OSError as error:
+            log.warning("%s; the key is set with the peers", error)
 
     def mtu(self, underlay: Underlay) -> int:
         """The underlay's MTU less WireGuard's overhead."""

@@ -145,6 +145,13 @@ def lease_data(attributes: LeaseAttributes, family: int) -> tuple[str | None, in
     return key, port if usable else None
 
 
+def published_key(attributes: LeaseAttributes | None) -> str | None:
+    """The public key in a lease of ours, None when it is of another backend."""
+    if attributes is None or attributes.backend_type != NAME:
+        return None
+    return lease_data(attributes, 4)[0] or lease_data(attributes, 6)[0]
+
+
 def tunnels(config: WireguardConfig, peer: Lease, own: Lease, underlay: Underlay) -> list[Tunnel]:
     """How to reach a peer: a tunnel for each device.
 

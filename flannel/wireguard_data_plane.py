@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from flannel.wireguard_config import DEVICES, WireguardConfig
+from flannel.wireguard_config import DEVICES, WireguardConfig, published_key
 from flannel.wireguard_diff import EndpointMemory, diff, wanted_devices
 from flannel.wireguard_key import KeyFile, WireguardKey
 from flannel.wireguard_process import WireguardProcess
@@ -126,6 +126,7 @@ class WireguardDataPlane:
                 if change:
                     self.control(name).write(change)
                     lines += change.lines(name)
+            KeyFile(self.state_dir).forget_old(published_key(own.attributes))
             return lines
 
     def plan(self, own: Lease, peers: Sequence[Lease], underlay: Underlay) -> list[str]:
@@ -235,7 +236,7 @@ class WireguardDataPlane:
     def _changes(
         self, own: Lease, peers: Sequence[Lease], underlay: Underlay
     ) -> list[tuple[str, DeviceChange]]:
-        key = KeyFile(self.state_dir).read()
+        key = KeyFile(self.state_dir).known_as(published_key(own.attributes))
         wanted = wanted_devices(self.config, key.private if key else None, own, peers, underlay)
         self._say(wanted.problems)
         changes = []

@@ -77,6 +77,23 @@ def test_rotation_is_asked_for_and_done_once(tmp_path: Path) -> None:
     assert not file.rotation_wanted
 
 
+def test_the_old_key_is_kept_until_the_lease_says_the_new_one(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path)
+    old = file.read_or_make()
+    new = file.rotate(old.public)
+    assert file.known_as(old.public) == old
+    assert file.known_as(new.public) == new
+    assert file.known_as(None) == new
+    file.forget_old(old.public)
+    assert file.known_as(old.public) == old
+    newest = file.rotate(old.public)  # once more before the lease was ever changed
+    assert file.known_as(old.public) == old
+    assert file.read() == newest
+    file.forget_old(newest.public)
+    assert file.known_as(old.public) == newest
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["wireguard.key"]
+
+
 def test_a_crash_while_writing_leaves_the_old_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -258,6 +258,12 @@ class Stream:
         self._into.close()
         self._out.close()
 
+    def go_on(self, datagrams: int = 10) -> None:
+        """Let so many more be sent."""
+        target = self.sent + datagrams
+        while self.sent < target and self._threads[0].is_alive():
+            time.sleep(self.pace)
+
     def finish(self, timeout: float = 20.0) -> set[int]:
         """Send no more, wait for what is under way; returns what was lost."""
         self._finished.set()

@@ -19,9 +19,11 @@ def test_a_restarted_daemon_finds_all_in_place_and_loses_no_packet(mesh: Any, st
     before = {key: peer.last_handshake for key, peer in first.device().peers.items()}
     pid = first.pid()
     with stream(first, second) as out, stream(second, first) as back:
+        back.go_on()
         first.plane.close()
         first.start()
         assert mesh.turn() == [[], []]
+        back.go_on()
         assert (out.finish(), back.finish()) == (set(), set())
     assert first.pid() == pid
     assert {key: peer.last_handshake for key, peer in first.device().peers.items()} == before
