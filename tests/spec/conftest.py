@@ -290,6 +290,12 @@ def own_host(tmp_path_factory, bin_dir):
         yield host
 
 
+@pytest.fixture(scope="session")
+def make_host():
+    """A context manager that makes a host: `make_host(directory, bin_dir)`."""
+    return made
+
+
 @pytest.fixture
 def conf():
     """A config: the two-line one, with changes."""
