@@ -11,10 +11,10 @@ a rule, so the cost of a packet and of an ADD does not grow with the number of p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 
 from cni import cidr
 from cni.errors import NETWORK_FAILURE, CniError
-from hostnet import nftables
 
 TABLE = "flatmesh_cni"
 
@@ -87,8 +87,16 @@ def _text(commands: list[tuple[str, str]]) -> str:
     return "".join(f"{where} {what}\n" for where, what in commands)
 
 
+def _nftables() -> ModuleType:
+    """The module, loaded when the first pod needs it: most never do, and it takes 15 ms."""
+    from hostnet import nftables  # noqa: PLC0415
+
+    return nftables
+
+
 def _run(family: str, commands: list[tuple[str, str]]) -> None:
     """Add elements; where the table is missing, make it first. Raises CniError."""
+    nftables = _nftables()
     try:
         nftables.run(_text(commands))
     except nftables.NftMissingError as error:
@@ -103,6 +111,7 @@ def _run(family: str, commands: list[tuple[str, str]]) -> None:
 
 def _make_table(family: str) -> None:
     """All of it or nothing; one that another ADD made meanwhile is as good as ours."""
+    nftables = _nftables()
     if (family, TABLE) in nftables.list_tables():
         return
     body = _BODIES[family]
@@ -116,6 +125,7 @@ def _make_table(family: str) -> None:
 
 def _remove(family: str, commands: list[tuple[str, str]]) -> None:
     """Delete elements; those that are not there are added first, in the same transaction."""
+    nftables = _nftables()
     added = [(where.replace("delete ", "add ", 1), what) for where, what in commands]
     try:
         nftables.run(_text(added) + _text(commands))

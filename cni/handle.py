@@ -8,7 +8,6 @@ first called: a process that answers one call pays for one.
 from __future__ import annotations
 
 import json
-import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
@@ -25,8 +24,6 @@ PLUGINS = {
     "flatmesh-ipam": "cni.ipam_plugin",
     "flannel": "cni.flannel_alias",
 }
-
-log = logging.getLogger("cni")
 
 
 class Plugin(Protocol):
@@ -76,7 +73,9 @@ def handle(call: Call, host: Host) -> Response:
         netlink = hasattr(error, "operation")
         return refuse(call, CniError(NETWORK_FAILURE if netlink else IO_FAILURE, str(error)))
     except Exception as error:
-        log.exception("%s", call.plugin)
+        import logging  # noqa: PLC0415 - 10 ms that nobody pays who meets no fault
+
+        logging.getLogger("cni").exception("%s", call.plugin)
         message = f"fault in flatmesh: {type(error).__name__}: {error}"
         return refuse(call, CniError(NETWORK_FAILURE, message))
 

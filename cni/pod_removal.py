@@ -9,7 +9,6 @@ next DEL, GC or sweep finds it again.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,8 +24,6 @@ from hostnet.ownership import POD_ALIAS
 
 PLUGIN = "flatmesh"
 SWEEP_PATIENCE = 0.0  # seconds: whoever holds the lock at a sweep is alive and at work
-
-log = logging.getLogger("cni")
 
 
 @dataclass(frozen=True, slots=True)
