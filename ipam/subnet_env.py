@@ -19,14 +19,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from ipam.lease import Lease
-from ipam.network import NetworkConfig
+if TYPE_CHECKING:  # a CNI executable without a daemon reads the file, and pays for imports
+    from ipam.lease import Lease
+    from ipam.network import NetworkConfig
 
 DEFAULT_MTU = 1500  # bytes, for a file that doesn't say
 MODE = 0o644  # every user's CNI plugin reads it
@@ -98,6 +98,8 @@ class SubnetEnv:
 
     def write(self, path: Path) -> None:
         """Replace the file atomically and durably, mode 0644. Raises OSError."""
+        import tempfile  # noqa: PLC0415 - 10 ms that readers needn't pay
+
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
