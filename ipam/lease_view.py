@@ -8,7 +8,7 @@ A watch that ended is resumed behind the last event seen, but only where etcd's 
 is the one we know: the newest key of the view is asked for again, and if it isn't as we know
 it (etcd was started empty or from a backup, and may have a higher revision than ours by now),
 everything is listed again. So it is after a compaction. What changed meanwhile is found by
-comparing.
+comparing, and `history` tells a cluster that lost its leases from one whose hosts left.
 
 Broken and foreign keys are logged once for each value they have, and skipped. Trouble with
 etcd, of whatever kind, is logged once; the view goes on trying, and the last snapshot stays
@@ -21,7 +21,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ipam.etcd import CompactedError, EtcdAuthError, EtcdError, KeyValue, WatchBatch
@@ -46,12 +46,12 @@ class Snapshot:
     leases: Mapping[str, Lease]
     """By key. Never changed after it was handed out."""
     revision: int
-    """etcd's; goes back when etcd is started empty or from a backup, see `history`."""
+    """etcd's; it goes back when etcd is started empty or from a backup."""
     changed: frozenset[str]
     """Keys of leases that came, went or changed since the snapshot before."""
     history: int = 0
-    """Counts how often etcd's history was replaced by another: revisions of leases and
-    snapshots compare only within one history."""
+    """Grows when etcd was started empty or from a backup: what is missing then was not taken
+    away by anybody. Revisions compare only within one history."""
 
 
 @dataclass(slots=True)
@@ -70,11 +70,11 @@ class LeaseView:
     history: int = 0
     listed: int = 0
     """How often everything was listed."""
-    _newest: tuple[str, int] = ("", 0)
-    """Key and mod_revision of the newest key: the witness of etcd's history."""
+    _known: dict[str, int] = field(default_factory=dict)
+    """mod_revision of every key below the prefix, broken ones included."""
+    _newest: str = ""
+    """The key with the highest of them: the witness of etcd's history."""
     _resumable: bool = False
-    _fresh: bool = False
-    """Listed just now: what the watch begins with needs no witness."""
     _refused: dict[str, bytes] = field(default_factory=dict)
     _said: str = ""
 
@@ -104,20 +104,18 @@ class LeaseView:
     async def _list(self) -> Snapshot:
         found, revision = await self.registry.etcd.list(f"{self.registry.prefix}/")
         self._answers()
-        before, self.leases = self.leases, {}
-        if revision < self.revision or not self._same_history({kv.key: kv for kv in found}):
+        if self.listed and not self._goes_on(found, revision):
+            log.warning("etcd was started empty or from a backup: it is at revision %d", revision)
             self.history += 1
-            before_known: Mapping[str, Lease] = {}
-        else:
-            before_known = before
-        self._newest = ("", 0)
+        before, self.leases = self.leases, {}
+        self._known = {kv.key: kv.mod_revision for kv in found}
+        self._newest = max(self._known, key=self._known.__getitem__, default="")
         config = None
         for kv in found:
             if kv.key == self.registry.config_key:
                 config = kv
             else:
-                self._take(kv.key, kv, before_known)
-            self._newest = max(self._newest, (kv.key, kv.mod_revision), key=lambda n: n[1])
+                self._take(kv.key, kv)
         self._take_config(config)
         self._refused = {kv.key: kv.value for kv in found if kv.key in self._refused}
         changed = {
@@ -127,14 +125,19 @@ class LeaseView:
         }
         self.revision = revision
         self.listed += 1
-        self._resumable = self._fresh = True
+        self._resumable = True
         return self._snapshot(changed)
 
-    def _same_history(self, found: Mapping[str, KeyValue]) -> bool:
-        """Whether the newest key we know can have become what is there now."""
-        key, revision = self._newest
-        there = found.get(key)
-        return there is None or there.mod_revision >= revision
+    def _goes_on(self, found: Sequence[KeyValue], revision: int) -> bool:
+        """Whether what is listed can have become of what we know.
+
+        We know everything up to our revision: a key as old as that which is not as we know it
+        belongs to another history.
+        """
+        return revision >= self.revision and all(
+            kv.mod_revision > self.revision or self._known.get(kv.key) == kv.mod_revision
+            for kv in found
+        )
 
     async def _follow(self) -> AsyncGenerator[Snapshot]:
         queue: asyncio.Queue[WatchBatch | EtcdError] = asyncio.Queue()
@@ -164,15 +167,14 @@ class LeaseView:
     async def _pump(self, queue: asyncio.Queue[WatchBatch | EtcdError]) -> None:
         """Fill the queue, so that the stream never waits for a busy reader."""
         etcd, prefix = self.registry.etcd, f"{self.registry.prefix}/"
-        fresh, self._fresh = self._fresh, False
         try:
             async with contextlib.aclosing(etcd.watch(prefix, self.revision + 1)) as watch:
                 connected = False
                 async for batch in watch:
                     if not connected:
                         connected = True
-                        if not fresh:
-                            await self._require_known_history()
+                        # also behind a list: the connection may be one made later
+                        await self._require_known_history()
                         self._answers()
                     queue.put_nowait(batch)
         except EtcdError as error:
@@ -180,12 +182,14 @@ class LeaseView:
 
     async def _require_known_history(self) -> None:
         """Raise CompactedError unless the newest key is as we know it."""
-        key, revision = self._newest
-        if not key:
-            return
-        there, _ = await self.registry.etcd.get(key)
-        if there is None or there.mod_revision != revision:
-            raise CompactedError(f"{key} changed while the watch was down")
+        if self._newest:
+            there, _ = await self.registry.etcd.get(self._newest)
+            known = there is not None and there.mod_revision == self._known[self._newest]
+        else:  # nothing was there: then nothing as old as our view may be there now
+            prefix = f"{self.registry.prefix}/"
+            known = self._goes_on(*await self.registry.etcd.list(prefix, keys_only=True))
+        if not known:
+            raise CompactedError(f"{self._newest or 'etcd'} changed while the watch was down")
 
     def _answers(self) -> None:
         if self._said:
@@ -208,19 +212,17 @@ class LeaseView:
             if key == self.registry.config_key:
                 self._take_config(kv)
             else:
-                changed |= self._take(key, kv, self.leases)
+                changed |= self._take(key, kv)
             if kv is not None:
-                self._newest = (key, kv.mod_revision)
-            elif key == self._newest[0]:
-                self._newest = self._newest_lease()
+                self._known[key], self._newest = kv.mod_revision, key
+            else:
+                self._known.pop(key, None)
+                if key == self._newest:
+                    self._newest = max(self._known, key=self._known.__getitem__, default="")
         self.revision = max(self.revision, batch.revision)
         return changed
 
-    def _newest_lease(self) -> tuple[str, int]:
-        newest = max(self.leases.values(), key=lambda lease: lease.revision, default=None)
-        return (self.registry.subnets + newest.key, newest.revision) if newest else ("", 0)
-
-    def _take(self, key: str, kv: KeyValue | None, known: Mapping[str, Lease]) -> set[str]:
+    def _take(self, key: str, kv: KeyValue | None) -> set[str]:
         """Take in one key as it is now (None: gone); returns which lease keys it changes."""
         if not key.startswith(self.registry.subnets):
             return set()
@@ -228,10 +230,6 @@ class LeaseView:
         if kv is None:
             self._refused.pop(key, None)
             return {name} if self.leases.pop(name, None) is not None else set()
-        old = known.get(name)
-        if old is not None and old.revision == kv.mod_revision:
-            self.leases[name] = old
-            return set()
         try:
             lease = self.registry.decode(kv)
         except LeaseError as error:
@@ -240,7 +238,7 @@ class LeaseView:
                 self._refused[key] = kv.value
             return {name} if self.leases.pop(name, None) is not None else set()
         self._refused.pop(key, None)
-        self.leases[name] = lease
+        old, self.leases[name] = self.leases.get(name), lease
         return {name} if lease != old else set()
 
     def _take_config(self, kv: KeyValue | None) -> None:

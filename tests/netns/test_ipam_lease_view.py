@@ -220,13 +220,15 @@ def test_an_idle_view_asks_for_nothing(cluster: EtcdServer) -> None:
     async def story() -> None:
         async with reading(cluster) as reader:
             await reader.until_holds(1, 2)
-            await asyncio.sleep(0.5)
+            put(cluster, 3)  # when this is seen, the watch has begun
+            await reader.until_holds(1, 2, 3)
             before = cluster.requests()
-            assert (before["Watch"], before["Range"]) == (1, 1)
+            assert before["Watch"] == 1
+            assert before["Range"] == 2  # all, and the newest as a witness of etcd's history
             await asyncio.sleep(60 if os.environ.get("FLATMESH_LONG") else 2)
             assert cluster.requests() == before
-            put(cluster, 3)
-            await reader.until_holds(1, 2, 3)
+            put(cluster, 4)
+            await reader.until_holds(1, 2, 3, 4)
             assert reader.view.listed == 1
 
     tell(story())
@@ -258,7 +260,7 @@ def test_what_was_missed_while_the_connection_was_down_is_made_up_for(
                 cluster.start()
                 put(cluster, turn)
                 delete(cluster, turn - 1)
-                await reader.until_holds(1, turn)
+                assert (await reader.until_holds(1, turn)).history == 0
 
     tell(story())
 
@@ -276,7 +278,7 @@ def test_compacted_while_we_were_away(cluster: EtcdServer) -> None:
             last = await reader.until_holds(2, 3)
             assert last.changed == {key(1), key(2), key(3)}
             assert reader.view.listed == 2
-            assert last.history == 0
+            assert last.history == 0  # a compaction loses nothing
 
     tell(story())
 
@@ -311,7 +313,23 @@ def test_started_empty_and_grown_past_our_revision(cluster: EtcdServer) -> None:
                 for turn in range(8):
                     put(hidden, 6, mac=turn)
                 assert hidden.revision() > known.revision
-            await reader.until_holds(5, 6)
+            assert (await reader.until_holds(5, 6)).history == 1
+
+    tell(story())
+
+
+def test_an_empty_view_notices_another_history_too(cluster: EtcdServer) -> None:
+    async def story() -> None:
+        async with reading(cluster) as reader:
+            await reader.until_holds(1, 2)
+            cluster.ctl("del", "--prefix", "/")
+            await reader.until_holds()
+            cluster.wipe()
+            with elsewhere(cluster) as hidden:
+                put(hidden, 5)
+                for turn in range(8):
+                    put(hidden, 6, mac=turn)
+            assert (await reader.until_holds(5, 6)).history == 1
 
     tell(story())
 
@@ -330,6 +348,7 @@ def test_restored_from_a_snapshot(cluster: EtcdServer, tmp_path: Path) -> None:
             cluster.start()
             last = await reader.until_holds(1, 2)
             assert "00:02" in str(last.leases[key(2)])
+            assert last.history == 1
             put(cluster, 4)
             await reader.until_holds(1, 2, 4)
 
