@@ -30,6 +30,7 @@ from agent.etcd_connection import connect
 from agent.node import Node
 from agent.pod_server import serve_pods
 from agent.settings import AddressType, Settings, boolean, etcd_options, etcd_settings, go_flags
+from hostnet.events import Monitor
 from hostnet.kernel import Kernel
 from ipam.registry import Registry
 
@@ -89,7 +90,7 @@ log = logging.getLogger("agent")
 @click.option(
     "--resync",
     envvar="FLATMESH_RESYNC",
-    default=60.0,
+    default=300.0,
     type=click.FloatRange(min=1),
     help="Seconds between two looks at the kernel when nothing seems to happen.",
 )
@@ -150,7 +151,8 @@ async def serve(settings: Settings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         etcd = await stack.enter_async_context(connect(settings.etcd))
         kernel = stack.enter_context(Kernel())
-        node = Node(settings, Registry(etcd, settings.etcd.prefix), kernel)
+        monitor = stack.enter_context(Monitor(ignore=[kernel.socket.port]))
+        node = Node(settings, Registry(etcd, settings.etcd.prefix), kernel, monitor)
         stack.enter_context(serve_pods(settings, node))
         if settings.healthz_port:
             stack.callback(

@@ -63,6 +63,7 @@ class Node:
     settings: Settings
     registry: Registry
     kernel: Kernel
+    monitor: Monitor
     metrics: Metrics = field(default_factory=Metrics)
     snapshot: Snapshot | None = None
     config: NetworkConfig | None = None
@@ -125,17 +126,16 @@ class Node:
 
     async def _follow_kernel(self) -> None:
         loop = asyncio.get_running_loop()
-        with Monitor(ignore=[self.kernel.socket.port]) as monitor:
-            ready = asyncio.Event()
-            loop.add_reader(monitor.fileno(), ready.set)
-            try:
-                while True:
-                    await ready.wait()
-                    ready.clear()
-                    if reasons := monitor.drain():
-                        self.look_again(*reasons)
-            finally:
-                loop.remove_reader(monitor.fileno())
+        ready = asyncio.Event()
+        loop.add_reader(self.monitor.fileno(), ready.set)
+        try:
+            while True:
+                await ready.wait()
+                ready.clear()
+                if reasons := self.monitor.drain():
+                    self.look_again(*reasons)
+        finally:
+            loop.remove_reader(self.monitor.fileno())
 
     async def _resync(self) -> None:
         while True:
@@ -271,6 +271,8 @@ class Node:
         self.metrics.peers.set(len(peers))
         self.metrics.unusable.set(len(desired.unusable))
         self._report(outcome, started)
+        if reasons := self.monitor.settle(outcome.plans):
+            self.look_again(*reasons)
 
     def _report(self, outcome: Outcome, started: float) -> None:
         if outcome.changes:

@@ -49,7 +49,7 @@ class Settings:
     ip_masq: bool = False
     healthz_ip: str = "0.0.0.0"
     healthz_port: int = 0
-    resync: float = 60.0
+    resync: float = 300.0
     """Seconds between two looks at the kernel when nothing seems to happen."""
     lease_ttl: int = 86400
     """Seconds an unrenewed lease lives; flanneld's is a day."""

@@ -10,8 +10,9 @@ socket's buffer overran, that is itself a reason to look.
 A look costs a dump, so what can't concern us must not cause one:
 
 * our own changes: the kernel drops them before they reach us, by the sender's port number
-  (`ignore`; a socket filter, linux/filter.h). FDB messages bear no sender; there, that an
-  entry was written is no news, that one was deleted is;
+  (`ignore`; a socket filter, linux/filter.h). FDB messages and the deletion of neighbours
+  bear no sender; there, that an entry was written is no news, that one was deleted is, unless
+  it was in a plan just applied (`settle`);
 * ARP and ND at work: neighbours that aren't permanent are dropped in the filter too;
 * pods that come and go: veths in bridges, with our alias, or named `veth...`;
 * routes and addresses that others make, unless they bear our mark or pass through an overlay
@@ -47,7 +48,13 @@ from hostnet.link import (
     dump_links,
     parse_link,
 )
-from hostnet.neighbour import NUD_PERMANENT, RTM_DELNEIGH, RTM_NEWNEIGH
+from hostnet.neighbour import (
+    NDA_DST,
+    NDA_LLADDR,
+    NUD_PERMANENT,
+    RTM_DELNEIGH,
+    RTM_NEWNEIGH,
+)
 from hostnet.netlink import (
     NetlinkSocket,
     Part,
@@ -56,9 +63,12 @@ from hostnet.netlink import (
 from hostnet.netlink_attributes import (
     attributes,
     text_of,
+    unpack_address,
+    unpack_mac,
 )
 from hostnet.netns import NetnsRef
 from hostnet.ownership import MARK, OVERLAY_KINDS, POD_ALIAS, Mark
+from hostnet.plan import Plan
 from hostnet.route import (
     RTM_DELNEXTHOP,
     RTM_DELROUTE,
@@ -97,6 +107,7 @@ class Monitor:
         self._sockets: list[NetlinkSocket] = []
         self._links: dict[int, FoundLink] = {}
         self._addresses: set[tuple[int, str]] = set()
+        self._expected: set[tuple[str, str]] = set()
         self._poll = select.epoll()
         try:
             self._open(netns)
@@ -153,6 +164,24 @@ class Monitor:
         """Changes that come from these netlink ports are no news: they are our own."""
         self._ports |= set(ports)
         self._rtnl.attach_filter(packet_filter(self._ports))
+
+    def settle(self, plans: Iterable[Plan]) -> list[str]:
+        """Drain after applying `plans`: what they deleted is no news. Returns as `drain` does.
+
+        The kernel queues its messages before the apply's last answer, so all of them are
+        there by now, and nothing need be remembered for later.
+        """
+        self._expected = {
+            (entry.link, entry.address if step.kind == "neighbour" else entry.mac)
+            for plan in plans
+            for step in plan.steps
+            if step.kind in ("neighbour", "fdb") and step.verb == "delete"
+            for entry in step.objects
+        }
+        try:
+            return self.drain()
+        finally:
+            self._expected = set()
 
     def drain(self) -> list[str]:
         """Read all that has arrived; the reasons to look again, a few words each.
@@ -229,11 +258,19 @@ class Monitor:
         return None
 
     def _neighbour(self, kind: int, part: Part) -> str | None:
-        data, begin, _ = part
+        data, begin, end = part
         family, index, state = data[begin], *_NEIGHBOUR.unpack_from(data, begin + 4)
         if not self._is_overlay(index):
             return None
         link = self._links[index].name
+        if kind == RTM_DELNEIGH and self._expected:
+            found = attributes(data, begin + 12, end)
+            if family == socket.AF_BRIDGE and NDA_LLADDR in found:
+                which = unpack_mac(found[NDA_LLADDR])
+            else:
+                which = unpack_address(found[NDA_DST]) if NDA_DST in found else ""
+            if (link, which) in self._expected:
+                return None
         if family == socket.AF_BRIDGE:
             if kind == RTM_DELNEIGH and state & NUD_PERMANENT:
                 return f"a forwarding entry of {link} was deleted"
