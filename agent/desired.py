@@ -41,8 +41,8 @@ class Situation:
         return self.backend.base(self.own, self.underlay) | ours
 
     def is_peer(self, lease: Lease) -> bool:
-        """Whether a lease is another host's: not our key, not under our own address."""
-        if lease.key == self.own.key:
+        """Whether a lease is another host's: not ours, and not under our own address."""
+        if lease.subnet == self.own.subnet and lease.ipv6_subnet == self.own.ipv6_subnet:
             return False
         theirs, ours = lease.attributes, self.own.attributes
         same_ipv4 = theirs.public_ip is not None and theirs.public_ip == ours.public_ip

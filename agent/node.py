@@ -192,6 +192,7 @@ class Node:
         leases = self.departed.take(self.snapshot.leases, self.snapshot.history, time.monotonic())
         changed = self._changed | (kept ^ set(self.departed.kept))
         self._changed = set()
+        started = time.perf_counter()
         delta: tuple[HostState, HostState] | None = None
         if self.desired is None or self.desired.situation != situation or self._look:
             self.desired = DesiredState(situation)
@@ -200,7 +201,7 @@ class Node:
             delta = self.desired.update(leases, changed)
         self._report_unusable(self.desired.unusable)
         try:
-            self._program(self.desired, delta)
+            self._program(self.desired, delta, started)
         except BaseException:
             self._changed |= changed
             self._look = True
@@ -251,9 +252,13 @@ class Node:
     def _find_underlay(self, config: NetworkConfig) -> Underlay:
         return find_underlay(self.settings, config, self.kernel)
 
-    def _program(self, desired: DesiredState, delta: tuple[HostState, HostState] | None) -> None:
+    def _program(
+        self,
+        desired: DesiredState,
+        delta: tuple[HostState, HostState] | None,
+        started: float,
+    ) -> None:
         situation = desired.situation
-        started = time.perf_counter()
         if self.data_plane is None:
             self.data_plane = situation.backend.data_plane()
         peers = list(desired.peers.values())

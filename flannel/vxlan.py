@@ -17,6 +17,7 @@ PublicIP instead, as host-gw does: no encapsulation where none is needed.
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
@@ -31,6 +32,7 @@ from ipam.network import NetworkConfig, option
 
 DEFAULT_VNI = 1
 DEFAULT_PORT = 8472  # what Linux used before RFC 7348 got 4789; flanneld leaves it so
+MAC = re.compile(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
 OVERHEAD_IPV4 = 50  # bytes: outer Ethernet 14 + IPv4 20 + UDP 8 + VXLAN 8
 OVERHEAD_IPV6 = 70  # bytes: outer Ethernet 14 + IPv6 40 + UDP 8 + VXLAN 8
 
@@ -119,21 +121,27 @@ class VxlanBackend:
             raise PeerUnusableError(
                 f"lease {peer.key}: backend is {attributes.backend_type or 'udp'}, ours is vxlan"
             )
-        mine = {subnet.version for subnet, _ in _families(own)}
         routes, neighbours, fdb = [], [], []
-        for subnet, data in _families(peer):
-            family = subnet.version
-            if family not in mine:
+        for family, subnet, data, remote in (
+            (4, peer.subnet if own.subnet else None, attributes.backend_data, attributes.public_ip),
+            (
+                6,
+                peer.ipv6_subnet if own.ipv6_subnet else None,
+                attributes.backend_v6_data,
+                attributes.public_ipv6,
+            ),
+        ):
+            if subnet is None:
                 continue
-            remote = attributes.public_ip if family == 4 else attributes.public_ipv6
             mac = vtep_mac(data)
             if remote is None or mac is None:
                 raise PeerUnusableError(f"lease {peer.key}: no IPv{family} PublicIP or no VtepMAC")
+            network = str(subnet)
             if self.direct_routing and underlay.on_link(remote):
-                routes.append(Route(str(subnet), underlay.link, str(remote)))
+                routes.append(Route(network, underlay.link, str(remote)))
                 continue
-            link, vtep = self.device(family), str(subnet.network_address)
-            routes.append(Route(str(subnet), link, vtep, onlink=True))
+            link, vtep = self.device(family), network.partition("/")[0]
+            routes.append(Route(network, link, vtep, onlink=True))
             neighbours.append(Neighbour(link, vtep, mac))
             fdb.append(FdbEntry(link, mac, str(remote)))
         return HostState(
@@ -158,16 +166,9 @@ def _families(lease: Lease) -> list[tuple[IPv4Network | IPv6Network, Any]]:
 def vtep_mac(data: Any) -> str | None:
     """Read `VtepMAC` from backend data, lower case; None when it is absent or no MAC."""
     mac = data.get("VtepMAC") if isinstance(data, dict) else None
-    if not isinstance(mac, str):
+    if not isinstance(mac, str) or not MAC.fullmatch(mac):
         return None
-    octets = mac.lower().split(":")
-    if len(octets) != 6 or any(len(o) != 2 or not _is_hex(o) for o in octets):
-        return None
-    return ":".join(octets)
-
-
-def _is_hex(text: str) -> bool:
-    return all(c in "0123456789abcdef" for c in text)
+    return mac.lower()
 
 
 def random_mac() -> str:
