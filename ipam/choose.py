@@ -54,6 +54,15 @@ def fits(config: NetworkConfig, subnet: IPv4Network | None, ipv6: IPv6Network | 
     )
 
 
+def same_lengths(config: NetworkConfig, held: Iterable[Subnets]) -> bool:
+    """Whether subnets of this config overlap a held one only where both begin alike."""
+    return all(
+        (v4 is None or v4.prefixlen == config.subnet_len)
+        and (v6 is None or v6.prefixlen == config.ipv6_subnet_len)
+        for v4, v6 in held
+    )
+
+
 def same_host(one: LeaseAttributes, other: LeaseAttributes) -> bool:
     """Whether two leases are published under one host's address."""
     if one.public_ip is not None or other.public_ip is not None:

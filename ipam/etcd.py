@@ -26,6 +26,7 @@ from ipam import etcd_pb2 as pb
 from ipam.etcd_channel import (
     DEADLINE,
     END,
+    LIST_FACTOR,
     CompactedError,
     EtcdAuthError,
     EtcdChannel,
@@ -134,7 +135,12 @@ class Etcd:
     ) -> tuple[builtins.list[KeyValue], int]:
         """Read all keys below a prefix; also the revision they are of. Raises EtcdError."""
         request = _range(prefix, keys_only=keys_only)
-        answer = await self._channel.unary("KV/Range", request, pb.RangeResponse)
+        answer = await self._channel.unary(
+            "KV/Range",
+            request,
+            pb.RangeResponse,
+            deadline=self._channel.deadline * LIST_FACTOR,
+        )
         return [_key_value(kv) for kv in answer.kvs], answer.header.revision
 
     async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:

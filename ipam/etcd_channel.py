@@ -45,6 +45,9 @@ import grpc.aio
 from ipam import etcd_pb2 as pb
 
 DEADLINE = 5.0  # seconds for a unary call
+LIST_FACTOR = 6
+"""How much longer a list may take: when thousands of hosts come back at once each wants all
+leases, and a list that is given up and tried again makes etcd do its work twice."""
 PAUSES = (0.1, 0.3)  # seconds before the second and the third try
 KEEPALIVE = 7000  # milliseconds without a byte until a ping is sent
 PING_TIMEOUT = 3000  # milliseconds for its answer
@@ -132,8 +135,11 @@ class EtcdChannel:
         for channel in channels:
             await channel.close()
 
-    async def unary(self, method: str, request: Any, answer: type[Answer]) -> Answer:
+    async def unary(
+        self, method: str, request: Any, answer: type[Answer], *, deadline: float | None = None
+    ) -> Answer:
         """Make one call, tried again where that may help. Raises EtcdError."""
+        seconds = deadline or self.deadline
 
         async def once() -> Answer:
             call = self._channel.unary_unary(
@@ -141,10 +147,10 @@ class EtcdChannel:
                 _serialize,
                 answer.FromString,  # type: ignore[attr-defined]
             )
-            result: Answer = await call(request, timeout=self.deadline, metadata=self._metadata())
+            result: Answer = await call(request, timeout=seconds, metadata=self._metadata())
             return result
 
-        return await self.retried(once)
+        return await self.retried(once, seconds)
 
     @asynccontextmanager
     async def stream(
@@ -158,14 +164,17 @@ class EtcdChannel:
         finally:
             stream.cancel()
 
-    async def retried(self, once: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def retried(
+        self, once: Callable[[], Awaitable[Answer]], deadline: float | None = None
+    ) -> Answer:
         """Do it with a deadline, logged in; again where that may help. Raises EtcdError."""
+        seconds = deadline or self.deadline
         logins = 1
         pauses = [*PAUSES, None]
         while True:
             await self.log_in()
             try:
-                async with asyncio.timeout(self.deadline + 1):
+                async with asyncio.timeout(seconds + 1):
                     return await once()
             except RpcError as error:
                 self.next_member()
@@ -179,7 +188,7 @@ class EtcdChannel:
             except TimeoutError:
                 self.next_member()
                 raise EtcdUnavailableError(
-                    f"etcd {self.where}: no answer within {self.deadline:g} s"
+                    f"etcd {self.where}: no answer within {seconds:g} s"
                 ) from None
 
     def next_member(self) -> None:
@@ -242,7 +251,7 @@ class EtcdChannel:
         """Turn a gRPC status into one line of ours."""
         code, details = error.code(), " ".join((error.details() or "").split())
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return EtcdUnavailableError(f"etcd {self.where}: no answer within {self.deadline:g} s")
+            return EtcdUnavailableError(f"etcd {self.where}: no answer in time")
         if code is grpc.StatusCode.UNAVAILABLE and any(w in details.upper() for w in TLS_TROUBLE):
             return EtcdAuthError(
                 f"etcd {self.where}: {_innermost(details)}; "

@@ -24,7 +24,16 @@ import random
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from ipam import lease as codec
-from ipam.choose import Choice, Subnets, choices, fits, own_lease, same_host, successor
+from ipam.choose import (
+    Choice,
+    Subnets,
+    choices,
+    fits,
+    own_lease,
+    same_host,
+    same_lengths,
+    successor,
+)
 from ipam.etcd import Etcd, EtcdError, KeyValue, NewKey
 from ipam.lease import Lease, LeaseAttributes, LeaseError
 from ipam.network import ConfigError, NetworkConfig, parse_config
@@ -133,7 +142,7 @@ class Registry:
         """
         while True:
             found, _ = await self.etcd.list(self.subnets)
-            leases = self._decoded(found).values()
+            leases = self._decoded(_may_be_of(attributes, found)).values()
             own = own_lease(leases, config, attributes, previous)
             if own is not None:
                 lease = await self._take_back(own, attributes, ttl)
@@ -141,13 +150,15 @@ class Registry:
                     return lease
                 await asyncio.sleep(CHANGED)
                 continue
-            outdated = [(o, successor(o, config)) for o in leases if _is_own(o, attributes)]
-            for lease, wanted in outdated:
+            for lease in leases:
+                if lease.reserved or not same_host(lease.attributes, attributes):
+                    continue
+                wanted = successor(lease, config)
                 if wanted is not None:  # a family was switched on or off: keep the other's subnet
                     log.info("giving lease %s up for %s", lease.key, wanted.key)
-                    await self.etcd.delete_if(self.subnets + lease.key, mod_revision=lease.revision)
-                    found = [kv for kv in found if kv.key != self.subnets + lease.key]
-                    previous = wanted
+                    key, previous = self.subnets + lease.key, wanted
+                    await self.etcd.delete_if(key, mod_revision=lease.revision)
+                    found = [kv for kv in found if kv.key != key]
             return await self._create(config, attributes, previous, found, ttl)
 
     async def _take_back(self, own: Lease, attributes: LeaseAttributes, ttl: int) -> Lease | None:
@@ -179,50 +190,39 @@ class Registry:
         found: list[KeyValue],
         ttl: int,
     ) -> Lease:
-        self._choices(config, found, previous)  # refuses before anything is written
+        held = self._held(found)
+        wanted = _wanted(config, held, previous)  # refuses before anything is written
         etcd_lease = await self.etcd.grant(ttl)
         try:
-            return await self._create_with(config, attributes, previous, found, etcd_lease)
+            while True:
+                lease, found = await self._create_one(wanted, attributes, etcd_lease)
+                if lease is not None:
+                    if _is_paired(lease, wanted) and same_lengths(config, held):
+                        return lease  # the compare of its key has guarded all of it
+                    if await self._is_first(lease):
+                        return lease
+                    await self.etcd.delete_if(self.subnets + lease.key, mod_revision=lease.revision)
+                    found, _ = await self.etcd.list(self.subnets, keys_only=True)
+                held = self._held(found)
+                wanted = _wanted(config, held, previous)
         except BaseException:
             await asyncio.shield(self._forget(etcd_lease))
             raise
 
-    def _choices(
-        self, config: NetworkConfig, found: list[KeyValue], previous: Lease | None
-    ) -> list[Choice]:
-        wanted = choices(config, self._held(found), previous=previous, count=CANDIDATES)
-        if not wanted:
-            raise NoFreeSubnetError(
-                f"no free subnet in {_networks(config)}: release one "
-                "(flatmesh lease list, flatmesh lease release) or widen the network"
-            )
-        return wanted
-
-    async def _create_with(
-        self,
-        config: NetworkConfig,
-        attributes: LeaseAttributes,
-        previous: Lease | None,
-        found: list[KeyValue],
-        etcd_lease: int,
-    ) -> Lease:
+    async def _create_one(
+        self, wanted: list[Choice], attributes: LeaseAttributes, etcd_lease: int
+    ) -> tuple[Lease | None, list[KeyValue]]:
+        """Create the first that is still free, or tell which keys there are now."""
         value = codec.format_value(attributes).encode()
-        while True:
-            wanted = self._choices(config, found, previous)
-            unusual = any(not fits(config, *subnets) for subnets in self._held(found))
-            by_key = {self.subnets + codec.format_key(*c.subnets): c for c in wanted}
-            news = [NewKey(k, value, self._same_base(c.subnets)) for k, c in by_key.items()]
-            done = await self.etcd.put_first_absent(news, self.subnets, lease=etcd_lease)
-            if done.key is None:
-                found = list(done.keys)
-                continue
-            v4, v6 = codec.parse_key(done.key.removeprefix(self.subnets))
-            lease = Lease(v4, v6, attributes, False, done.revision, etcd_lease)
-            choice = by_key.get(done.key, Choice((v4, v6), paired=False))
-            if (choice.paired and not unusual) or await self._is_first(lease):
-                return lease
-            await self.etcd.delete_if(done.key, mod_revision=done.revision)
-            found, _ = await self.etcd.list(self.subnets, keys_only=True)
+        subnets = [choice.subnets for choice in wanted]
+        keys = [self.subnets + codec.format_key(*each) for each in subnets]
+        bases = map(self._same_base, subnets)
+        news = [NewKey(key, value, base) for key, base in zip(keys, bases, strict=True)]
+        done = await self.etcd.put_first_absent(news, self.subnets, lease=etcd_lease)
+        if done.key is None:
+            return None, list(done.keys)
+        v4, v6 = codec.parse_key(done.key.removeprefix(self.subnets))
+        return Lease(v4, v6, attributes, False, done.revision, etcd_lease), []
 
     def _held(self, found: list[KeyValue]) -> list[Subnets]:
         """All subnets that are named by a key, whatever its value is worth."""
@@ -355,18 +355,38 @@ class Registry:
 
 def no_config(key: str) -> str:
     """The line for a cluster without a config."""
-    return (
-        f"no cluster config at {key}: write one with "
-        """flatmesh config set '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}'"""
-    )
+    example = '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}'
+    return f"no cluster config at {key}: write one with flatmesh config set '{example}'"
 
 
 def _networks(config: NetworkConfig) -> str:
     return " and ".join(str(n) for n in (config.network, config.ipv6_network) if n is not None)
 
 
-def _is_own(lease: Lease, attributes: LeaseAttributes) -> bool:
-    return not lease.reserved and same_host(lease.attributes, attributes)
+def _wanted(config: NetworkConfig, held: list[Subnets], previous: Lease | None) -> list[Choice]:
+    """What to ask for in one transaction. Raises NoFreeSubnetError."""
+    wanted = choices(config, held, previous=previous, count=CANDIDATES)
+    if not wanted:
+        raise NoFreeSubnetError(
+            f"no free subnet in {_networks(config)}: release one "
+            "(flatmesh lease list, flatmesh lease release) or widen the network"
+        )
+    return wanted
+
+
+def _is_paired(lease: Lease, wanted: list[Choice]) -> bool:
+    """Whether whoever asks for one of its subnets asks for the other, too."""
+    return any(
+        choice.paired and choice.subnets == (lease.subnet, lease.ipv6_subnet) for choice in wanted
+    )
+
+
+def _may_be_of(attributes: LeaseAttributes, found: list[KeyValue]) -> list[KeyValue]:
+    """Leave out what can't be this host's: decoding thousands of leases takes a while."""
+    if attributes.public_ip is None:
+        return found
+    address = str(attributes.public_ip).encode()
+    return [kv for kv in found if address in kv.value]
 
 
 def _host(public_ip: str) -> LeaseAttributes:

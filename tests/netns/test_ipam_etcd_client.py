@@ -163,7 +163,9 @@ def test_a_frozen_etcd_is_an_error_after_the_deadline(etcd: EtcdServer) -> None:
             lease = await db.grant(60)
             etcd.pause()
             for call in (db.get("/k"), db.put("/k", b""), db.grant(60), db.keep_alive(lease)):
-                with pytest.raises(EtcdUnavailableError, match=r"no answer within 0\.5 s"):
+                with pytest.raises(
+                    EtcdUnavailableError, match=r"no answer (in time|within 0\.5 s)"
+                ):
                     await call
             etcd.resume()
             async with asyncio.timeout(PATIENCE):
