@@ -11,8 +11,8 @@ A look costs a dump, so what can't concern us must not cause one:
 
 * our own changes: the kernel drops them before they reach us, by the sender's port number
   (`ignore`; a socket filter, linux/filter.h). FDB messages and the deletion of neighbours
-  bear no sender; there, that an entry was written is no news, that one was deleted is, unless
-  it was in a plan just applied (`settle`);
+  bear no sender; there, that an FDB entry was written is dropped as well, that one was deleted
+  is news, unless it was in a plan just applied (`settle`);
 * ARP and ND at work: neighbours that aren't permanent are dropped in the filter too;
 * pods that come and go: veths in bridges, with our alias, or named `veth...`;
 * routes and addresses that others make, unless they bear our mark or pass through an overlay
@@ -272,9 +272,8 @@ class Monitor:
             if (link, which) in self._expected:
                 return None
         if family == socket.AF_BRIDGE:
-            if kind == RTM_DELNEIGH and state & NUD_PERMANENT:
-                return f"a forwarding entry of {link} was deleted"
-            return None
+            learned = not state & NUD_PERMANENT
+            return None if learned else f"a forwarding entry of {link} was deleted"
         return f"a neighbour on {link} was {'deleted' if kind == RTM_DELNEIGH else 'set'}"
 
     def _table(self, part: Part) -> str | None:
@@ -313,16 +312,18 @@ def packet_filter(ports: Iterable[int]) -> list[tuple[int, int, int, int]]:
     Rows of struct sock_filter: code, jump if true, jump if false, constant. The machine loads
     in network byte order what netlink writes in the host's.
     """
-    load32, load16, equal, any_bit, answer = 0x20, 0x28, 0x15, 0x45, 0x06
+    load32, load16, load8, equal, any_bit, answer = 0x20, 0x28, 0x30, 0x15, 0x45, 0x06
     mine = sorted(ports)
     program = [(load32, 0, 0, 12)]  # nlmsg_pid: the sender's port
-    after = 5  # rows between the last comparison of ports and `drop`
+    after = 7  # rows between the last comparison of ports and `drop`
     for place, port in enumerate(mine):
         program.append((equal, len(mine) - place - 1 + after, 0, socket.htonl(port)))
     return [
         *program,
         (load16, 0, 0, 4),  # nlmsg_type
-        (equal, 0, 2, socket.htons(RTM_NEWNEIGH)),
+        (equal, 0, 4, socket.htons(RTM_NEWNEIGH)),
+        (load8, 0, 0, 16),  # ndm_family
+        (equal, 3, 0, socket.AF_BRIDGE),
         (load16, 0, 0, 24),  # ndm_state
         (any_bit, 0, 1, socket.htons(NUD_PERMANENT)),
         (answer, 0, 0, 0xFFFFFFFF),  # keep

@@ -19,6 +19,7 @@ A socket belongs to the namespace it was opened in, and to one thread at a time.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -218,7 +219,13 @@ class NetlinkSocket:
     def dump_raw(self, kind: int, body: bytes, operation: str = "dump") -> list[bytes]:
         """The same, as the buffers that the kernel filled, NLMSG_DONE at the end included."""
         for _ in range(DUMP_ATTEMPTS):
-            buffers = self._dump(kind, body, operation)
+            try:
+                buffers = self._dump(kind, body, operation)
+            except NetlinkError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                self._finish()
+                continue
             if buffers is not None:
                 return buffers
         raise NetlinkError(errno.EINTR, "the table kept changing during the dump", operation)
@@ -246,6 +253,12 @@ class NetlinkSocket:
             interrupted = interrupted or bool((flags | head[2]) & NLM_F_DUMP_INTR)
             buffers.append(data)
         return None if interrupted else buffers
+
+    def _finish(self) -> None:
+        """Read a dump to its end that an exception left half read: it blocks the next one."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.receive()
 
     def _answers(self, last: int) -> Iterable[tuple[int, NetlinkError]]:
         answers = []

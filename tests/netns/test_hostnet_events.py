@@ -186,6 +186,18 @@ def test_an_overrun_is_a_reason_to_look_and_the_monitor_goes_on(
         assert "device eth0 changed" in everything_said(monitor, host)
 
 
+def test_what_a_plan_deleted_is_settled_and_what_others_deleted_meanwhile_is_told(
+    monitor: Monitor, kernel: Kernel, host: str
+) -> None:
+    monitor.drain()
+    left = reconcile(HostState(), kernel, delta_of=peer(1))
+    assert left.ok
+    assert monitor.settle(left.plans) == []
+    run(host, "bridge fdb del c6:d2:33:00:00:00 dev flannel.1 dst 192.168.65.0 self")
+    again = reconcile(peer(1), kernel, delta_of=HostState())
+    assert monitor.settle(again.plans) == ["a forwarding entry of flannel.1 was deleted"]
+
+
 def test_drain_never_waits_and_is_empty_when_nothing_happened(monitor: Monitor) -> None:
     monitor.drain()
     assert monitor.drain() == []

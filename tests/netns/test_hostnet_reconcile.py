@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,8 +15,9 @@ import pytest
 from hostnet import apply as apply_module
 from hostnet.apply import plan_full, reconcile
 from hostnet.kernel import Kernel
-from hostnet.netlink import NetlinkError, NetlinkSocket
+from hostnet.netlink import HEADER, NetlinkError, NetlinkSocket
 from hostnet.ownership import Mark
+from hostnet.route import dump_routes
 from hostnet.state import (
     Address,
     Bridge,
@@ -429,6 +433,45 @@ def test_a_dump_that_changed_underneath_is_taken_again(
         monkeypatch.setattr(NetlinkSocket, "_dump", lambda *_: None)
         with pytest.raises(NetlinkError, match="kept changing"):
             plan_full(WANTED, kernel)
+
+
+def test_a_dump_left_half_read_does_not_block_the_next(host: str) -> None:
+    many = merge([BASE, *(peer(n) for n in range(1000))])
+    with Kernel(host) as kernel:
+        reconcile(many, kernel)
+        kind, flags, body = dump_routes(socket.AF_INET)
+        kernel.socket._sequence += 1
+        header = HEADER.pack(16 + len(body), kind, flags | 0x301, kernel.socket._sequence, 0)
+        kernel.socket._send(header + body)
+        kernel.socket._receive()
+        settled(kernel, many)
+
+
+def test_no_entry_is_ever_missed_while_others_come_and_go(host: str) -> None:
+    stable = merge([BASE, *(peer(n) for n in range(300))])
+    moving = merge([peer(n) for n in range(1000, 1100)])
+    stop = threading.Event()
+
+    def churn() -> None:
+        with Kernel(host) as other:
+            while not stop.is_set():
+                reconcile(moving, other, delta_of=HostState())
+                reconcile(HostState(), other, delta_of=moving)
+
+    with Kernel(host) as kernel:
+        reconcile(stable, kernel)
+        thread = threading.Thread(target=churn)
+        thread.start()
+        try:
+            for _ in range(30):
+                with contextlib.suppress(NetlinkError):  # it never stood still: that is told
+                    found = kernel.dump(stable)
+                    assert not stable.routes - found.routes
+                    assert not stable.neighbours - found.neighbours
+                    assert not stable.fdb - found.fdb
+        finally:
+            stop.set()
+            thread.join()
 
 
 def test_five_thousand_peers_go_in_and_out(host: str) -> None:

@@ -197,6 +197,8 @@ def run_filter(program: list[tuple[int, int, int, int]], packet: bytes) -> int:
                 accumulator = int.from_bytes(packet[k : k + 4], "big")
             case 0x28:
                 accumulator = int.from_bytes(packet[k : k + 2], "big")
+            case 0x30:
+                accumulator = packet[k]
             case 0x15:
                 at += jump_true if accumulator == k else jump_false
             case 0x45:
@@ -209,8 +211,8 @@ def run_filter(program: list[tuple[int, int, int, int]], packet: bytes) -> int:
 def test_filter_drops_our_own_and_what_ages(ports: list[int]) -> None:
     program = packet_filter(ports)
 
-    def kept(kind: int, port: int, state: int = 0) -> bool:
-        body = struct.pack("=BBHiHBB", socket.AF_INET, 0, 0, 5, state, 0, 0)
+    def kept(kind: int, port: int, state: int = 0, family: int = socket.AF_INET) -> bool:
+        body = struct.pack("=BBHiHBB", family, 0, 0, 5, state, 0, 0)
         return bool(run_filter(program, netlink.HEADER.pack(28, kind, 0, 0, port) + body))
 
     for port in ports:
@@ -219,4 +221,6 @@ def test_filter_drops_our_own_and_what_ages(ports: list[int]) -> None:
     assert kept(24, 0)
     assert kept(RTM_NEWNEIGH, 0, 0x80)
     assert not kept(RTM_NEWNEIGH, 0, 0x02)
+    assert not kept(RTM_NEWNEIGH, 0, 0xC0, socket.AF_BRIDGE)
+    assert kept(29, 0, 0xC0, socket.AF_BRIDGE)
     assert kept(29, 0, 0x20)
