@@ -105,15 +105,20 @@ log = logging.getLogger("agent")
 @click.option(
     "--log-level", envvar="FLATMESH_LOG_LEVEL", default="info", type=click.Choice(logs.LEVELS)
 )
+@click.option("-v", "verbosity", type=int, default=0, hidden=True)
+@click.option("--subnet-lease-renew-margin", type=int, expose_value=False, hidden=True)
+@click.option("--iptables-resync", type=int, expose_value=False, hidden=True)
 @click.option("--log-format", default="text", type=click.Choice(["text", "json"]))
 @click.option("--dry-run", "only_plan", is_flag=True, help="Print what would change, and stop.")
 @click.option("--cleanup", is_flag=True, help="Remove all that is ours from this host, and stop.")
 @click.version_option(None, "--version", package_name="flatmesh", prog_name="flatmeshd")
 def command(
-    log_level: str, log_format: str, *, only_plan: bool, cleanup: bool, **flags: Any
+    log_level: str, log_format: str, verbosity: int, *, only_plan: bool, cleanup: bool, **flags: Any
 ) -> None:
     """Keep this host in the overlay network: lease a subnet, reach every peer's."""
-    logs.set_up(log_level, as_json=log_format == "json")
+    # flanneld's -v counts; what it tunes by the hidden flags we do without: renewing is by
+    # keepalive, repair by the kernel's own news
+    logs.set_up("debug" if verbosity > 0 else log_level, as_json=log_format == "json")
     etcd = etcd_settings(flags)
     settings = Settings(etcd=etcd, **flags)
     if os.geteuid() != 0:

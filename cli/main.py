@@ -14,6 +14,7 @@ import sys
 
 import click
 
+from cli.doctor import doctor
 from cli.etcd_commands import config_group, lease_group
 from cli.lab_commands import lab_group
 from cli.plain_errors import PLAIN_ERRORS, one_line
@@ -28,6 +29,7 @@ def cli() -> None:
 cli.add_command(lab_group)
 cli.add_command(config_group)
 cli.add_command(lease_group)
+cli.add_command(doctor)
 
 
 def main() -> None:

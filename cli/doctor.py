@@ -1,0 +1,151 @@
+"""`flatmesh doctor`: what this host lacks or has in the way, each with its mend.
+
+Reads only. Exit status 1 when something keeps pods from being served; what merely limits
+(no compiler, no WireGuard in the kernel) is told and costs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from cni.host import from_environment, socket_path
+from cni.install import EXECUTABLES
+from hostnet import nftables
+from hostnet.kernel import Kernel
+from hostnet.link import add_link, delete_link, settings
+from hostnet.netlink import NetlinkError, NetlinkSocket
+from hostnet.netns import run_in_new
+from ipam.subnet_env import SubnetEnv, SubnetEnvError
+
+BIN_DIR = Path("/opt/cni/bin")
+KINDS = ("vxlan", "bridge", "veth", "wireguard")
+NEEDED_KINDS = ("bridge", "veth")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at."""
+
+    what: str
+    good: bool
+    text: str
+    fatal: bool = True
+    """Whether pods can't be served without it."""
+
+
+def kernel_kinds() -> Iterator[Finding]:
+    """Try to make each kind of device, in a namespace that is gone at once."""
+
+    def attempt(kind: str) -> str | None:
+        def make() -> None:
+            with NetlinkSocket() as sock:
+                sock.request(add_link(kind, settings(name="doctor")))
+                sock.request(delete_link("doctor"))
+
+        try:
+            run_in_new(make)
+        except NetlinkError as error:
+            # a kind that wants more than a name is there all the same
+            return None if error.strerror and "not supported" not in error.strerror else str(error)
+        return None
+
+    for kind in KINDS:
+        problem = attempt(kind)
+        mend = f"this kernel has none: {problem}; try modprobe {kind}"
+        yield Finding(
+            f"{kind} devices", problem is None, (problem and mend) or "there", kind in NEEDED_KINDS
+        )
+
+
+def nft() -> Iterator[Finding]:
+    """libnftables, and what iptables has in the way."""
+    try:
+        nftables.list_tables()
+    except nftables.NftError as error:
+        yield Finding("nftables", good=False, text=str(error))
+        return
+    yield Finding("nftables", good=True, text="there")
+    done = (
+        subprocess.run(["nft", "-j", "list", "chains"], capture_output=True, text=True, check=False)
+        if shutil.which("nft")
+        else None
+    )
+    chains = json.loads(done.stdout)["nftables"] if done and done.returncode == 0 else []
+    for entry in chains:
+        chain = entry.get("chain", {})
+        if chain.get("hook") == "forward" and chain.get("policy") == "drop":
+            where = f"{chain['family']} {chain['table']} {chain['name']}"
+            yield Finding(
+                "forwarding",
+                good=False,
+                text=f"chain {where} drops what it doesn't know (docker does that): "
+                "iptables -P FORWARD ACCEPT, or accept the cluster network there",
+                fatal=False,
+            )
+
+
+def host() -> Iterator[Finding]:
+    """This host's lease, daemon and executables."""
+    here = from_environment(os.environ)
+    try:
+        env = SubnetEnv.read(here.subnet_file)
+        yield Finding("lease", good=True, text=str(env.subnet or env.ipv6_subnet))
+    except (OSError, SubnetEnvError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        text = f"{here.subnet_file}: {reason}; is flatmeshd running?"
+        yield Finding("lease", good=False, text=text)
+    path = socket_path(dict(os.environ))
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(path)
+            yield Finding("daemon", good=True, text=f"answers at {path}")
+        except OSError as error:
+            text = f"{path}: {error.strerror}; plugins work without it, but slower"
+            yield Finding("daemon", good=False, text=text, fatal=False)
+    missing = [name for name in EXECUTABLES if not os.access(BIN_DIR / name, os.X_OK)]
+    text = f"{', '.join(missing)} not in {BIN_DIR}: run deploy/install" if missing else str(BIN_DIR)
+    yield Finding("CNI executables", not missing, text, fatal=False)
+
+
+def tools() -> Iterator[Finding]:
+    """What only some backends need."""
+    for program, why in (
+        (
+            "cc",
+            "compiles the udp backend and the CNI client: apt-get install gcc libc6-dev",
+        ),
+        ("wireguard-go", "wireguard without the kernel's needs it: apt-get install wireguard-go"),
+        ("ovs-vswitchd", "backend ovs needs it: apt-get install openvswitch-switch"),
+    ):
+        found = shutil.which(program)
+        yield Finding(program, found is not None, found or why, fatal=False)
+
+
+@click.command()
+def doctor() -> None:
+    """Look for what this host lacks, and say how to mend it."""
+    if os.geteuid() != 0:
+        raise PermissionError("looking at the kernel needs root: run it with sudo")
+    console, fatal = Console(highlight=False, soft_wrap=True), False
+    with Kernel() as kernel:
+        kind = "there" if kernel.nexthop_objects else "none: plain routes, slower with many peers"
+        console.print(f"[green]ok [/green]  kernel {os.uname().release}, nexthop objects {kind}")
+    looks: tuple[Callable[[], Iterator[Finding]], ...] = (kernel_kinds, nft, host, tools)
+    for look in looks:
+        for finding in look():
+            bad = "[red]BAD[/red]" if finding.fatal else "[yellow]no [/yellow]"
+            mark = "[green]ok [/green]" if finding.good else bad
+            console.print(f"{mark}  {finding.what}: {finding.text}")
+            fatal |= finding.fatal and not finding.good
+    sys.exit(1 if fatal else 0)
