@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
 
@@ -50,7 +51,7 @@ async def registry_of(server: EtcdServer, **flags: Any) -> AsyncIterator[Registr
 
 def with_registry(server: EtcdServer, story: Callable[[Registry], Awaitable[Answer]]) -> Answer:
     async def run() -> Answer:
-        async with asyncio.timeout(60), registry_of(server) as registry:
+        async with asyncio.timeout(120), registry_of(server) as registry:
             return await story(registry)
 
     return asyncio.run(run())
@@ -355,6 +356,37 @@ def test_an_etcd_started_empty_ends_the_lease_and_the_same_subnet_is_taken_again
         assert again == lease
 
     with_registry(etcd, story)
+
+
+def test_a_partition_longer_than_the_lease_loses_the_subnet_to_whoever_takes_it(
+    etcd: EtcdServer,
+) -> None:
+    """Only our way to etcd is cut: it goes on at another address, where others find it."""
+    hidden = replace(etcd, client_url=etcd.client_url.replace("2379", "4379"))
+    previous = Lease(subnet("10.5.2.0/24"), None)
+
+    async def story(registry: Registry) -> None:
+        lease = await registry.acquire(SMALL, host(1), previous=previous, ttl=5)
+        renewing = asyncio.create_task(registry.keep_alive(lease))
+        etcd.stop()
+        hidden.start()
+        async with registry_of(hidden) as others, asyncio.timeout(40):
+            while lease.key in (await others.leases())[0]:  # noqa: ASYNC110 - etcd's clock
+                await asyncio.sleep(0.1)
+            taken = await others.acquire(SMALL, host(2), previous=previous, ttl=TTL)
+        assert taken.subnet == lease.subnet
+        assert not renewing.done()  # as long as nobody tells, it is ours
+        hidden.stop()
+        etcd.start()
+        async with asyncio.timeout(40):
+            await renewing
+        again = await registry.acquire(SMALL, host(1), previous=lease, ttl=TTL)
+        assert again.subnet != lease.subnet
+        there, _ = await registry.leases()
+        assert there[taken.key].attributes == host(2)
+
+    with_registry(etcd, story)
+    hidden.stop()
 
 
 def test_a_cancelled_join_leaves_nothing(etcd: EtcdServer) -> None:

@@ -123,7 +123,7 @@ def test_five_thousand_leases_are_no_work() -> None:
     assert len(found) == 16
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.sets(st.integers(0, 40)),
     st.integers(1, 30),
@@ -148,6 +148,7 @@ def test_every_choice_is_free_and_none_is_missed(
         assert (choice.subnets[0], None) not in held
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 300), st.integers(22, 26))))
 def test_spans_are_sorted_and_disjoint(networks: list[tuple[int, int]]) -> None:
     held = [

@@ -6,7 +6,7 @@ import re
 from ipaddress import ip_address, ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipam import lease
@@ -133,6 +133,7 @@ def test_broken_values_are_refused_in_one_line(value: str | bytes) -> None:
     assert "\n" not in str(refusal.value)
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(8, 30),
