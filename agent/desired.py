@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from agent.settings import Settings
 from flannel import masquerade
 from flannel.backend import Backend
 from hostnet.state import HostState, Sysctl, merge
@@ -48,6 +49,11 @@ class Situation:
         same_ipv4 = theirs.public_ip is not None and theirs.public_ip == ours.public_ip
         same_ipv6 = theirs.public_ipv6 is not None and theirs.public_ipv6 == ours.public_ipv6
         return not (same_ipv4 or same_ipv6)
+
+
+def masquerades(settings: Settings, config: NetworkConfig) -> bool:
+    """Whether this host masquerades: the cluster config's word counts before the flag's."""
+    return settings.ip_masq if config.ip_masq is None else config.ip_masq
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from agent.backends import make_backend
-from agent.desired import DesiredState, Situation
+from agent.desired import DesiredState, Situation, masquerades
 from agent.etcd_connection import connect
 from agent.lease_keeper import held_by
 from agent.settings import Settings
@@ -32,7 +32,9 @@ async def dry_run(settings: Settings) -> int:
             click.echo(f"# would take a lease for {underlay.public_ip or underlay.public_ipv6}")
             return 0
         backend = make_backend(config, settings.state_dir, settings.run_dir)
-        desired = DesiredState(Situation(backend, config, own, underlay, settings.ip_masq))
+        desired = DesiredState(
+            Situation(backend, config, own, underlay, masquerades(settings, config))
+        )
         desired.update(leases, leases)
         for line in plan_full(desired.whole(), kernel).lines():
             click.echo(line)

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 
 from agent.backends import make_backend
 from agent.departed import Departed
-from agent.desired import DesiredState, Situation
+from agent.desired import DesiredState, Situation, masquerades
 from agent.lease_keeper import LeaseKeeper
 from agent.lease_memory import LeaseMemory
 from agent.metrics import Metrics
@@ -228,7 +228,9 @@ class Node:
             lambda previous: backend.attributes(underlay, previous),
             self._last_lease(),
         )
-        return Situation(backend, self.config, own, underlay, self.settings.ip_masq)
+        return Situation(
+            backend, self.config, own, underlay, masquerades(self.settings, self.config)
+        )
 
     def _take_config(self, snapshot: Snapshot) -> None:
         if snapshot.config is None:

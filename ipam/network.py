@@ -50,6 +50,9 @@ class NetworkConfig:
     """Lower case."""
     backend: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """The Backend object as it stands in the document; read it with `option`."""
+    ip_masq: bool | None = None
+    """Key `IPMasq`, ours: whether hosts masquerade what leaves the cluster, whatever their own
+    `--ip-masq` says. None: each host's flag decides. flanneld overlooks it."""
 
 
 class _Family(NamedTuple):
@@ -107,6 +110,7 @@ def parse_config(text: str | bytes) -> NetworkConfig:
         *v6,
         backend_type,
         backend,
+        _flag(keys, "IPMasq", default=False) if "ipmasq" in keys else None,
     )
 
 

@@ -66,3 +66,18 @@ def test_broken_config_changes_nothing(
     eventually(lambda: "nonsense" in lab.log(1), "the daemon says what is wrong")
     assert on(lab.names.host(1), "ip route") == before
     assert all_good(lab)
+
+
+def test_masquerading_is_switched_for_the_whole_cluster(
+    make_lab: Callable[..., Lab], on: On, eventually: Eventually
+) -> None:
+    lab = make_lab(hosts=2, pods_per_host=1)
+    for wanted in (False, True):
+        lab.configure({**lab.spec.cluster_config(), "IPMasq": wanted})
+        for number in lab.host_numbers:
+            env = lab.host_dir(number) / "run/subnet.env"
+            told = f"FLANNEL_IPMASQ={str(wanted).lower()}"
+            eventually(lambda e=env, t=told: t in e.read_text(), "the plugins are told")
+            table = on(lab.names.host(number), "nft list table inet flatmesh")
+            assert ("masquerade" in table) is wanted
+    assert all_good(lab)

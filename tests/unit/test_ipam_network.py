@@ -128,3 +128,11 @@ def test_options_have_the_type_of_their_default() -> None:
         option(config, "PSK", "")
     with pytest.raises(ConfigError, match=r"Backend\.MTU is true; it must be a whole number"):
         option(config, "MTU", 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("", None), (',"IPMasq":true', True), (',"ipmasq":false', False)]
+)
+def test_masquerading_may_be_the_clusters_word(text: str, said: bool | None) -> None:
+    config = parse_config(f'{{"Network":"10.5.0.0/16"{text}}}')
+    assert config.ip_masq is said
