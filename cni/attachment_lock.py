@@ -16,8 +16,12 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cni.errors import IO_FAILURE, TRY_AGAIN_LATER, CniError
+
+if TYPE_CHECKING:
+    from cni.host import Host
 
 SLOTS = 256  # files per plugin
 PATIENCE = 30.0  # seconds; a delegated ADD may hold it for long
@@ -26,43 +30,47 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05  # seconds
 
 @contextlib.contextmanager
 def hold(
-    run_dir: Path, plugin: str, attachment: tuple[str, str, str], patience: float = PATIENCE
+    host: Host, plugin: str, attachment: tuple[str, str, str], patience: float = PATIENCE
 ) -> Iterator[None]:
     """Hold the lock of (network, container id, interface name) inside the block.
 
     Raises CniError: 11 after `patience` seconds, 5 when the run directory can't be used.
     """
     slot = zlib.crc32("\0".join(attachment).encode()) % SLOTS
-    directory = run_dir / "locks"
-    path = directory / f"{plugin}.{slot}"
+    directory = f"{host.run_dir}/locks"
+    path = f"{directory}/{plugin}.{slot}"
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     try:
         try:
             fd = os.open(path, flags, 0o600)
         except FileNotFoundError:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = os.open(path, flags, 0o600)
     except OSError as error:
         raise CniError(IO_FAILURE, f"lock {path}: {error.strerror}") from None
     try:
-        _acquire(fd, attachment, patience)
+        if not _try(fd):
+            with host.turns.given_up():
+                _wait(fd, attachment, patience)
         yield
     finally:
         os.close(fd)
 
 
-def _acquire(fd: int, attachment: tuple[str, str, str], patience: float) -> None:
+def _try(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _wait(fd: int, attachment: tuple[str, str, str], patience: float) -> None:
     deadline, pause = time.monotonic() + patience, FIRST_PAUSE
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise CniError(
-                    TRY_AGAIN_LATER,
-                    f"another call for container {attachment[1]} is still at work",
-                ) from None
-            time.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
-        else:
-            return
+    while not _try(fd):
+        if time.monotonic() > deadline:
+            raise CniError(
+                TRY_AGAIN_LATER, f"another call for container {attachment[1]} is still at work"
+            )
+        time.sleep(pause)
+        pause = min(pause * 2, LONGEST_PAUSE)

@@ -6,6 +6,7 @@ plugin needs of it is parsing, printing and "is it inside".
 
 from __future__ import annotations
 
+import functools
 import socket
 from typing import NamedTuple
 
@@ -79,6 +80,7 @@ def parse_address(text: str) -> tuple[int, int]:
     raise ValueError(f"{text!r} is not an IP address")
 
 
+@functools.lru_cache(maxsize=4096)
 def parse(text: str, *, default_length: bool = False) -> Cidr:
     """`10.5.1.2/24` or `fd00::1/64`. Raises ValueError with one line.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from cni.errors import INVALID_ENVIRONMENT, CniError
 from cni.request import Request
@@ -34,7 +33,7 @@ def opened(request: Request) -> Iterator[int]:
     try:
         if not namespaces.is_namespace(fd):
             raise _gone(request, "it is no network namespace")
-        theirs, ours = os.fstat(fd), Path("/proc/thread-self/ns/net").stat()
+        theirs, ours = os.fstat(fd), os.stat("/proc/thread-self/ns/net")  # noqa: PTH116 - 5 us
         if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino):
             raise CniError(
                 SAME_NETNS, f"CNI_NETNS {request.netns} is the host's own network namespace"

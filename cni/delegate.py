@@ -91,14 +91,15 @@ def call(
     import subprocess  # noqa: PLC0415 - 6 ms, for delegates alone
 
     try:
-        done = subprocess.run(
-            [program],
-            input=stdin,
-            env=environment,
-            capture_output=True,
-            timeout=DEADLINE,
-            check=False,
-        )
+        with host.turns.given_up():
+            done = subprocess.run(
+                [program],
+                input=stdin,
+                env=environment,
+                capture_output=True,
+                timeout=DEADLINE,
+                check=False,
+            )
     except subprocess.TimeoutExpired:
         raise CniError(
             TRY_AGAIN_LATER, f"plugin {plugin_type} did not end in {DEADLINE:.0f} s on {command}"

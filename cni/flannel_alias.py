@@ -45,7 +45,7 @@ def add(request: Request, host: Host) -> Result:
     conf = delegate_conf(request, env, own_bridge=not _installed("bridge", request))
     delegate.prepare(conf["type"], request)
     key = request.key
-    with attachment_lock.hold(host.run_dir, "flannel", key):
+    with attachment_lock.hold(host, "flannel", key):
         path = _state_path(request, key)
         _write(path, {**conf, OWNER: list(key)})
         if request.conf.get("prevResult") is not None:
@@ -64,7 +64,7 @@ def add(request: Request, host: Host) -> Result:
 def delete(request: Request, host: Host) -> None:
     """Detach by the delegate, with what ADD called it with. Raises CniError."""
     key = request.key
-    with attachment_lock.hold(host.run_dir, "flannel", key):
+    with attachment_lock.hold(host, "flannel", key):
         path = _state_path(request, key)
         conf = _read(path)
         if conf is None:
@@ -97,7 +97,7 @@ def gc(request: Request, host: Host) -> None:
         if key.network != request.network or (key.container_id, key.ifname) in valid:
             continue
         try:
-            with attachment_lock.hold(host.run_dir, "flannel", key):
+            with attachment_lock.hold(host, "flannel", key):
                 conf = _read(path)
                 if conf is not None:
                     conf.pop(OWNER, None)

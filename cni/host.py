@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cni.turns import Turns
+
 if TYPE_CHECKING:
     from ipam.addresses import AddressBook
 
@@ -51,12 +53,18 @@ class Host:
     books: dict[Path, AddressBook] = field(default_factory=dict, repr=False, compare=False)
     """Address books that are open, by file."""
 
+    turns: Turns = field(default_factory=Turns, repr=False, compare=False)
+    """Taken by the server for each call; given up while waiting for somebody else."""
+
     def address_book(self) -> AddressBook:
         """The pod address book, opened once; any thread may use it."""
         from ipam.addresses import AddressBook  # noqa: PLC0415 - 10 ms that VERSION needn't pay
 
         path = self.state_dir / "addresses.sqlite"
-        return self.books.setdefault(path, AddressBook(path))
+        # A power cut is a reboot, after which nobody holds an address: no need to wait for
+        # the disk.
+        book = self.books.get(path)
+        return book or self.books.setdefault(path, AddressBook(path, durable=False))
 
     def at(self, state_dir: Path | None) -> Host:
         """The same host with its address book elsewhere; None: where it is."""

@@ -22,7 +22,7 @@ def add(request: Request, host: Host) -> Result:
     pool = ipam_config.parse(request, host.subnet_file)
     key = request.key
     request.previous()  # refused when it is broken, though we have no use for it
-    with attachment_lock.hold(host.run_dir, PLUGIN, key):
+    with attachment_lock.hold(host, PLUGIN, key):
         book = Attachments(host.at(ipam_config.data_dir(request)))
         note = {"plugin": PLUGIN}
         ips = book.begin(request.netns, key, pool, note)
@@ -33,7 +33,7 @@ def add(request: Request, host: Host) -> Result:
 def delete(request: Request, host: Host) -> None:
     """Take them back; that there are none is fine. Raises CniError."""
     key = request.key
-    with attachment_lock.hold(host.run_dir, PLUGIN, key):
+    with attachment_lock.hold(host, PLUGIN, key):
         book = Attachments(host.at(ipam_config.data_dir(request)))
         record = book.find(key)
         if record is not None and record.plugin == PLUGIN:
@@ -61,7 +61,7 @@ def gc(request: Request, host: Host) -> None:
     for record in book.of(request.network):
         key = record.key
         if record.plugin == PLUGIN and (key.container_id, key.ifname) not in valid:
-            with attachment_lock.hold(host.run_dir, PLUGIN, key):
+            with attachment_lock.hold(host, PLUGIN, key):
                 book.forget(key)
 
 

@@ -86,7 +86,7 @@ def add(request: Request, host: Host) -> Result:
     plan = _plan(request, host)
     with ExitStack() as stack:
         netns = stack.enter_context(container_netns.opened(request))
-        stack.enter_context(attachment_lock.hold(host.run_dir, "flatmesh", plan.key))
+        stack.enter_context(attachment_lock.hold(host, "flatmesh", plan.key))
         book = Attachments(host)
         ends = wiring.Ends(
             stack.enter_context(NetlinkSocket()), stack.enter_context(_socket_in(netns)), netns
@@ -103,7 +103,7 @@ def delete(request: Request, host: Host) -> None:
     key = request.key
     with ExitStack() as stack:
         netns = stack.enter_context(container_netns.opened_if_there(request))
-        stack.enter_context(attachment_lock.hold(host.run_dir, "flatmesh", key))
+        stack.enter_context(attachment_lock.hold(host, "flatmesh", key))
         book = Attachments(host)
         record = book.find(key)
         delegate_type = _delegate_type(request)

@@ -79,7 +79,7 @@ def collect(request: Request, valid: frozenset[tuple[str, str]], host: Host) -> 
         if (key.container_id, key.ifname) in valid:
             continue
         try:
-            with attachment_lock.hold(host.run_dir, PLUGIN, key):
+            with attachment_lock.hold(host, PLUGIN, key):
                 detach(Removal(key, book.find(key), None, request), book, host)
         except (CniError, OSError) as error:
             errors.append(f"{key.container_id} {key.ifname}: {error}")
@@ -97,7 +97,7 @@ def sweep(host: Host) -> list[str]:
     lines, book = [], Attachments(host)
     for key in [record.key for record in book.of() if record.plugin == PLUGIN]:
         try:
-            with attachment_lock.hold(host.run_dir, PLUGIN, key, SWEEP_PATIENCE):
+            with attachment_lock.hold(host, PLUGIN, key, SWEEP_PATIENCE):
                 record = book.find(key)
                 if record is None or (record.ready and _plugged_in(key)):
                     continue

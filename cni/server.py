@@ -182,7 +182,8 @@ class CniServer:
             return Response(wire.RUN_IT_YOURSELF, b"")
         try:
             call = replace(received.call, same_mounts=received.shares_mounts())
-            return handle(call, self.host)
+            with self.host.turns.taken():
+                return handle(call, self.host)
         except RunInClientError:
             return Response(wire.RUN_IT_YOURSELF, b"")
 

@@ -131,11 +131,21 @@ class AddressBook:
     """The book in one file; share one object between threads, or open one per call."""
 
     def __init__(
-        self, path: Path, *, boot_id: str | None = None, patience: float = PATIENCE
+        self,
+        path: Path,
+        *,
+        boot_id: str | None = None,
+        patience: float = PATIENCE,
+        durable: bool = True,
     ) -> None:
-        """Name the file; it is made when first used. `boot_id` replaces the kernel's (tests)."""
+        """Name the file; it is made when first used. `boot_id` replaces the kernel's (tests).
+
+        Not `durable`: a power cut may lose the last changes (never the file), which it frees
+        anyway, as a reboot does; a process that is killed loses nothing.
+        """
         self.path = path
         self.patience = patience
+        self.durable = durable
         self.boot_id = boot_id or BOOT_ID.read_text().strip()
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
@@ -329,7 +339,7 @@ class AddressBook:
             self.path, timeout=self.patience, isolation_level=None, check_same_thread=False
         )
         try:
-            db.execute("PRAGMA synchronous = FULL")
+            db.execute(f"PRAGMA synchronous = {'FULL' if self.durable else 'NORMAL'}")
             db.execute("PRAGMA foreign_keys = ON")
             self._ensure_schema(db)
             self._free_last_boot(db)
