@@ -19,9 +19,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
+from ipaddress import IPv4Network, IPv6Network
 
 from agent.lease_memory import LeaseMemory
 from hostnet.underlay import Underlay
+from ipam.choose import fits, successor
 from ipam.lease import Lease, LeaseAttributes
 from ipam.network import NetworkConfig
 from ipam.registry import Registry, same_host
@@ -65,18 +67,19 @@ class LeaseKeeper:
             if there is None or there.revision < self.own.revision:
                 # either the view lags behind our own write, or etcd lost it: ask
                 there = (await self.registry.leases())[0].get(self.own.key)
-            if there is not None and self._is_ours(there, underlay):
-                return await self._publish(there, attributes_for)
-            if there is not None:
+            if there is not None and not self._is_ours(there, underlay):
                 self._conflict(there)
                 return self.own
-            log.warning("our lease %s is gone from etcd: taking it again", self.own.key)
+            if there is not None and not _must_change(there, config):
+                return await self._publish(there, attributes_for)
+            if there is None:
+                log.warning("our lease %s is gone from etcd: taking it again", self.own.key)
             previous = self.own
         known = held_by(leases, underlay) or self.own
         attributes = attributes_for(known.attributes if known else None)
         lease = await self.registry.acquire(config, attributes, previous=previous, ttl=self.ttl)
         log.info("lease %s is ours", lease.key)
-        if self.own is not None and lease.key != self.own.key:
+        if self.own is not None and _subnets(self.own) - _subnets(lease):
             log.error(
                 "subnet %s was taken meanwhile: pods that hold its addresses are cut off "
                 "until they are made anew",
@@ -141,6 +144,21 @@ class LeaseKeeper:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+
+def _must_change(lease: Lease, config: NetworkConfig) -> bool:
+    """Whether a family was switched on or off: then the lease gains or loses a subnet.
+
+    A lease that lies outside a changed network is kept: its pods run, and a new one would
+    cut them off. The daemon's next start takes one that fits.
+    """
+    return not fits(config, lease.subnet, lease.ipv6_subnet) and (
+        successor(lease, config) is not None
+    )
+
+
+def _subnets(lease: Lease) -> set[IPv4Network | IPv6Network]:
+    return {network for network in (lease.subnet, lease.ipv6_subnet) if network is not None}
 
 
 def held_by(leases: Mapping[str, Lease], underlay: Underlay) -> Lease | None:

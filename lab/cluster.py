@@ -50,6 +50,8 @@ class LabSpec:
     subnet_len: int = 0
     """0 leaves it to the default."""
     ipv6_network: str = "fd05::/48"
+    underlay_ipv6: bool = False
+    """Give the underlay IPv6 even where pods have none (yet)."""
     underlay_mtu: int = 1500
     ip_masq: bool = True
 
@@ -230,7 +232,7 @@ class Lab:
         }
 
     def _make_hosts(self) -> None:
-        families = {"ipv4": self.spec.ipv4, "ipv6": self.spec.ipv6 or not self.spec.ipv4}
+        families = {"ipv4": self.spec.ipv4, "ipv6": self.spec.ipv6 or self.spec.underlay_ipv6}
         hosts.make_underlay(self.names, self.spec.underlay_mtu, **families)
         for number in self.host_numbers:
             hosts.make_host(self.names, number, self.spec.underlay_mtu, **families)

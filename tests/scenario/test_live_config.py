@@ -81,3 +81,23 @@ def test_masquerading_is_switched_for_the_whole_cluster(
             table = on(lab.names.host(number), "nft list table inet flatmesh")
             assert ("masquerade" in table) is wanted
     assert all_good(lab)
+
+
+def test_ipv6_is_switched_on_for_a_running_cluster(
+    make_lab: Callable[..., Lab], on: On, eventually: Eventually
+) -> None:
+    lab = make_lab(hosts=2, pods_per_host=1, underlay_ipv6=True)
+    subnets = [lab.subnet(number) for number in lab.host_numbers]
+    lab.configure(
+        {**lab.spec.cluster_config(), "EnableIPv6": True, "IPv6Network": lab.spec.ipv6_network}
+    )
+    for number in lab.host_numbers:
+        host = lab.names.host(number)
+        eventually(lambda h=host: "flannel-v6.1" in on(h, "ip -6 route"), "IPv6 routes are there")
+    assert [lab.subnet(number) for number in lab.host_numbers] == subnets
+    assert all_good(lab)
+    for number in lab.host_numbers:
+        lab.add_pod(number, "dual")
+    pods = lab.pod_endpoints(6)
+    assert len(pods) == 2
+    assert all(cell.good for cell in measure(pods, pods, patience=10.0))
