@@ -24,7 +24,7 @@ from ipaddress import IPv4Network, IPv6Network
 from agent.lease_memory import LeaseMemory
 from hostnet.underlay import Underlay
 from ipam.choose import fits, successor
-from ipam.lease import Lease, LeaseAttributes
+from ipam.lease import Lease, LeaseAttributes, format_value
 from ipam.network import NetworkConfig
 from ipam.registry import Registry, same_host
 
@@ -99,7 +99,8 @@ class LeaseKeeper:
 
     async def _publish(self, there: Lease, attributes_for: AttributesFor) -> Lease:
         wanted = attributes_for(there.attributes)
-        if wanted == there.attributes:
+        # as written: udp has no name in etcd, so the values may differ where the text doesn't
+        if format_value(wanted) == format_value(there.attributes):
             if self.problem is not None or self.own != there:
                 self._hold(there)
             return there

@@ -14,6 +14,8 @@ BACKENDS: list[dict[str, Any]] = [
     {"Type": "vxlan"},
     {"Type": "vxlan", "DirectRouting": True},
     {"Type": "host-gw"},
+    {"Type": "udp"},
+    {"Type": "wireguard"},
 ]
 
 
