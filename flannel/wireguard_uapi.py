@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hostnet.wireguard_state import (
+    KEY_LENGTH,
     NO_KEY,
     DeviceChange,
     Endpoint,
@@ -62,7 +63,11 @@ class Uapi:
 
     def read(self) -> WireguardDevice:
         """The device and its peers. Raises UapiError."""
-        return parse_device(self._ask("get=1\n\n"))
+        answer = self._ask("get=1\n\n")
+        try:
+            return parse_device(answer)
+        except (ValueError, LookupError):
+            raise self._error(errno.EPROTO, "its answer is not understood") from None
 
     def write(self, change: DeviceChange) -> None:
         """Change the device. Raises UapiError: the changes before the failing one are done."""
@@ -85,9 +90,10 @@ class Uapi:
             except OSError as error:
                 raise self._error(error.errno, error.strerror) from None
         answer = b"".join(chunks).decode(errors="replace")
-        number = abs(int(dict(_lines(answer)).get("errno", "0")))
-        if number:
-            raise self._error(number, f"refuses a change: {os.strerror(number)}")
+        number = dict(_lines(answer)).get("errno", "0").lstrip("-")
+        if number != "0":
+            code = int(number) if number.isdecimal() else errno.EPROTO
+            raise self._error(code, f"refuses a change: {os.strerror(code)}")
         return answer
 
     def _connect(self) -> socket.socket:
@@ -144,7 +150,7 @@ def format_change(change: DeviceChange) -> str:
 
 
 def parse_device(answer: str) -> WireguardDevice:
-    """Read the answer to a `get` request. Raises ValueError for one that isn't."""
+    """Read the answer to a `get` request. Raises ValueError or LookupError for what isn't one."""
     private_key: str | None = None
     port = 0
     blocks: list[dict[str, str]] = []
@@ -185,4 +191,7 @@ def _hex(key: str) -> str:
 
 
 def _base64(key: str) -> str:
-    return key_text(bytes.fromhex(key))
+    raw = bytes.fromhex(key)
+    if len(raw) != KEY_LENGTH:
+        raise ValueError("not a key")
+    return key_text(raw)

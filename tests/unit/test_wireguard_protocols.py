@@ -171,6 +171,15 @@ def test_an_answer_that_breaks_off_is_an_error(answering: Any) -> None:
         answering(ANSWER[:40].encode()).read()
 
 
+@pytest.mark.parametrize(
+    "answer",
+    ["allowed_ip=10.5.0.0/24", "listen_port=x", "public_key=00", "public_key=zz", "errno=x"],
+)
+def test_an_answer_that_is_none_is_one_line(answering: Any, answer: str) -> None:
+    with pytest.raises(UapiError, match=r"^wireguard-go on .*: (its answer|refuses)"):
+        answering(f"{answer}\n\n".encode()).read()
+
+
 def test_nobody_there_is_one_line(tmp_path: Path) -> None:
     uapi = Uapi(tmp_path / "no" / "flannel-wg.sock")
     assert not uapi.answers()

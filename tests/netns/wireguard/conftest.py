@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
 from pathlib import Path
 from typing import Any, Self
@@ -30,12 +31,14 @@ from hostnet.kernel import Kernel
 from hostnet.netns import run_in
 from hostnet.state import HostState, Sysctl, merge
 from hostnet.underlay import Underlay
+from hostnet.wireguard_netlink import kernel_has_wireguard
 from hostnet.wireguard_state import WireguardDevice
 from ipam.lease import Lease, LeaseAttributes
 from ipam.network import NetworkConfig, parse_config
 from lab import hosts, processes
 from lab.matrix import Cell, Endpoint, measure
 
+MakeMesh = Callable[..., "Mesh"]
 FORWARD = frozenset(
     [Sysctl("net/ipv4/ip_forward", "1"), Sysctl("net/ipv6/conf/all/forwarding", "1")]
 )
@@ -114,7 +117,9 @@ class Host:
 
     def wg(self, command: str) -> str:
         """Call wg(8) where it finds this host's socket: in wireguard-go's mount namespace."""
-        where = ["nsenter", "--mount", "--net", "--target", str(self.pid())]
+        where = list(processes.enter(self.netns))
+        if not self.in_kernel:
+            where = ["nsenter", "--mount", "--net", "--target", str(self.pid())]
         done = subprocess.run(
             [*where, "wg", *command.split()], capture_output=True, text=True, check=True
         )
@@ -130,7 +135,8 @@ class Host:
             time.sleep(0.01)
 
     def device(self, name: str = "flannel-wg") -> WireguardDevice:
-        return self.plane.control(name).read()
+        device: WireguardDevice = self.run(lambda: self.plane.control(name).read())
+        return device
 
     def pid(self, name: str = "flannel-wg") -> int:
         pid = self.plane.processes[name].uapi.pid()
@@ -191,35 +197,54 @@ def wire_pod(host: Host) -> None:
 
 
 @pytest.fixture
-def make_mesh(tmp_path: Path) -> Iterator[Callable[..., Mesh]]:
-    """Make a mesh: `make_mesh(hosts=3, ipv6=True, Mode="auto")`."""
+def make_mesh(tmp_path: Path) -> Iterator[MakeMesh]:
+    """Make a mesh on wireguard-go: `make_mesh(3, ipv6=True, Mode="auto")`."""
     with contextlib.ExitStack() as stack:
+        yield partial(build, stack, tmp_path, in_kernel=False)
 
-        def make(
-            count: int = 2,
-            *,
-            ipv4: bool = True,
-            ipv6: bool = False,
-            in_kernel: bool = False,
-            **keys: Any,
-        ) -> Mesh:
-            document: dict[str, Any] = {"Backend": {"Type": "wireguard", **keys}}
-            document |= {"Network": "10.5.0.0/16"} if ipv4 else {"EnableIPv4": False}
-            document |= {"EnableIPv6": True, "IPv6Network": "fd05::/48"} if ipv6 else {}
-            config = parse_config(json.dumps(document))
-            names = hosts.Names(f"w{secrets.token_hex(4)}")
-            stack.callback(take_down, names)
-            hosts.make_underlay(names, 1500)
-            made = []
-            for number in range(1, count + 1):
-                hosts.make_host(names, number, 1500)
-                pod = hosts.make_pod(names, number, "p1").name
-                directory = tmp_path / f"h{number}"
-                made.append(Host(number, names.host(number), pod, config, directory, in_kernel))
-                wire_pod(made[-1])
-            return Mesh(names, made)
 
-        yield make
+@pytest.fixture(
+    params=[
+        "wireguard-go",
+        pytest.param(
+            "kernel",
+            marks=pytest.mark.skipif(
+                not kernel_has_wireguard(), reason="this kernel has no WireGuard"
+            ),
+        ),
+    ]
+)
+def make_any_mesh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeMesh]:
+    """The same, once on wireguard-go and once on the kernel's WireGuard."""
+    with contextlib.ExitStack() as stack:
+        yield partial(build, stack, tmp_path, in_kernel=request.param == "kernel")
+
+
+def build(
+    stack: contextlib.ExitStack,
+    directory: Path,
+    count: int = 2,
+    *,
+    in_kernel: bool,
+    ipv4: bool = True,
+    ipv6: bool = False,
+    **keys: Any,
+) -> Mesh:
+    document: dict[str, Any] = {"Backend": {"Type": "wireguard", **keys}}
+    document |= {"Network": "10.5.0.0/16"} if ipv4 else {"EnableIPv4": False}
+    document |= {"EnableIPv6": True, "IPv6Network": "fd05::/48"} if ipv6 else {}
+    config = parse_config(json.dumps(document))
+    names = hosts.Names(f"w{secrets.token_hex(4)}")
+    stack.callback(take_down, names)
+    hosts.make_underlay(names, 1500)
+    made = []
+    for number in range(1, count + 1):
+        hosts.make_host(names, number, 1500)
+        pod = hosts.make_pod(names, number, "p1").name
+        own = directory / f"{names.lab}-h{number}"
+        made.append(Host(number, names.host(number), pod, config, own, in_kernel))
+        wire_pod(made[-1])
+    return Mesh(names, made)
 
 
 @dataclass
@@ -302,12 +327,21 @@ def stream() -> type[Stream]:
 
 
 @pytest.fixture
-def mesh(make_mesh: Callable[..., Mesh]) -> Mesh:
+def mesh(make_mesh: MakeMesh) -> Mesh:
     """Two hosts that reach each other."""
-    made = make_mesh()
-    made.turn()
-    made.assert_all_reach_all()
-    return made
+    return started(make_mesh())
+
+
+@pytest.fixture
+def any_mesh(make_any_mesh: MakeMesh) -> Mesh:
+    """The same, once on wireguard-go and once on the kernel's WireGuard."""
+    return started(make_any_mesh())
+
+
+def started(mesh: Mesh) -> Mesh:
+    mesh.turn()
+    mesh.assert_all_reach_all()
+    return mesh
 
 
 @pytest.fixture

@@ -12,13 +12,15 @@ from flannel.wireguard_key import KeyFile
 from lab import hosts, processes
 
 
-def test_a_rotated_key_loses_no_packet(mesh: Any, stream: Any) -> None:
-    first, second = mesh.hosts
+def test_a_rotated_key_loses_no_packet(any_mesh: Any, stream: Any) -> None:
+    first, second = any_mesh.hosts
     old = first.own.attributes.backend_data["PublicKey"]
     with stream(first, second) as out, stream(second, first) as back:
         back.go_on()
         KeyFile(first.directory / "var").ask_rotation()
-        leases = [host.publish() for host in mesh.hosts]  # our device has the new key from here on
+        leases = [
+            host.publish() for host in any_mesh.hosts
+        ]  # our device has the new key from here on
         back.go_on()
         changes = second.turn(leases)
         assert first.turn(leases) == []
@@ -28,11 +30,11 @@ def test_a_rotated_key_loses_no_packet(mesh: Any, stream: Any) -> None:
     assert old != new
     assert changes[-1] == f"wg set flannel-wg peer {old} remove"
     assert second.device().peers.keys() == {new}
-    assert mesh.turn() == [[], []]
+    assert any_mesh.turn() == [[], []]
 
 
-def test_all_hosts_rotate_at_once(make_mesh: Callable[..., Any]) -> None:
-    mesh = make_mesh(3)
+def test_all_hosts_rotate_at_once(make_any_mesh: Callable[..., Any]) -> None:
+    mesh = make_any_mesh(3)
     mesh.turn()
     mesh.assert_all_reach_all()
     for host in mesh.hosts:
@@ -42,18 +44,20 @@ def test_all_hosts_rotate_at_once(make_mesh: Callable[..., Any]) -> None:
     assert mesh.turn() == [[], [], []]
 
 
-def test_a_crash_in_the_midst_of_a_rotation_is_made_good(mesh: Any) -> None:
+def test_a_crash_in_the_midst_of_a_rotation_is_made_good(any_mesh: Any) -> None:
     """The new key is in the file, neither device nor lease has it."""
-    first, _ = mesh.hosts
+    first, _ = any_mesh.hosts
     KeyFile(first.directory / "var").rotate()
     first.start()
-    mesh.turn()
-    mesh.assert_all_reach_all()
+    any_mesh.turn()
+    any_mesh.assert_all_reach_all()
 
 
-def test_a_rotation_while_etcd_is_away_takes_effect_when_it_is_back(mesh: Any, stream: Any) -> None:
+def test_a_rotation_while_etcd_is_away_takes_effect_when_it_is_back(
+    any_mesh: Any, stream: Any
+) -> None:
     """The device gets the new key, but the lease can't be changed: it must go back."""
-    first, second = mesh.hosts
+    first, second = any_mesh.hosts
     old = first.own
     KeyFile(first.directory / "var").ask_rotation()
     first.publish()
@@ -61,41 +65,41 @@ def test_a_rotation_while_etcd_is_away_takes_effect_when_it_is_back(mesh: Any, s
     first.publish()  # the daemon's next try, and its failure
     first.own = old
     first.turn([second.own])
-    mesh.assert_all_reach_all()
+    any_mesh.assert_all_reach_all()
     with stream(first, second) as out, stream(second, first) as back:
         back.go_on()
         assert (out.finish(), back.finish()) == (set(), set())
-    mesh.turn()
+    any_mesh.turn()
     assert first.own.attributes != old.attributes
-    mesh.assert_all_reach_all()
+    any_mesh.assert_all_reach_all()
     assert list((first.directory / "var").iterdir()) == [first.directory / "var/wireguard.key"]
 
 
-def test_a_host_that_lost_its_disk_comes_back_with_a_new_key(mesh: Any) -> None:
-    first, second = mesh.hosts
+def test_a_host_that_lost_its_disk_comes_back_with_a_new_key(any_mesh: Any) -> None:
+    first, second = any_mesh.hosts
     first.run(first.plane.cleanup)
     assert [line.split()[-1] for line in second.turn([])] == ["remove"]
-    mesh.turn()
-    mesh.assert_all_reach_all()
+    any_mesh.turn()
+    any_mesh.assert_all_reach_all()
 
 
-def test_a_changed_port_is_followed(mesh: Any) -> None:
-    first, _ = mesh.hosts
+def test_a_changed_port_is_followed(any_mesh: Any) -> None:
+    first, _ = any_mesh.hosts
     config = replace(first.backend.config, listen_port=40000)
     first.backend = replace(first.backend, config=config)
     first.plane = first.backend.data_plane()
-    changes = mesh.turn()
+    changes = any_mesh.turn()
     key = first.own.attributes.backend_data["PublicKey"]
     assert changes[0] == ["wg set flannel-wg listen-port 40000"]
     assert changes[1] == [f"wg set flannel-wg peer {key} endpoint {hosts.host_ipv4(1)}:40000"]
-    mesh.assert_all_reach_all()
+    any_mesh.assert_all_reach_all()
 
 
 def test_a_roaming_peer_is_not_called_back(
-    mesh: Any, on: Callable[..., str], eventually: Callable[..., None]
+    any_mesh: Any, on: Callable[..., str], eventually: Callable[..., None]
 ) -> None:
     """A host is heard from under another address than its lease's, as behind NAT."""
-    first, second = mesh.hosts
+    first, second = any_mesh.hosts
     key = second.own.attributes.backend_data["PublicKey"]
     on(second.netns, "ip addr del 192.168.64.12/24 dev eth0")
     on(second.netns, "ip addr add 192.168.64.99/24 dev eth0")
@@ -108,7 +112,7 @@ def test_a_roaming_peer_is_not_called_back(
     # wireguard-go sticks to its source address until a handshake is overdue (15 s)
     eventually(learned, "the new address is learned", timeout=90)
     assert first.turn([second.own]) == []
-    mesh.assert_all_reach_all()
+    any_mesh.assert_all_reach_all()
     first.start()
     assert first.turn([second.own]) == [], "its session lives"
     moved = replace(second.own.attributes, public_ip=IPv4Address("192.168.64.12"))

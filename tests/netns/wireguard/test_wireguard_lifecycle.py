@@ -93,8 +93,8 @@ def test_a_foreign_device_of_that_name_is_left_alone(make_mesh: Callable[..., An
     assert "flannel-wg" in first.links()
 
 
-def test_drift_is_put_right_and_the_rest_not_touched(make_mesh: Callable[..., Any]) -> None:
-    mesh = make_mesh(3)
+def test_drift_is_put_right_and_the_rest_not_touched(make_any_mesh: Callable[..., Any]) -> None:
+    mesh = make_any_mesh(3)
     mesh.turn()
     mesh.assert_all_reach_all()
     first, second, third = mesh.hosts
@@ -112,8 +112,8 @@ def test_drift_is_put_right_and_the_rest_not_touched(make_mesh: Callable[..., An
     mesh.assert_all_reach_all()
 
 
-def test_a_peer_that_left_is_removed(make_mesh: Callable[..., Any]) -> None:
-    mesh = make_mesh(3)
+def test_a_peer_that_left_is_removed(make_any_mesh: Callable[..., Any]) -> None:
+    mesh = make_any_mesh(3)
     mesh.turn()
     gone = mesh.hosts.pop()
     lines = mesh.turn()
@@ -122,8 +122,8 @@ def test_a_peer_that_left_is_removed(make_mesh: Callable[..., Any]) -> None:
     mesh.assert_all_reach_all()
 
 
-def test_planning_says_the_same_and_touches_nothing(make_mesh: Callable[..., Any]) -> None:
-    mesh = make_mesh()
+def test_planning_says_the_same_and_touches_nothing(make_any_mesh: Callable[..., Any]) -> None:
+    mesh = make_any_mesh()
     first, second = mesh.hosts
     leases = [host.publish() for host in mesh.hosts]
 
@@ -131,13 +131,17 @@ def test_planning_says_the_same_and_touches_nothing(make_mesh: Callable[..., Any
         return first.run(lambda: first.plane.plan(first.own, [second.own], first.underlay))
 
     planned = plan()
-    assert planned[0] == "wireguard-go flannel-wg"
+    started = (
+        "ip link add flannel-wg type wireguard" if first.in_kernel else "wireguard-go flannel-wg"
+    )
+    assert planned[0] == started
     assert "flannel-wg" not in first.links()
     assert first.turn(leases) == planned[1:]
     assert plan() == []
 
 
 def test_cleanup_leaves_nothing(make_mesh: Callable[..., Any]) -> None:
+    usual_directory = Path("/run/wireguard").exists()
     mesh = make_mesh(2, ipv6=True)
     mesh.turn()
     mesh.assert_all_reach_all()
@@ -149,8 +153,31 @@ def test_cleanup_leaves_nothing(make_mesh: Callable[..., Any]) -> None:
     assert not any(map(processes.running, pids))
     assert processes.in_namespaces([first.netns]) == set()
     assert [path for path in first.directory.rglob("*") if path.is_file()] == []
-    assert not Path("/run/wireguard").exists()
+    assert Path("/run/wireguard").exists() == usual_directory
     first.run(first.plane.cleanup)
+
+
+def test_a_deleted_device_of_any_kind_comes_back_and_cleanup_takes_it(
+    make_any_mesh: Callable[..., Any],
+) -> None:
+    mesh = make_any_mesh(2, ipv6=True)
+    mesh.turn()
+    first = mesh.hosts[0]
+    hosts.ip("-n", first.netns, "link", "del", "flannel-wg")
+    assert first.run(first.plane.problem) is not None
+    mesh.turn()
+    assert first.run(first.plane.problem) is None
+    mesh.assert_all_reach_all()
+    first.start()
+    first.run(first.plane.cleanup)
+    assert not first.links() & {"flannel-wg", "flannel-wg-v6"}
+
+
+def test_a_restarted_daemon_changes_nothing(any_mesh: Any) -> None:
+    for host in any_mesh.hosts:
+        host.plane.close()
+        host.start()
+    assert any_mesh.turn() == [[], []]
 
 
 def test_a_device_no_longer_wanted_goes_with_its_process(make_mesh: Callable[..., Any]) -> None:

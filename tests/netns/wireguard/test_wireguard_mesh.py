@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from flannel.wireguard_key import generate
-from hostnet.wireguard_netlink import kernel_has_wireguard
 from hostnet.wireguard_state import key_text
 from ipam import lease
 from lab import hosts, processes
@@ -19,23 +18,11 @@ from lab.matrix import measure
 
 
 @pytest.mark.parametrize("mode", ["separate", "auto", "ipv4", "ipv6"])
-def test_three_hosts_dual_stack(make_mesh: Callable[..., Any], mode: str) -> None:
-    mesh = make_mesh(3, ipv6=True, Mode=mode)
+def test_three_hosts_dual_stack(make_any_mesh: Callable[..., Any], mode: str) -> None:
+    mesh = make_any_mesh(3, ipv6=True, Mode=mode)
     mesh.turn()
     mesh.assert_all_reach_all()
     assert mesh.turn() == [[], [], []]
-
-
-@pytest.mark.skipif(not kernel_has_wireguard(), reason="this kernel has no WireGuard")
-@pytest.mark.parametrize("mode", ["separate", "auto"])
-def test_three_hosts_with_the_kernels_wireguard(make_mesh: Callable[..., Any], mode: str) -> None:
-    mesh = make_mesh(3, ipv6=True, in_kernel=True, Mode=mode, PSK=key_text(b"p" * 32))
-    mesh.turn()
-    mesh.assert_all_reach_all()
-    assert mesh.turn() == [[], [], []]
-    host = mesh.hosts[0]
-    host.run(host.plane.cleanup)
-    assert "flannel-wg" not in host.links()
 
 
 def test_ipv6_alone(make_mesh: Callable[..., Any]) -> None:
@@ -46,15 +33,15 @@ def test_ipv6_alone(make_mesh: Callable[..., Any]) -> None:
     mesh.assert_all_reach_all()
 
 
-def test_the_largest_packet_passes_unfragmented(mesh: Any, on: Callable[..., str]) -> None:
-    first, second = mesh.hosts
+def test_the_largest_packet_passes_unfragmented(any_mesh: Any, on: Callable[..., str]) -> None:
+    first, second = any_mesh.hosts
     size = 1420 - 28  # the tunnel's MTU less IPv4 and ICMP headers
     on(first.pod, "ip link set eth0 mtu 1420")
     assert "1 received" in on(first.pod, f"ping -c 1 -W 5 -M do -s {size} {second.address}")
 
 
-def test_wg_sees_what_we_see(mesh: Any) -> None:
-    first, second = mesh.hosts
+def test_wg_sees_what_we_see(any_mesh: Any) -> None:
+    first, second = any_mesh.hosts
     data = second.own.attributes.backend_data
     listed = [line.split("\t") for line in first.wg("show flannel-wg dump").splitlines()]
     assert listed[0][1] == first.own.attributes.backend_data["PublicKey"]
@@ -64,14 +51,14 @@ def test_wg_sees_what_we_see(mesh: Any) -> None:
     assert peer[7] == "off"
 
 
-def test_a_preshared_key_is_used(make_mesh: Callable[..., Any]) -> None:
-    mesh = make_mesh(2, PSK=key_text(b"p" * 32))
+def test_a_preshared_key_is_used(make_any_mesh: Callable[..., Any]) -> None:
+    mesh = make_any_mesh(2, PSK=key_text(b"p" * 32))
     mesh.turn()
     mesh.assert_all_reach_all()
 
 
-def test_hosts_with_different_preshared_keys_do_not_talk(make_mesh: Callable[..., Any]) -> None:
-    mesh = make_mesh(2, PSK=key_text(b"p" * 32))
+def test_hosts_with_different_preshared_keys_do_not_talk(make_any_mesh: Callable[..., Any]) -> None:
+    mesh = make_any_mesh(2, PSK=key_text(b"p" * 32))
     second = mesh.hosts[1]
     second.plane.config = replace(second.plane.config, psk=key_text(b"q" * 32))
     mesh.turn()

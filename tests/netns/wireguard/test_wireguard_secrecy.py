@@ -58,13 +58,13 @@ def in_clear(frames: list[bytes]) -> list[bytes]:
 
 
 def test_frames_show_neither_content_nor_pod_addresses(
-    make_mesh: Callable[..., Any], tmp_path: Path
+    make_any_mesh: Callable[..., Any], tmp_path: Path
 ) -> None:
     from scapy.layers.inet import IP, UDP
     from scapy.layers.inet6 import IPv6
     from scapy.layers.l2 import Ether
 
-    mesh = make_mesh(2, ipv6=True)
+    mesh = make_any_mesh(2, ipv6=True)
     mesh.turn()
     with captured(mesh.names.underlay, tmp_path / "frames.pcap") as frames:
         mesh.assert_all_reach_all()
