@@ -318,11 +318,12 @@ static void append_written(void *context, const struct iovec *parts, int count, 
     Py_XDECREF(bytes);
 }
 
-static PyObject *py_coalesce(PyObject *module, PyObject *arguments) {
+static PyObject *py_coalesce(PyObject *module, PyObject *arguments, PyObject *keywords) {
+    static char *names[] = {"packets", "udp", NULL};
     (void)module;
     PyObject *packets;
     int udp = 1;
-    if (!PyArg_ParseTuple(arguments, "O|p", &packets, &udp))
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O|$p", names, &packets, &udp))
         return NULL;
     PyObject *fast = PySequence_Fast(packets, "coalesce() takes a list of packets");
     if (!fast)
@@ -421,8 +422,8 @@ static PyObject *py_icmp_error(PyObject *module, PyObject *arguments) {
 static PyMethodDef module_methods[] = {
     {"segment", py_segment, METH_VARARGS,
      "segment(super_packet): packets for the wire from a vnet header and what follows it."},
-    {"coalesce", py_coalesce, METH_VARARGS,
-     "coalesce(packets, udp=True): super-packets, each with its vnet header."},
+    {"coalesce", (PyCFunction)(void (*)(void))py_coalesce, METH_VARARGS | METH_KEYWORDS,
+     "coalesce(packets, *, udp=True): super-packets, each with its vnet header."},
     {"fragment", py_fragment, METH_VARARGS,
      "fragment(packet, limit): IPv4 fragments of at most `limit` bytes."},
     {"icmp_error", py_icmp_error, METH_VARARGS,

@@ -64,6 +64,10 @@ class UdpProcess:
     index: int = field(init=False)
     """The TUN device's: another one of the same name may come."""
     plane: _udp.DataPlane = field(init=False)
+    _wake: tuple[int, int] = field(
+        default_factory=lambda: os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    )
+    """A signal is written into it."""
     _stop: bool = False
 
     def __post_init__(self) -> None:
@@ -97,9 +101,10 @@ class UdpProcess:
             mine = self.files.socket.stat()
             self.plane.start()
             signal.signal(signal.SIGTERM, self._told_to_stop)
+            signal.set_wakeup_fd(self._wake[1])
             print(f"udp data plane runs: {self.settings}", flush=True)  # to udp.log
             while not self._stop:
-                ready, _, _ = select.select([listener, self.plane], [], [], LOOK)
+                ready, _, _ = select.select([listener, self.plane, self._wake[0]], [], [], LOOK)
                 if self.plane in ready:
                     print(f"device {self.settings.tun} is gone", flush=True)
                     break

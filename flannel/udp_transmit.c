@@ -349,8 +349,8 @@ int transmit_burst(struct transmitter *tx, const struct peer_table *table) {
         ssize_t length = read(tx->tun_fd, tx->arena + tx->used, READ_ROOM);
         if (length < 0 && errno == EINTR)
             continue;
-        if (length < 0) {
-            if (errno == EAGAIN || errno == EIO || errno == ENOMEM)
+        if (length <= 0) {
+            if (length < 0 && (errno == EAGAIN || errno == EIO || errno == ENOMEM))
                 break; /* EIO: the device is down, nothing will come */
             transmit_flush(tx);
             return -1;
