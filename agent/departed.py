@@ -1,21 +1,19 @@
-"""Peers whose leases vanished without leaving: traffic to them goes on for a while.
+"""Peers whose leases vanished although nobody released them: traffic to them goes on for a while.
 
-When etcd comes back empty or from a backup, the leases are gone although every host and pod
-is alive; within seconds their daemons write them again. Taking their routes away meanwhile
-would stop all traffic for etcd's sake. So the leases that were missing when etcd's history was
-replaced stay in use until
+A lease that runs out says that its host didn't reach etcd for a day, not that the host or its
+pods are dead; and when etcd comes back empty or from a backup, all leases are gone at once
+while everybody is alive. Taking the routes away would stop traffic for etcd's sake. So a
+lease that vanished stays in use until
 
+    its release is said (`flatmesh lease release`),
     the same host registers again (under whatever subnet),
     somebody else holds a subnet that overlaps, or
     GRACE is over: then the host has really gone.
-
-A lease that is deleted or expires in the ordinary course of history gets no grace: its
-subnet may be another host's in the next moment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
@@ -23,33 +21,27 @@ from netaddr import IPSet
 
 from ipam.lease import Lease
 
-GRACE = 300.0  # seconds; a daemon that lives registers again within a few
+GRACE = 3600.0  # seconds
 
 
 @dataclass(slots=True)
 class Departed:
     """The leases kept in use after etcd forgot them."""
 
-    history: int | None = None
-    """Of the last snapshot; see ipam.lease_view.Snapshot."""
-    known: Mapping[str, Lease] = field(default_factory=dict)
-    """Leases of the last snapshot."""
     kept: dict[str, tuple[Lease, float]] = field(default_factory=dict)
     """By key: the lease, and the moment (monotonic seconds) until which it is kept."""
 
-    def take(self, leases: Mapping[str, Lease], history: int, now: float) -> Mapping[str, Lease]:
-        """Take in a snapshot; returns its leases and the kept ones together."""
-        if self.history is not None and history != self.history:
-            for key, lease in self.known.items():
-                if key not in leases:
-                    self.kept.setdefault(key, (lease, now + GRACE))
-        self.history, self.known = history, leases
+    def note(self, expired: Mapping[str, Lease], released: Iterable[str], now: float) -> None:
+        """Take in what a snapshot says has gone, and how."""
+        for key, lease in expired.items():
+            self.kept.setdefault(key, (lease, now + GRACE))
+        for key in released:
+            self.kept.pop(key, None)
+
+    def serve(self, leases: Mapping[str, Lease], now: float) -> Mapping[str, Lease]:
+        """All leases to serve: those there are, and those kept that nothing speaks against."""
         if not self.kept:
             return leases
-        self._drop(leases, now)
-        return {**{key: lease for key, (lease, _) in self.kept.items()}, **leases}
-
-    def _drop(self, leases: Mapping[str, Lease], now: float) -> None:
         taken = IPSet([network for held in leases.values() for network in _networks(held)])
         hosts = {_host(held) for held in leases.values()}
         self.kept = {
@@ -59,6 +51,7 @@ class Departed:
             and taken.isdisjoint(IPSet(_networks(lease)))
             and _host(lease) not in hosts
         }
+        return {**{key: lease for key, (lease, _) in self.kept.items()}, **leases}
 
 
 def _host(lease: Lease) -> IPv4Address | IPv6Address | None:

@@ -121,7 +121,8 @@ class Node:
     async def _follow_leases(self, view: LeaseView) -> None:
         async for snapshot in view:
             self.snapshot = snapshot
-            self._changed |= snapshot.changed
+            self._changed |= snapshot.changed | snapshot.released
+            self.departed.note(snapshot.expired, snapshot.released, time.monotonic())
             self._wake.set()
 
     async def _follow_kernel(self) -> None:
@@ -189,7 +190,7 @@ class Node:
         if situation is None or self.snapshot is None:
             return
         kept = set(self.departed.kept)
-        leases = self.departed.take(self.snapshot.leases, self.snapshot.history, time.monotonic())
+        leases = self.departed.serve(self.snapshot.leases, time.monotonic())
         changed = self._changed | (kept ^ set(self.departed.kept))
         self._changed = set()
         started = time.perf_counter()

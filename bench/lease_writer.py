@@ -14,6 +14,7 @@ import time
 from ipam.etcd import Etcd
 
 PREFIX = "/coreos.com/network/subnets/"
+RELEASED = "/coreos.com/network/released/"
 AT_ONCE = 64  # writes under way at the same moment
 
 
@@ -44,7 +45,12 @@ async def work(endpoint: str) -> None:
         async def one(verb: str, number: int) -> None:
             async with gate:
                 key = f"{PREFIX}{subnet(number)}-24"
-                await (etcd.put(key, value(number)) if verb == "put" else etcd.delete(key))
+                if verb == "put":
+                    await etcd.put(key, value(number))
+                else:  # as a release does
+                    await etcd.delete_if(
+                        key, mod_revision=None, marker=f"{RELEASED}{subnet(number)}-24"
+                    )
 
         while line := await asyncio.to_thread(sys.stdin.readline):
             verb, first, count = line.split()

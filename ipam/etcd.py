@@ -178,12 +178,22 @@ class Etcd:
                 return kv.mod_revision  # written by our first try, whose answer got lost
         return None
 
-    async def delete_if(self, key: str, *, mod_revision: int) -> bool:
-        """Delete a key only if its mod_revision is this one. Raises EtcdError."""
+    async def delete_if(
+        self, key: str, *, mod_revision: int | None, marker: str = "", lease: int = 0
+    ) -> bool:
+        """Delete a key if its mod_revision is this one (None: any); says whether it was there.
+
+        With `marker`, that key is written in the same step, attached to `lease`: whoever
+        watches both learns of the two together. Raises EtcdError.
+        """
         delete = pb.DeleteRangeRequest(key=key.encode())
+        steps = [pb.RequestOp(request_delete_range=delete)]
+        if marker:
+            put = pb.PutRequest(key=marker.encode(), lease=lease)
+            steps.append(pb.RequestOp(request_put=put))
         request = pb.TxnRequest(
-            compare=[_unchanged(key, mod_revision)],
-            success=[pb.RequestOp(request_delete_range=delete)],
+            compare=[_exists(key) if mod_revision is None else _unchanged(key, mod_revision)],
+            success=steps,
         )
         answer = await self._channel.unary("KV/Txn", request, pb.TxnResponse)
         return bool(answer.succeeded)
@@ -338,6 +348,12 @@ def _unchanged(key: str, mod_revision: int) -> pb.Compare:
         target=pb.Compare.MOD,
         key=key.encode(),
         mod_revision=mod_revision,
+    )
+
+
+def _exists(key: str) -> pb.Compare:
+    return pb.Compare(
+        result=pb.Compare.NOT_EQUAL, target=pb.Compare.VERSION, key=key.encode(), version=0
     )
 
 

@@ -49,6 +49,11 @@ class Snapshot:
     """etcd's; it goes back when etcd is started empty or from a backup."""
     changed: frozenset[str]
     """Keys of leases that came, went or changed since the snapshot before."""
+    expired: Mapping[str, Lease] = field(default_factory=dict)
+    """Leases that vanished since the snapshot before although nobody released them: they ran
+    out, or etcd lost them. Their hosts may be alive. A reservation is never among them."""
+    released: frozenset[str] = frozenset()
+    """Keys whose release was said since the snapshot before."""
     history: int = 0
     """Grows when etcd was started empty or from a backup: what is missing then was not taken
     away by anybody. Revisions compare only within one history."""
@@ -108,12 +113,15 @@ class LeaseView:
             log.warning("etcd was started empty or from a backup: it is at revision %d", revision)
             self.history += 1
         before, self.leases = self.leases, {}
+        released = set[str]()
         self._known = {kv.key: kv.mod_revision for kv in found}
         self._newest = max(self._known, key=self._known.__getitem__, default="")
         config = None
         for kv in found:
             if kv.key == self.registry.config_key:
                 config = kv
+            elif kv.key.startswith(self.registry.released):
+                released.add(kv.key.removeprefix(self.registry.released))
             else:
                 self._take(kv.key, kv)
         self._take_config(config)
@@ -126,7 +134,7 @@ class LeaseView:
         self.revision = revision
         self.listed += 1
         self._resumable = True
-        return self._snapshot(changed)
+        return self._snapshot(changed, before, released)
 
     def _goes_on(self, found: Sequence[KeyValue], revision: int) -> bool:
         """Whether what is listed can have become of what we know.
@@ -149,14 +157,16 @@ class LeaseView:
                 while not queue.empty():
                     batches.append(queue.get_nowait())
                 config, changed, failure = self.config, set[str](), None
+                before, released = dict(self.leases), set[str]()
                 error = self.config_error
                 for batch in batches:
                     if isinstance(batch, EtcdError):
                         failure = batch
                         break
                     changed |= self._take_batch(batch)
-                if changed or (config, error) != (self.config, self.config_error):
-                    yield self._snapshot(changed)
+                    released |= self._released(batch)
+                if changed or released or (config, error) != (self.config, self.config_error):
+                    yield self._snapshot(changed, before, released)
                 if failure is not None:
                     raise failure
         finally:
@@ -196,13 +206,30 @@ class LeaseView:
             log.info("etcd answers again")
             self._said = ""
 
-    def _snapshot(self, changed: set[str]) -> Snapshot:
+    def _released(self, batch: WatchBatch) -> set[str]:
+        mark = self.registry.released
+        return {
+            key.removeprefix(mark)
+            for key, kv in batch.events
+            if kv is not None and key.startswith(mark)
+        }
+
+    def _snapshot(
+        self, changed: set[str], before: Mapping[str, Lease], released: set[str]
+    ) -> Snapshot:
+        expired = {
+            key: before[key]
+            for key in changed - released
+            if key in before and key not in self.leases and not before[key].reserved
+        }
         return Snapshot(
             self.config,
             self.config_error,
             dict(self.leases),
             self.revision,
             frozenset(changed),
+            expired,
+            frozenset(released),
             self.history,
         )
 

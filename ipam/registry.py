@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 DEFAULT_PREFIX = "/coreos.com/network"
+MARKER_TTL = 60  # seconds that etcd tells of a release to those who were away
 DEFAULT_TTL = 86400  # seconds; flanneld's
 CANDIDATES = 16
 """Subnets that one transaction asks for in turn."""
@@ -80,6 +81,11 @@ class Registry:
     def subnets(self) -> str:
         """What every lease's key begins with."""
         return f"{self.prefix}/subnets/"
+
+    @property
+    def released(self) -> str:
+        """What the marker of a released lease begins with; flanneld overlooks these keys."""
+        return f"{self.prefix}/released/"
 
     # -- cluster config --------------------------------------------------------------
 
@@ -306,14 +312,31 @@ class Registry:
 
     async def release(self, lease: Lease) -> bool:
         """Give a lease back if it is still as we last saw it; says whether it was."""
-        released = await self.etcd.delete_if(self.subnets + lease.key, mod_revision=lease.revision)
+        released = await self._release(lease.key, lease.revision)
         if released and lease.etcd_lease:
             await self._forget(lease.etcd_lease)
         return released
 
     async def release_subnet(self, subnet: IPv4Network | None, ipv6: IPv6Network | None) -> bool:
         """Give back whoever's lease or reservation of these subnets; False: there was none."""
-        return await self.etcd.delete(self.subnets + codec.format_key(subnet, ipv6))
+        return await self._release(codec.format_key(subnet, ipv6), None)
+
+    async def _release(self, key: str, revision: int | None) -> bool:
+        """Delete a lease's key, and say that it was on purpose.
+
+        A key that merely vanishes has expired, and its host may be alive behind a broken
+        network; one that was released has a marker beside it, for a minute.
+        """
+        marker_lease = await self.etcd.grant(MARKER_TTL)
+        released = await self.etcd.delete_if(
+            self.subnets + key,
+            mod_revision=revision,
+            marker=self.released + key,
+            lease=marker_lease,
+        )
+        if not released:
+            await self._forget(marker_lease)
+        return released
 
     async def reserve(
         self, subnet: IPv4Network | None, ipv6: IPv6Network | None, public_ip: str

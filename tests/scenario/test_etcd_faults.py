@@ -137,3 +137,28 @@ def test_own_lease_taken_by_another_host_is_a_loud_conflict(
         "the lease is taken back when the other lets go",
     )
     eventually(lambda: reaches(lab, on), "pods reach each other")
+
+
+def test_partition_from_etcd_that_outlasts_the_lease(
+    make_lab: Callable[..., Lab], on: On, eventually: Eventually
+) -> None:
+    lab = make_lab(pods_per_host=1)
+    host, subnet = lab.names.host(1), lab.subnet(1)
+    lab.stop_daemon(1)
+    lab.start_daemon(1, "--subnet-lease-ttl=5")
+    lab.wait_ready(1)
+    lab.flatmesh("lease", "release", subnet)  # so that it is taken again with the short life
+    eventually(lambda: "taking it again" in lab.log(1), "the lease is taken again")
+    eventually(lambda: len(leases(lab, on)) == 3, "it is there")
+    on(host, "nft add table ip cut")
+    on(host, "nft add chain ip cut input { type filter hook input priority 0 ; }")
+    with watched_stream(lab.pods[0], lab.pods[-1]) as stream:
+        on(host, "nft add rule ip cut input tcp sport 2379 drop")
+        eventually(lambda: len(leases(lab, on)) == 2, "the lease has run out", timeout=60)
+        mark = stream.received
+        eventually(lambda: stream.received > mark + 500, "traffic goes on all the same")
+        on(host, "nft delete table ip cut")
+        eventually(lambda: len(leases(lab, on)) == 3, "the lease is taken again", timeout=60)
+    assert stream.lost == 0
+    assert lab.subnet(1) == subnet
+    eventually(lambda: reaches(lab, on), "pods reach each other")
