@@ -218,7 +218,9 @@ class Node:
         if self.config is None:
             return None
         if self._look or self.underlay is None:
-            self.underlay = self._find_underlay(self.config)
+            before, self.underlay = self.underlay, self._find_underlay(self.config)
+            if before is not None and before.addresses != self.underlay.addresses:
+                self.registry.etcd.renew_connection()
         if self.backend is None:
             self.backend = make_backend(self.config, self.settings.state_dir, self.settings.run_dir)
         backend, underlay = self.backend, self.underlay

@@ -121,6 +121,10 @@ class Etcd:
     async def __aexit__(self, *_: object) -> None:
         await self._channel.close()
 
+    def renew_connection(self) -> None:
+        """Connect anew for all calls from now on; call it when this host's address changes."""
+        self._channel.renew()
+
     # -- keys ------------------------------------------------------------------------
 
     async def get(self, key: str) -> tuple[KeyValue | None, int]:

@@ -65,6 +65,7 @@ OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.enable_retries", 0),  # ours know which errors are worth it
     ("grpc.dns_enable_srv_queries", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # else a new channel gets the old one's connection
     ("grpc.enable_http_proxy", 0),  # $http_proxy is meant for others
 ]
 # What etcd says of a token it no longer takes (etcd, api/v3rpc/rpctypes/error.go)
@@ -115,6 +116,7 @@ class EtcdChannel:
         self._targets, secure = targets(endpoints)
         self._credentials = _credentials(ca, cert, key) if secure else None
         self._channels: list[grpc.aio.Channel] = []
+        self._retired: list[grpc.aio.Channel] = []
         self._at = 0
         self._login = login
         self._token: str | None = None
@@ -129,9 +131,20 @@ class EtcdChannel:
                 channel = grpc.aio.secure_channel(target, self._credentials, OPTIONS)
             self._channels.append(channel)
 
+    def renew(self) -> None:
+        """Use new connections from now on: the host's own address has changed.
+
+        The old ones would be noticed as dead only after the pings' timeout. They are kept
+        until the end all the same: closing one cancels the tasks that wait on its streams.
+        """
+        self._retired += self._channels
+        self._channels = []
+        self.open()
+
     async def close(self) -> None:
         """Close the channels; calls under way are cancelled."""
-        channels, self._channels = self._channels, []
+        channels = self._channels + self._retired
+        self._channels, self._retired = [], []
         for channel in channels:
             await channel.close()
 
