@@ -64,9 +64,7 @@ class UdpProcess:
     index: int = field(init=False)
     """The TUN device's: another one of the same name may come."""
     plane: _udp.DataPlane = field(init=False)
-    _wake: tuple[int, int] = field(
-        default_factory=lambda: os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    )
+    _wake: tuple[int, int] = field(default_factory=lambda: os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
     """A signal is written into it."""
     _stop: bool = False
 
