@@ -20,7 +20,6 @@ BACKENDS = {
     "host-gw": "flannel.host_gw:HostGwBackend",
     "udp": "flannel.udp:UdpBackend",
     "wireguard": "flannel.wireguard:WireguardBackend",
-    "ovs": "ovs_mesh.backend:OvsBackend",
 }
 
 
