@@ -131,3 +131,29 @@ def test_frames_are_flannelds(cluster: Lab, on: On) -> None:
     assert (int(inner.flags), inner.vni) == (0x08, 1)  # RFC 7348: the I flag and nothing else
     assert (inner[Ether].src, inner[Ether].dst) == (macs[first.host], macs[last.host])
     assert (inner[IP].src, inner[IP].dst) == (first.addresses[0], last.addresses[0])
+
+
+def test_udp_leases_and_datagrams_are_flannelds(make_lab: Callable[..., Lab], on: On) -> None:
+    from scapy.layers.inet import ICMP, IP, UDP
+    from scapy.layers.l2 import Ether
+
+    lab = make_lab(hosts=2, pods_per_host=1, backend={"Type": "udp"})
+    key = f"/coreos.com/network/subnets/{lab.subnet(1).replace('/', '-')}"
+    value = on(lab.names.underlay, f"etcdctl --endpoints={lab.endpoint} get {key}").splitlines()[1]
+    assert value == f'{{"PublicIP":"{host_ipv4(1)}","PublicIPv6":null}}'
+    first, last = lab.pods
+    with capture(lab.names.underlay, f"h{first.host}") as packets:
+        on(first.netns, f"ping -c 1 -W 5 -t 20 {last.addresses[0]}")
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            frame = Ether(packets.recv(65535))
+            if UDP in frame and frame[UDP].dport == 8285:
+                inner = IP(bytes(frame[UDP].payload))  # the packet itself: no header between
+                if ICMP in inner and inner[ICMP].type == 8:
+                    break
+        else:
+            pytest.fail("no tunnelled echo request on the underlay")
+    assert (frame[IP].src, frame[IP].dst) == (host_ipv4(first.host), host_ipv4(last.host))
+    assert frame[UDP].sport == 8285
+    assert (inner.src, inner.dst) == (first.addresses[0], last.addresses[0])
+    assert inner.ttl < 20  # each side takes one, as a router does
