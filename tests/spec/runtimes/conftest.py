@@ -27,7 +27,9 @@ IMAGE = "docker.io/library/fm-busybox:1"
 REFERENCE = Path("/usr/lib/cni")
 BUSYBOX = Path("/bin/busybox")
 
-# What a namespace needs to pass for a host. $1: an empty directory of its own
+# What a namespace needs to pass for a host. $1: a directory of its own, $2: its name, $3 and
+# $4: the daemon's run and state directories, which show at their usual places. Variables would
+# not do: podman's conmon calls the clean-up, and so DEL, without the environment of `run`.
 SETUP = """
 set -e
 mount --make-rprivate /
@@ -38,7 +40,10 @@ mount --rbind "$1/cgroup" /sys/fs/cgroup
 mount -t proc proc /proc
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /var/lib
-mkdir -p /run/netns /run/lock /var/lib/cni
+mkdir -p /run/netns /run/lock /run/flatmesh /run/flannel /var/lib/cni /var/lib/flatmesh
+mount --bind "$3" /run/flatmesh
+mount --bind "$3" /run/flannel
+mount --bind "$4" /var/lib/flatmesh
 mount --bind /run/netns /run/netns
 mount --make-shared /run/netns
 hostname "$2"
@@ -55,6 +60,7 @@ class RuntimeHost:
     number: int
     directory: Path
     first: subprocess.Popen[bytes] | None = None
+    state_dir: Path = Path()
     pid: int = 0
     """Of its first process, as seen from here."""
     variables: dict[str, str] = field(default_factory=dict)
@@ -75,13 +81,16 @@ class RuntimeHost:
                 link = self.bin_dir / program.name
                 link.unlink(missing_ok=True)
                 link.symlink_to(program)
-        self.variables = {"PATH": os.environ["PATH"], **self.lab.environment(self.number)}
+        self.variables = {"PATH": os.environ["PATH"]}
+        daemon = self.lab.environment(self.number)
+        run_dir, self.state_dir = daemon["FLATMESH_RUN_DIR"], Path(daemon["FLATMESH_STATE_DIR"])
         netns = f"/run/netns/{self.lab.names.host(self.number)}"
         self.first = subprocess.Popen(
             [
                 *("nsenter", f"--net={netns}"),
                 *("unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child"),
                 *("sh", "-c", SETUP, "setup", str(self.directory), f"h{self.number}"),
+                *(run_dir, str(self.state_dir)),
             ],
             stdin=subprocess.DEVNULL,
         )
@@ -125,13 +134,12 @@ class RuntimeHost:
             check=True,
         )
         links = json.loads(done.stdout)
-        return [x["ifname"] for x in links if x.get("ifalias", "").startswith("flatmesh-pod pods")]
+        return [x["ifname"] for x in links if x["ifname"].startswith("veth")]
 
     def records(self) -> list[tuple[str, str, str]]:
         from ipam.addresses import AddressBook
 
-        state = Path(self.variables["FLATMESH_STATE_DIR"])
-        with AddressBook(state / "addresses.sqlite") as book:
+        with AddressBook(self.state_dir / "addresses.sqlite") as book:
             return [tuple(record.attachment) for record in book.list()]  # type: ignore[misc]
 
 
