@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from cni.host import Host
     from cni.request import Request
 
+NEED_INTERFACE = frozenset({"dhcp"})
+"""IPAM plugins that talk through the container's interface, and are known there by its MAC."""
 DEADLINE = 60.0  # seconds; a dhcp lease may take 30
 MAX_SHOWN = 500  # characters of a delegate's stderr in our message
 

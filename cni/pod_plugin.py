@@ -243,10 +243,6 @@ def _attach(
     reach("add-recorded")
     routes = pool.routes if pool else ()
     dns = pool.dns if pool else parse_dns(request.conf, "config")
-    if plan.delegate:
-        given = _delegated(request, plan, book, note, host)
-        ips, routes, dns = given.ips, given.routes, given.dns
-        reach("add-delegated")
     ips, routes = with_gateways(ips, routes, plan.bridge)
     bridge = _bridge(plan, ends, ips)
     cable = wiring.Cable(
@@ -259,6 +255,15 @@ def _attach(
     )
     interface = wiring.plug_in(ends, cable, bridge, plan.bridge)
     reach("add-cable")
+    if plan.delegate:
+        given = _delegated(request, plan, book, note, host)
+        reach("add-delegated")
+        ips, routes = with_gateways(given.ips, given.routes, plan.bridge)
+        dns = given.dns
+        bridge = _bridge(plan, ends, ips)
+        if not plan.bridge.mac and plan.delegate not in delegate.NEED_INTERFACE:
+            cable = replace(cable, mac=wiring.mac_for(ips, "0a:58"))
+            wiring.set_mac(ends.pod, interface, cable.mac)
     if plan.bridge.container_interface_up:
         _allow_ipv6(request, ends, ips)
         wiring.configure_pod(ends.pod, interface, ips, routes)
@@ -277,6 +282,7 @@ def _delegated(
 ) -> Result:
     """Addresses from the delegated plugin; what it refuses it need not be asked to undo.
 
+    The cable is there already: a dhcp plugin asks through it.
     Its DEL is called all the same, as the specification wants, but a plugin which refuses a
     config refuses it in a DEL too: that must not leave a record behind.
     """

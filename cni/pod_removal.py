@@ -59,6 +59,9 @@ def detach(removal: Removal, book: Attachments, host: Host) -> None:
     if "guard" in note:
         attempt(lambda: firewall.unguard(*note["guard"]))
     reach("del-unfirewalled")
+    if _delegate_of(removal) in delegate.NEED_INTERFACE:
+        # it says goodbye through the cable; the second call below finds nothing to do
+        attempt(lambda: _release_delegated(removal, host))
     if attempt(lambda: _unplug(removal)):
         reach("del-unplugged")
         attempt(lambda: _release_delegated(removal, host))
@@ -128,6 +131,12 @@ def _unplug(removal: Removal) -> None:
             inside = wiring.look(pod, removal.key.ifname)
         if inside is not None and inside.kind == "veth":
             veth_removal.delete(inside.index, removal.netns)
+
+
+def _delegate_of(removal: Removal) -> str:
+    """The type of the delegated IPAM plugin that ADD called; empty when none is known."""
+    note = removal.record.note if removal.record is not None else {}
+    return str(note.get("delegate", {}).get("type", ""))
 
 
 def _release_delegated(removal: Removal, host: Host) -> None:

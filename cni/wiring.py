@@ -284,6 +284,12 @@ def plug_in(ends: Ends, cable: Cable, bridge: FoundLink | None, config: BridgeCo
     return found
 
 
+def set_mac(pod: NetlinkSocket, interface: FoundLink, mac: str) -> None:
+    """Give the pod's end another hardware address; it is still down. Raises NetlinkError."""
+    request = change_link(interface.index, settings(mac=mac))
+    send(pod, [request], [f"ip link set {interface.name} address {mac}"])
+
+
 def port_requests(
     index: int, cable: Cable, bridge: FoundLink | None, config: BridgeConfig
 ) -> tuple[list[Request], list[str]]:

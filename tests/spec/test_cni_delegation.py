@@ -4,6 +4,7 @@ They are Debian's containernetworking-plugins (1.1.1: specification 1.0.0).
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,16 +77,101 @@ def test_static_gives_the_addresses(host, container, conf):
     host.call("DEL", config, container, pod).result()
 
 
+UDHCPD = """
+start 10.79.0.50
+end 10.79.0.60
+interface dhcp1
+lease_file {directory}/leases
+pidfile {directory}/udhcpd.pid
+option subnet 255.255.255.0
+option router 10.79.0.1
+option lease 600
+"""
+
+
+@pytest.fixture
+def dhcp(host):
+    """A DHCP server on the bridge, and the daemon half of Debian's dhcp plugin."""
+    busybox = shutil.which("busybox")
+    if busybox is None or not (REFERENCE / "dhcp").exists():
+        pytest.skip("needs busybox and the dhcp plugin")
+    directory = host.directory / "dhcp"
+    directory.mkdir(exist_ok=True)
+    (directory / "leases").touch()
+    (directory / "udhcpd.conf").write_text(UDHCPD.format(directory=directory))
+    socket_file = directory / "dhcp.sock"
+    socket_file.unlink(missing_ok=True)
+    host.run("ip", "link", "add", "brdhcp", "up", "type", "bridge")
+    server = host.pod()
+    host.run(
+        "ip",
+        "link",
+        "add",
+        "dhcp0",
+        "master",
+        "brdhcp",
+        "up",
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "dhcp1",
+        "netns",
+        Path(server).name,
+    )
+    host.run("ip", "addr", "add", "10.79.0.1/24", "dev", "dhcp1", pod=server)
+    host.run("ip", "link", "set", "dhcp1", "up", pod=server)
+    quiet = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+    }
+    running = [
+        subprocess.Popen(
+            ["nsenter", f"--net={server}", busybox, "udhcpd", "-f", str(directory / "udhcpd.conf")],
+            **quiet,
+        ),
+        subprocess.Popen(
+            [*host.enter, str(REFERENCE / "dhcp"), "daemon", "-socketpath", str(socket_file)],
+            **quiet,
+        ),
+    ]
+    try:
+        host.until(socket_file.exists, "the dhcp daemon")
+        yield {"type": "dhcp", "daemonSocketPath": str(socket_file)}
+    finally:
+        for process in running:
+            process.kill()
+            process.wait(60)
+
+
+def test_dhcp_gives_the_address_through_the_pod_s_own_interface(host, container, conf, dhcp):
+    config = conf(name="dh", bridge="brdhcp", isGateway=False, isDefaultGateway=False, ipam=dhcp)
+    pod = host.pod()
+    result = host.call("ADD", config, container, pod).result()
+    (address,) = addresses(host, pod)
+    assert address.startswith("10.79.0.5")
+    assert result["ips"][0]["address"] == address
+    (link,) = host.ip("link", "show", "dev", "eth0", pod=pod)
+    assert link["address"] == result["interfaces"][2]["mac"]
+    host.call("DEL", config, container, pod).result()
+    assert not [r for r in host.records() if r[1] == container]
+    assert [x["ifname"] for x in host.ip("link", "show", pod=pod)] == ["lo"]
+
+
 def test_a_later_failure_gives_the_delegated_address_back(host, container, conf):
-    # the bridge's name is taken by a device that is none, found out after IPAM's turn
-    host.run("ip", "link", "add", "notbr", "type", "veth", "peer", "name", "notbr1")
-    config = conf(name="hl2", bridge="notbr", ipam=host_local(host.directory))
+    # an address in the way of the gateway that IPAM names: found out after its turn
+    host.run("ip", "link", "add", "brhl2", "up", "type", "bridge")
+    host.run("ip", "addr", "add", "10.77.0.9/25", "dev", "brhl2")
+    config = conf(name="hl2", bridge="brhl2", ipam=host_local(host.directory))
     pod = host.pod()
     host.call("ADD", config, container, pod).refused(7)
     assert reserved(host, "hl2") == []
     assert not [r for r in host.records() if r[1] == container]
     assert [link["ifname"] for link in host.ip("link", "show", pod=pod)] == ["lo"]
-    host.run("ip", "link", "del", "notbr")
+    assert host.cables() == []
+    assert (host.directory / "host-local" / "hl2").is_dir()  # it had its turn
+    host.run("ip", "link", "del", "brhl2")
 
 
 def test_a_delegate_that_refuses_is_quoted_with_its_code(host, container, conf):
