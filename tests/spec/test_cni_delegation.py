@@ -79,7 +79,7 @@ def test_static_gives_the_addresses(host, container, conf):
 
 UDHCPD = """
 start 10.79.0.50
-end 10.79.0.60
+end 10.79.0.59
 interface dhcp1
 lease_file {directory}/leases
 pidfile {directory}/udhcpd.pid
