@@ -20,6 +20,7 @@ BACKENDS = {
     "host-gw": "flannel.host_gw:HostGwBackend",
     "udp": "flannel.udp:UdpBackend",
     "wireguard": "flannel.wireguard:WireguardBackend",
+    "ovs": "ovs_mesh.backend:OvsBackend",
 }
 
 

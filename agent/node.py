@@ -36,7 +36,7 @@ from agent.lease_memory import LeaseMemory
 from agent.metrics import Metrics
 from agent.settings import Settings
 from agent.underlay import find_underlay
-from flannel.backend import Backend, DataPlane
+from flannel.backend import Backend, DataPlane, WatchedDataPlane
 from hostnet.apply import Outcome, reconcile
 from hostnet.events import Monitor
 from hostnet.kernel import Kernel
@@ -154,6 +154,10 @@ class Node:
         if self.data_plane is not None and self._loop is not None:
             self._loop.call_soon_threadsafe(self.look_again)
 
+    def _data_plane_changed(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.look_again, "data plane")
+
     async def _turn_for_ever(self) -> None:
         while True:
             await self._wake.wait()
@@ -249,9 +253,15 @@ class Node:
         self._change_backend()
 
     def _change_backend(self) -> None:
-        old_plane, self.backend, self.data_plane = self.data_plane, None, None
+        old_plane, old_backend = self.data_plane, self.backend
+        self.backend = self.data_plane = None
         self._look = True
-        if old_plane is not None:
+        if old_plane is None or old_backend is None or self.config is None:
+            return
+        same = old_backend.name == self.config.backend_type
+        if same and isinstance(old_plane, WatchedDataPlane):
+            old_plane.close()
+        else:
             old_plane.cleanup()
 
     def _find_underlay(self, config: NetworkConfig) -> Underlay:
@@ -266,6 +276,8 @@ class Node:
         situation = desired.situation
         if self.data_plane is None:
             self.data_plane = situation.backend.data_plane()
+            if isinstance(self.data_plane, WatchedDataPlane):
+                self.data_plane.watch(self._data_plane_changed)
         peers = list(desired.peers.values())
         if self.data_plane is not None:
             self.data_plane.prepare(situation.own, situation.underlay)

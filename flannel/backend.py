@@ -14,14 +14,14 @@ A new backend is: one module with a class that fits `Backend`, one line in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 from hostnet.state import HostState
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes, PeerUnusableError
 
-__all__ = ["Backend", "DataPlane", "PeerUnusableError"]
+__all__ = ["Backend", "DataPlane", "PeerUnusableError", "WatchedDataPlane"]
 
 
 class DataPlane(Protocol):
@@ -44,6 +44,18 @@ class DataPlane(Protocol):
 
     def cleanup(self) -> None:
         """Remove every trace (`flatmeshd --cleanup`)."""
+
+
+@runtime_checkable
+class WatchedDataPlane(DataPlane, Protocol):
+    """A data plane that other programs hold, and change or restart without netlink's notice.
+
+    All its state is there, not here: so a changed config of the same type needs no cleanup,
+    the next `reconcile` of its successor puts right what differs.
+    """
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed`, from any thread, when it is worth a look. Again is harmless."""
 
 
 class Backend(Protocol):

@@ -89,9 +89,17 @@ class KernelWireguard:
 
 def kernel_has_wireguard(netns: NetnsRef | None = None) -> bool:
     """Whether it is built in or loads as a module. Raises NetlinkError, OSError."""
+    return has_generic_family(FAMILY, netns)
+
+
+def has_generic_family(name: str, netns: NetnsRef | None = None) -> bool:
+    """Whether the kernel speaks a generic netlink family, its module loaded if it has one.
+
+    Raises NetlinkError, OSError.
+    """
     with NetlinkSocket(netns, protocol=NETLINK_GENERIC) as sock:
         try:
-            _family_id(sock)
+            _family_id(sock, name)
         except NetlinkError as error:
             if error.errno == errno.ENOENT:
                 return False
@@ -99,9 +107,9 @@ def kernel_has_wireguard(netns: NetnsRef | None = None) -> bool:
     return True
 
 
-def _family_id(sock: NetlinkSocket) -> int:
-    body = _HEADER.pack(CTRL_CMD_GETFAMILY, 1, 0) + attr_text(CTRL_ATTR_FAMILY_NAME, FAMILY)
-    data, begin, end = sock.get(Request(GENL_ID_CTRL, 0, body), "generic netlink wireguard")
+def _family_id(sock: NetlinkSocket, name: str = FAMILY) -> int:
+    body = _HEADER.pack(CTRL_CMD_GETFAMILY, 1, 0) + attr_text(CTRL_ATTR_FAMILY_NAME, name)
+    data, begin, end = sock.get(Request(GENL_ID_CTRL, 0, body), f"generic netlink {name}")
     found = attributes(data, begin + 4, end)
     return int(struct.unpack_from("=H", found[CTRL_ATTR_FAMILY_ID])[0])
 

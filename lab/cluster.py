@@ -28,6 +28,7 @@ from lab import hosts, processes
 from lab.etcd_server import EtcdServer
 from lab.hosts import LabError, Names
 from lab.matrix import Endpoint
+from lab.ovs_server import OvsServer
 from lab.runtime import Attachment, Runtime
 
 DIRECTORY = Path("/var/lib/flatmesh-lab")
@@ -140,6 +141,10 @@ class Lab:
             self.say("etcd, and the cluster config in it")
             self.start_etcd()
             self.configure(self.spec.cluster_config())
+            if self.spec.backend["Type"] == "ovs":
+                self.say("ovsdb-server and ovs-vswitchd on each host")
+                for number in self.host_numbers:
+                    self.ovs(number).start()
             self.say("CNI plugins")
             cni.install.install(self.bin_dir, python=sys.executable)
             self.say(f"flatmeshd on each host, backend {self.spec.backend['Type']}")
@@ -229,7 +234,12 @@ class Lab:
             "FLATMESH_RUN_DIR": str(directory / "run"),
             "FLATMESH_STATE_DIR": str(directory / "var"),
             "FLATMESH_SUBNET_FILE": str(directory / "run/subnet.env"),
+            "OVS_RUNDIR": str(self.ovs(number).directory),
         }
+
+    def ovs(self, number: int) -> OvsServer:
+        """A host's Open vSwitch; only labs with the ovs backend start it."""
+        return OvsServer(self.host_dir(number) / "ovs", self.names.host(number))
 
     def _make_hosts(self) -> None:
         families = {"ipv4": self.spec.ipv4, "ipv6": self.spec.ipv6 or self.spec.underlay_ipv6}

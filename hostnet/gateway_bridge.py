@@ -1,0 +1,112 @@
+"""The Linux bridge with the pods' gateway addresses, as the CNI plugins would make it.
+
+A daemon that has to attach something to the bridge may be there before the first pod. Made
+here it bears the pods' mark, so that no reconcile ever sweeps a bridge that pods are on.
+"""
+
+from __future__ import annotations
+
+import binascii
+import errno
+from collections.abc import Sequence
+from ipaddress import IPv4Interface, IPv6Interface
+
+from hostnet.address import dump_addresses, parse_addresses, put_addresses
+from hostnet.link import (
+    FoundLink,
+    add_link,
+    change_link,
+    get_link,
+    parse_link,
+    settings,
+)
+from hostnet.netlink import NetlinkError, NetlinkSocket
+from hostnet.ownership import POD_ALIAS
+from hostnet.state import Address
+
+Interface = IPv4Interface | IPv6Interface
+
+
+class BridgeInTheWayError(OSError):
+    """The bridge's name is another device's; the message is one line."""
+
+    def __str__(self) -> str:
+        """The message alone."""
+        return str(self.args[-1])
+
+
+def find_link(sock: NetlinkSocket, name: str) -> FoundLink | None:
+    """The device of that name, None when there is none. Raises NetlinkError."""
+    try:
+        return parse_link(sock.get(get_link(name), f"ip link show dev {name}"))
+    except NetlinkError as error:
+        if error.errno == errno.ENODEV:
+            return None
+        raise
+
+
+def gateway_mac(gateway: Interface) -> str:
+    """The hardware address that follows from a gateway's: 0a:58 and its four bytes."""
+    packed = gateway.ip.packed
+    tail = packed if gateway.version == 4 else binascii.crc32(packed).to_bytes(4, "big")
+    return f"0a:58:{tail.hex(':')}"
+
+
+def ensure_gateway_bridge(
+    sock: NetlinkSocket, name: str, mtu: int, gateways: Sequence[Interface]
+) -> FoundLink:
+    """The bridge, up, with these addresses; what else it has stays.
+
+    Raises BridgeInTheWayError, NetlinkError.
+    """
+    found = find_link(sock, name)
+    if found is None:
+        common = settings(name=name, mtu=mtu, mac=gateway_mac(gateways[0]))
+        sock.request(add_link("bridge", common, up=True), f"ip link add {name} type bridge")
+        found = find_link(sock, name)
+    if found is None or found.kind != "bridge":
+        raise BridgeInTheWayError(f"device {name} exists and is no bridge: rename or remove it")
+    if not found.alias:
+        common = settings(alias=f"{POD_ALIAS} bridge", mtu=mtu, mac=found.mac)
+        sock.request(change_link(found.index, common), f"ip link set {name} mtu {mtu}")
+    elif found.alias.startswith(POD_ALIAS) and found.mtu != mtu:
+        sock.request(change_link(found.index, settings(mtu=mtu)), f"ip link set {name} mtu {mtu}")
+    if not found.up:
+        sock.request(change_link(found.index, up=True), f"ip link set {name} up")
+    ensure_addresses(sock, found, [str(gateway) for gateway in gateways])
+    return found
+
+
+def ensure_addresses(
+    sock: NetlinkSocket, link: FoundLink, wanted: Sequence[str], *, prefix_route: bool = True
+) -> None:
+    """Give a device the addresses that it lacks. Raises NetlinkError."""
+    dump = dump_addresses(0, link.index)
+    names = {link.index: link.name}
+    parts = sock.dump(dump.type, dump.body, f"ip addr show {link.name}")
+    present = {found.address.address for found in parse_addresses(parts, names)}
+    missing = [Address(link.name, text) for text in wanted if text not in present]
+    if missing:
+        bulk = put_addresses(missing, {link.name: link.index}, 0, prefix_route=prefix_route)
+        for error in sock.execute_bulk(bulk).values():
+            raise error
+
+
+def set_up(sock: NetlinkSocket, name: str, mtu: int | None = None) -> FoundLink | None:
+    """Bring a device up with this MTU and no IPv6 of its own; None when it isn't there.
+
+    Raises NetlinkError.
+    """
+    found = find_link(sock, name)
+    if found is None:
+        return None
+    if found.addrgenmode not in (None, "none"):
+        sock.request(
+            change_link(found.index, settings(addrgenmode="none")),
+            f"ip link set {name} addrgenmode none",
+        )
+    if not found.up or (mtu is not None and found.mtu != mtu):
+        sock.request(
+            change_link(found.index, settings(mtu=mtu), up=True), f"ip link set {name} up mtu {mtu}"
+        )
+    return find_link(sock, name)

@@ -1,0 +1,108 @@
+"""Open vSwitch for one host of a lab: its own database, sockets and logs in one directory.
+
+The path of a Unix socket ends at 108 bytes; OvsServer says so before the servers do.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import processes
+from lab.hosts import LabError
+
+SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
+TIMEOUT = 15.0  # seconds for a server to serve
+POLL = 0.02  # seconds
+LONGEST = 107 - len("/ovs-vswitchd.4194304.ctl")  # bytes: unix(7), sun_path
+
+
+@dataclass(frozen=True, slots=True)
+class OvsServer:
+    """An ovsdb-server and an ovs-vswitchd inside a host's namespace."""
+
+    directory: Path
+    """OVS_RUNDIR of the host."""
+    netns: str
+
+    def start(self) -> None:
+        """Start both and wait until they serve. Raises LabError."""
+        if shutil.which("ovs-vswitchd") is None or not SCHEMA.exists():
+            raise LabError("Open vSwitch is not installed: apt install openvswitch-switch")
+        if len(str(self.directory)) > LONGEST:
+            raise LabError(f"{self.directory}: too long for sockets in it; use a shorter --dir")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        database = self.directory / "conf.db"
+        if not database.exists():
+            subprocess.run(
+                ["ovsdb-tool", "create", str(database), str(SCHEMA)],
+                check=True,
+                capture_output=True,
+            )
+        self.start_database()
+        self.start_switch()
+
+    def start_database(self) -> None:
+        """Start ovsdb-server. Raises LabError when it doesn't serve in time."""
+        sock = self.directory / "db.sock"
+        self._spawn(
+            "ovsdb-server",
+            str(self.directory / "conf.db"),
+            f"--remote=punix:{sock}",
+            f"--unixctl={self.directory / 'ovsdb-server.ctl'}",
+        )
+        self._wait("ovsdb-server", sock)
+        init = ["ovs-vsctl", f"--db=unix:{sock}", "--no-wait", "init"]
+        subprocess.run(init, check=True, capture_output=True)
+
+    def start_switch(self) -> None:
+        """Start ovs-vswitchd. Raises LabError when it doesn't serve in time."""
+        pid = self._spawn("ovs-vswitchd", f"unix:{self.directory / 'db.sock'}")
+        self._wait("ovs-vswitchd", self.directory / f"ovs-vswitchd.{pid}.ctl")
+
+    def pid(self, program: str) -> int | None:
+        """The pid of `ovsdb-server` or `ovs-vswitchd` if it runs."""
+        try:
+            pid = int((self.directory / f"{program}.pid").read_text())
+        except (OSError, ValueError):
+            return None
+        return pid if processes.running(pid) else None
+
+    def stop(self, program: str, *, grace: float = processes.TERM_GRACE) -> None:
+        """End a server; `grace` 0 kills it."""
+        pid = self.pid(program)
+        if pid is not None:
+            processes.stop([pid], grace)
+
+    def _spawn(self, program: str, *arguments: str) -> int:
+        directory = str(self.directory)
+        server = processes.spawn(
+            [
+                program,
+                *arguments,
+                f"--pidfile={self.directory / program}.pid",
+                "--no-chdir",
+                "-vconsole:warn",
+            ],
+            self.netns,
+            self.directory / f"{program}.log",
+            {"OVS_RUNDIR": directory, "OVS_DBDIR": directory, "OVS_SYSCONFDIR": directory},
+        )
+        return server.pid
+
+    def _wait(self, program: str, sock: Path) -> None:
+        deadline = time.monotonic() + TIMEOUT
+        while self.pid(program) is None or not sock.exists():
+            if time.monotonic() > deadline:
+                last = (self.directory / f"{program}.log").read_text().splitlines()[-3:]
+                raise LabError(f"{program} in {self.netns} does not serve: {' '.join(last)}")
+            time.sleep(POLL)
+
+
+def environment(directory: Path) -> dict[str, str]:
+    """What ovs-vsctl and its kin need to find these servers."""
+    return {**os.environ, "OVS_RUNDIR": str(directory)}

@@ -1,0 +1,95 @@
+"""The `ovs` backend: what of it is in kernel tables; ovs_mesh.data_plane does the rest.
+
+    pod --veth-- kbr0 (gateway address) --veth-- obr0 (Open vSwitch) == tunnels == peers
+                    ^ routes to remote subnets
+
+With `"PodAttach":"obr0"` pods are ports of obr0, and its own device has the gateway address.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from hostnet.state import HostState, Link, Route, Sysctl, Veth
+from hostnet.underlay import Underlay
+from ipam.lease import Lease, LeaseAttributes
+from ipam.network import NetworkConfig
+from ovs_mesh import topology
+from ovs_mesh.config import OvsConfig
+from ovs_mesh.data_plane import OvsDataPlane
+from ovs_mesh.datapath import Datapath, choose
+from ovs_mesh.flows import ROUTER_IPV4, ROUTER_IPV6
+from ovs_mesh.layout import BRIDGE_END, KBR0, OBR0, SWITCH_CABLE_END
+from ovs_mesh.userspace import HOST_END, SWITCH_END
+
+RT_SCOPE_LINK = 253  # linux/rtnetlink.h
+DEFAULT_RUNDIR = "/var/run/openvswitch"  # ovs-vswitchd(8); OVS_RUNDIR overrides it
+
+
+@dataclass(frozen=True, slots=True)
+class OvsBackend:
+    """Cluster config: `{"Type":"ovs","Tunnel":"vxlan","Mesh":"flow"}`; see ovs_mesh.config."""
+
+    config: OvsConfig
+    datapath: Datapath
+    state_dir: Path
+    run_dir: Path
+    rundir: Path
+    """Open vSwitch's own run directory."""
+    name: str = "ovs"
+
+    @classmethod
+    def from_config(cls, config: NetworkConfig, state_dir: Path, run_dir: Path) -> OvsBackend:
+        """Read the backend's keys. Raises ConfigError."""
+        ovs = OvsConfig.of(config)
+        rundir = Path(os.environ.get("OVS_RUNDIR") or DEFAULT_RUNDIR)
+        return cls(ovs, choose(ovs.datapath), state_dir, run_dir, rundir)
+
+    def attributes(self, underlay: Underlay, previous: LeaseAttributes | None) -> LeaseAttributes:
+        """Publish tunnel type, key and port."""
+        del previous  # nothing random in it
+        return topology.attributes(self.config, underlay)
+
+    def mtu(self, underlay: Underlay) -> int:
+        """The underlay's MTU less the largest header in use."""
+        return self.config.mtu(underlay)
+
+    def base(self, own: Lease, underlay: Underlay) -> HostState:
+        """The cables between bridges, and a host that sends no redirects."""
+        del own
+        links: list[Link] = []
+        # the way in and the way out are one device: the kernel would tell pods of a short cut
+        sysctls = [Sysctl("net/ipv4/conf/all/send_redirects", "0")]
+        if self.config.attach == KBR0:
+            sysctls.append(Sysctl(f"net/ipv4/conf/{KBR0}/send_redirects", "0"))
+            links += _cable(BRIDGE_END, SWITCH_CABLE_END, self.mtu(underlay), master=KBR0)
+        if self.datapath.userspace:
+            links += _cable(HOST_END, SWITCH_END, underlay.mtu)
+        return HostState(links=frozenset(links), sysctls=frozenset(sysctls))
+
+    def peer(self, peer: Lease, own: Lease, underlay: Underlay) -> HostState:
+        """A route to the peer's subnets: to the mesh's router, or onto the mesh itself."""
+        del underlay
+        device = KBR0 if self.config.attach == KBR0 else OBR0
+        routes = []
+        for subnet in topology.peer_of(self.config, peer, own).subnets:
+            if self.config.mesh == "static":
+                scope = RT_SCOPE_LINK if subnet.version == 4 else 0
+                routes.append(Route(str(subnet), device, scope=scope))
+            else:
+                router = ROUTER_IPV4 if subnet.version == 4 else ROUTER_IPV6
+                routes.append(Route(str(subnet), device, router, onlink=True))
+        return HostState(routes=frozenset(routes))
+
+    def data_plane(self) -> OvsDataPlane:
+        """The part in Open vSwitch."""
+        return OvsDataPlane(self.config, self.datapath, self.state_dir, self.run_dir, self.rundir)
+
+
+def _cable(one: str, other: str, mtu: int, *, master: str | None = None) -> list[Link]:
+    return [
+        Link(one, "veth", mtu=mtu, master=master, addrgenmode="none", details=Veth(other)),
+        Link(other, "veth", mtu=mtu, addrgenmode="none", details=Veth(one)),
+    ]

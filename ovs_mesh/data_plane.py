@@ -1,0 +1,301 @@
+"""The mesh in Open vSwitch, kept as the leases say.
+
+Each look is the same: rows of OVSDB against the rows wanted, one transaction; port numbers as
+ovs-vswitchd gave them; flows against the flows wanted, one bundle. Whatever restarted in
+between (this daemon, ovs-vswitchd, ovsdb-server), the next look puts right what differs and
+touches nothing else, so that packets in flight don't notice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from ipaddress import ip_interface
+from pathlib import Path
+
+from hostnet import netns
+from hostnet.gateway_bridge import ensure_addresses, ensure_gateway_bridge, find_link, set_up
+from hostnet.kernel import Kernel
+from hostnet.netlink import NetlinkSocket
+from hostnet.offload import turn_tx_checksum_off
+from hostnet.underlay import Underlay
+from ipam.addresses import AddressBookError
+from ipam.lease import Lease, PeerUnusableError
+from ovs_mesh import bridges, flows, layout, topology
+from ovs_mesh.bridges import Bridge, RowChange
+from ovs_mesh.config import OvsConfig
+from ovs_mesh.datapath import Datapath
+from ovs_mesh.layout import BRIDGE_END, KBR0, OBR0, SWITCH_CABLE_END
+from ovs_mesh.openflow import Switch
+from ovs_mesh.ovsdb import Ovsdb, OvsdbError
+from ovs_mesh.pods import PodEntry, pods_in_book
+from ovs_mesh.topology import Peer, TunnelPort
+from ovs_mesh.userspace import PHY, SWITCH_END, UserspaceUnderlay, phy_flows
+from ovs_mesh.watch import Watch
+
+log = logging.getLogger("ovs")
+ATTACH_FILE = "attach.json"  # read by the CNI plugins: cni.attach_mode
+PATIENCE = 5.0  # seconds for ovs-vswitchd to open a port
+MANY = 20  # changes beyond which a log line gives their number only
+
+
+class OvsDataPlane:
+    """Open vSwitch on this host: fits flannel.backend.DataPlane."""
+
+    def __init__(
+        self, config: OvsConfig, datapath: Datapath, state_dir: Path, run_dir: Path, rundir: Path
+    ) -> None:
+        """Touch nothing yet."""
+        self.config = config
+        self.datapath = datapath
+        self.state_dir = state_dir
+        self.run_dir = run_dir
+        self.rundir = rundir
+        self.userspace = UserspaceUnderlay(rundir)
+        self._db: Ovsdb | None = None
+        self._watch: Watch | None = None
+        self._problem: str | None = "obr0 is not set up yet"
+        self._said: set[str] = set()
+
+    # -- flannel.backend.DataPlane -----------------------------------------------------
+
+    def prepare(self, own: Lease, underlay: Underlay) -> None:
+        """Make the devices that routes refer to. Raises OSError."""
+        with self._noting_problems():
+            mtu = self.config.mtu(underlay)
+            gateways = [ip_interface(text) for text in _gateways(own)]
+            if self.config.attach == KBR0:
+                (self.run_dir / ATTACH_FILE).unlink(missing_ok=True)
+                with NetlinkSocket() as sock:
+                    ensure_gateway_bridge(sock, KBR0, mtu, gateways)
+                return
+            wanted = layout.bridges(OBR0, self.datapath, underlay.mac, [], [], [])
+            missing = [c for c in self._row_changes(wanted) if c.verb == "add-br"]
+            self._database().apply(missing)
+            with NetlinkSocket() as sock:
+                link = set_up(sock, OBR0, mtu)
+                if link is None:
+                    raise OvsdbError("ovs-vswitchd made no device obr0: see its log")
+                ensure_addresses(sock, link, [str(gateway) for gateway in gateways])
+            _write(self.run_dir / ATTACH_FILE, json.dumps({"bridge": None, "mode": "ovs"}))
+
+    def reconcile(self, own: Lease, peers: Sequence[Lease], underlay: Underlay) -> list[str]:
+        """Make rows and flows agree with the leases; returns the changes. Raises OSError."""
+        with self._noting_problems():
+            mesh = self._mesh(peers, own)
+            pods = self._pods()
+            wanted = self._wanted(mesh, pods, underlay)
+            changes = self._row_changes(wanted)
+            self._database().apply(changes)
+            lines = [change.line() for change in changes]
+            if self.datapath.userspace:
+                lines += self._userspace(underlay)
+            ofports = self._ofports(wanted)
+            with NetlinkSocket() as sock:
+                set_up(sock, SWITCH_CABLE_END)
+                local = self._local(sock, own, pods, ofports)
+            switch = Switch(self.rundir, OBR0)
+            text = flows.pipeline(self.config, local, mesh, ofports)
+            difference = switch.changes(text)
+            switch.apply(difference)
+        if self._watch is not None:
+            self._watch.ready()
+        return _few(lines) + _few([change.line(OBR0) for change in difference])
+
+    def plan(self, own: Lease, peers: Sequence[Lease], underlay: Underlay) -> list[str]:
+        """What `reconcile` would do, as far as it follows from what is there. Raises OSError."""
+        mesh, pods = self._mesh(peers, own), self._pods()
+        lines = [change.line() for change in self._row_changes(self._wanted(mesh, pods, underlay))]
+        lines.append(f"# datapath {self.datapath.type}: {self.datapath.reason}")
+        ofports = self._database().ofports(OBR0)
+        with NetlinkSocket() as sock, contextlib.suppress(OvsdbError):
+            local = self._local(sock, own, pods, ofports)
+            text = flows.pipeline(self.config, local, mesh, ofports)
+            lines += [change.line(OBR0) for change in Switch(self.rundir, OBR0).changes(text)]
+        return lines
+
+    def problem(self) -> str | None:
+        """Why pods can't reach other hosts now, or None."""
+        return self._problem
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed` when Open vSwitch restarts, or its rows or flows are changed."""
+        if self._watch is None:
+            self._watch = Watch(self.rundir, OBR0, changed)
+
+    def close(self) -> None:
+        """Let go: rows and flows stay, packets flow on."""
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def cleanup(self) -> None:
+        """Remove bridges, redirect and the plugins' note. Raises OSError."""
+        try:
+            if (self.rundir / "db.sock").exists():
+                database = self._database()
+                database.apply(self._row_changes([]))
+            self.userspace.remove()
+        finally:
+            (self.run_dir / ATTACH_FILE).unlink(missing_ok=True)
+            self.close()
+
+    # -- looking -----------------------------------------------------------------------
+
+    def _database(self) -> Ovsdb:
+        if self._db is None:
+            self._db = Ovsdb(self.rundir)
+        return self._db
+
+    def _row_changes(self, wanted: Sequence[Bridge]) -> list[RowChange]:
+        database = self._database()
+        database.refresh()
+        return bridges.diff(wanted, database.found())
+
+    def _mesh(self, peers: Sequence[Lease], own: Lease) -> list[Peer]:
+        mesh = []
+        for lease in peers:
+            with contextlib.suppress(PeerUnusableError):  # reported by whoever chose the peers
+                mesh.append(topology.peer_of(self.config, lease, own))
+        return mesh
+
+    def _pods(self) -> list[PodEntry]:
+        try:
+            return pods_in_book(self.state_dir)
+        except AddressBookError as error:
+            raise OSError(str(error)) from None
+
+    def _tunnels(self, mesh: Sequence[Peer]) -> list[TunnelPort]:
+        return topology.tunnel_ports(self.config, mesh)
+
+    def _wanted(
+        self, mesh: Sequence[Peer], pods: Sequence[PodEntry], underlay: Underlay
+    ) -> list[Bridge]:
+        plugged = []
+        if self.config.attach == OBR0:
+            with NetlinkSocket() as sock:
+                plugged = [pod.host_link for pod in pods if find_link(sock, pod.host_link)]
+        return layout.bridges(
+            self.config.attach, self.datapath, underlay.mac, self._tunnels(mesh), mesh, plugged
+        )
+
+    def _userspace(self, underlay: Underlay) -> list[str]:
+        with Kernel() as kernel:
+            lines = self.userspace.reconcile(underlay, self.config.tunnels, kernel)
+        if self.config.attach == KBR0 and turn_tx_checksum_off(BRIDGE_END):
+            lines.append(f"ethtool -K {BRIDGE_END} tx off")
+        if self.config.attach == OBR0 and turn_tx_checksum_off(OBR0):
+            lines.append(f"ethtool -K {OBR0} tx off")
+        cable = self._database().ofports(PHY).get(SWITCH_END)
+        if cable is None:
+            raise OvsdbError(f"ovs-vswitchd can't open {SWITCH_END} yet")
+        switch = Switch(self.rundir, PHY)
+        changes = switch.changes(phy_flows(cable))
+        switch.apply(changes)
+        return lines + [change.line(PHY) for change in changes]
+
+    def _ofports(self, wanted: Sequence[Bridge]) -> dict[str, int]:
+        """Numbers of obr0's ports; waits for those that ovs-vswitchd hasn't opened yet."""
+        names = {port.name for bridge in wanted if bridge.name == OBR0 for port in bridge.ports}
+        database = self._database()
+        deadline = time.monotonic() + PATIENCE
+        while names - (there := database.ofports(OBR0)).keys() - database.errors(OBR0).keys():
+            if time.monotonic() > deadline:
+                break
+            database.refresh()
+        for name, error in database.errors(OBR0).items():
+            if name not in there and f"{name} {error}" not in self._said:
+                self._said.add(f"{name} {error}")
+                log.warning("obr0: port %s: %s", name, error)
+        return there
+
+    def _local(
+        self,
+        sock: NetlinkSocket,
+        own: Lease,
+        pods: Sequence[PodEntry],
+        ofports: dict[str, int],
+    ) -> flows.LocalSide:
+        on_switch = self.config.attach == OBR0
+        gateway = find_link(sock, OBR0 if on_switch else KBR0)
+        port = "LOCAL" if on_switch else ofports.get(SWITCH_CABLE_END)
+        if gateway is None or port is None:
+            raise OvsdbError(f"obr0: port {SWITCH_CABLE_END} is not open yet")
+        if on_switch and self.datapath.userspace:
+            for pod in pods:
+                _finish_checksums(pod)
+        return flows.LocalSide(
+            gateway_port=port,
+            gateway_mac=gateway.mac,
+            gateways=tuple(text.partition("/")[0] for text in _gateways(own)),
+            subnets=tuple(s for s in (own.subnet, own.ipv6_subnet) if s is not None),
+            sources=tuple(
+                str(address)
+                for address in (own.attributes.public_ip, own.attributes.public_ipv6)
+                if address is not None
+            ),
+            pods=tuple(
+                pod.at(ofports.get(pod.host_link) if on_switch else None)
+                for pod in pods
+                if not on_switch or pod.host_link in ofports
+            ),
+            on_switch=on_switch,
+        )
+
+    @contextlib.contextmanager
+    def _noting_problems(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._problem = f"ovs: {error}"
+            if isinstance(error, OvsdbError):
+                self._forget_connection()
+            raise
+        self._problem = None
+
+    def _forget_connection(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+
+def _gateways(own: Lease) -> list[str]:
+    """The first address of each subnet, with the prefix length: what pods have as gateway."""
+    return [
+        f"{subnet.network_address + 1}/{subnet.prefixlen}"
+        for subnet in (own.subnet, own.ipv6_subnet)
+        if subnet is not None
+    ]
+
+
+def _finish_checksums(pod: PodEntry) -> None:
+    """A pod straight on a userspace switch must compute its checksums itself."""
+    try:
+        netns.run_in(pod.netns, lambda: turn_tx_checksum_off(pod.ifname))
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
+            raise  # the pod is going
+
+
+def _few(lines: list[str]) -> list[str]:
+    """All of few changes, the number of many."""
+    if len(lines) <= MANY:
+        return lines
+    return [f"{len(lines)} changes, the first: {lines[0]}"]
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file whole; unchanged content is left alone."""
+    with contextlib.suppress(OSError):
+        if path.read_text() == text:
+            return
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)

@@ -1,0 +1,35 @@
+"""Which datapath Open vSwitch can use here: the kernel's, or its own in userspace.
+
+Source: linux/openvswitch.h, OVS_DATAPATH_FAMILY.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hostnet.wireguard_netlink import has_generic_family
+
+FAMILY = "ovs_datapath"
+
+
+@dataclass(frozen=True, slots=True)
+class Datapath:
+    """The choice, and why."""
+
+    type: str
+    """`system` or `netdev`: the Bridge's datapath_type."""
+    reason: str
+
+    @property
+    def userspace(self) -> bool:
+        """Whether packets go through ovs-vswitchd itself."""
+        return self.type == "netdev"
+
+
+def choose(wanted: str) -> Datapath:
+    """The datapath for `auto`, `system` or `netdev`."""
+    if wanted != "auto":
+        return Datapath(wanted, "the cluster config says so")
+    if has_generic_family(FAMILY):
+        return Datapath("system", "the kernel has openvswitch")
+    return Datapath("netdev", "the kernel has no openvswitch")

@@ -1,0 +1,255 @@
+"""Open vSwitch's database, through the IDL of the `ovs` package: the only importer of it.
+
+A connection keeps a replica of the rows it watches. `found` reads it, `apply` makes all
+changes in one transaction and waits until ovs-vswitchd has worked it off (cur_cfg), so that
+ports have their numbers when it returns. Every call has a deadline.
+
+Sources: RFC 7047; ovs-vswitchd.conf.db(5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ovs.db.idl
+import ovs.jsonrpc
+import ovs.poller
+import ovs.stream
+import ovs.vlog
+
+from ovs_mesh.bridges import MARK, Bridge, Found, Port, RowChange
+
+DEADLINE = 10.0  # seconds for the database and ovs-vswitchd to answer
+DATABASE = "Open_vSwitch"
+COLUMNS = {
+    "Open_vSwitch": ["bridges", "cur_cfg", "next_cfg", "datapath_types", "iface_types"],
+    "Bridge": ["name", "ports", "datapath_type", "other_config", "external_ids", "fail_mode"],
+    "Port": ["name", "interfaces", "external_ids"],
+    "Interface": ["name", "type", "options", "ofport", "error", "external_ids", "ofport_request"],
+}
+
+
+class OvsdbError(OSError):
+    """The database doesn't answer or refused; the message is one line."""
+
+    def __str__(self) -> str:
+        """The message alone."""
+        return str(self.args[-1])
+
+
+class Ovsdb:
+    """A connection to one host's ovsdb-server; one thread at a time."""
+
+    def __init__(self, rundir: Path) -> None:
+        """Connect. Raises OvsdbError."""
+        ovs.vlog.Vlog.init()  # quiet: the IDL reports what we report ourselves
+        with contextlib.suppress(AttributeError):
+            ovs.vlog.Vlog.set_levels_from_string("any:console:off")
+        self.remote = f"unix:{rundir / 'db.sock'}"
+        helper = ovs.db.idl.SchemaHelper(schema_json=self._schema())
+        for table, columns in COLUMNS.items():
+            helper.register_columns(table, columns)
+        self._idl = ovs.db.idl.Idl(self.remote, helper)
+        self._wait(self._idl.has_ever_connected, "ovsdb-server")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._idl.close()
+
+    def refresh(self) -> None:
+        """Take in what has changed. Raises OvsdbError when the server is away."""
+        before = time.monotonic() + DEADLINE
+        self._idl.run()
+        session = self._idl._session  # noqa: SLF001 - the IDL tells it nowhere else
+        while not session.is_connected():
+            if time.monotonic() > before:
+                raise self._away("ovsdb-server")
+            self._block(0.05)
+            self._idl.run()
+        # the server answers in order: a read-only transaction is a barrier
+        txn = ovs.db.idl.Transaction(self._idl)
+        self._commit(txn)
+
+    def found(self) -> dict[str, Found]:
+        """The bridges there, by name."""
+        return {row.name: _found(row) for row in self._idl.tables["Bridge"].rows.values()}
+
+    def ofports(self, bridge: str) -> dict[str, int]:
+        """OpenFlow port numbers by name: of the ports that ovs-vswitchd could open."""
+        numbers = {}
+        for row in self._idl.tables["Bridge"].rows.values():
+            if row.name == bridge:
+                for interface in _interfaces(row):
+                    if interface.ofport and interface.ofport[0] > 0:
+                        numbers[interface.name] = int(interface.ofport[0])
+        return numbers
+
+    def errors(self, bridge: str) -> dict[str, str]:
+        """Why ports could not be opened, by name."""
+        return {
+            interface.name: str(interface.error[0])
+            for row in self._idl.tables["Bridge"].rows.values()
+            if row.name == bridge
+            for interface in _interfaces(row)
+            if interface.error
+        }
+
+    def datapath_types(self) -> frozenset[str]:
+        """The datapath types that this ovs-vswitchd was built with."""
+        return frozenset(self._root().datapath_types)
+
+    def apply(self, changes: Sequence[RowChange]) -> None:
+        """Make the changes in one transaction, and wait for ovs-vswitchd. Raises OvsdbError."""
+        if not changes:
+            return
+        txn = ovs.db.idl.Transaction(self._idl)
+        txn.add_comment("flatmesh: " + changes[0].line())
+        root = self._root()
+        bridges = {row.name: row for row in self._idl.tables["Bridge"].rows.values()}
+        for change in changes:
+            _apply(txn, root, bridges, change)
+        root.increment("next_cfg")
+        self._commit(txn)
+        wanted = txn.get_increment_new_value()
+        self._wait(lambda: self._root().cur_cfg >= wanted, "ovs-vswitchd")
+
+    # -- the connection ----------------------------------------------------------------
+
+    def _root(self) -> Any:
+        for row in self._idl.tables["Open_vSwitch"].rows.values():
+            return row
+        raise OvsdbError("Open vSwitch's database is empty: run ovs-vsctl --no-wait init")
+
+    def _schema(self) -> Any:
+        error, stream = ovs.stream.Stream.open_block(
+            ovs.stream.Stream.open(self.remote), int(DEADLINE * 1000)
+        )
+        if error:
+            raise self._away("ovsdb-server")
+        connection = ovs.jsonrpc.Connection(stream)
+        request = ovs.jsonrpc.Message.create_request("get_schema", [DATABASE])
+        try:
+            error, reply = connection.transact_block(request)
+        finally:
+            connection.close()
+        if error or reply.error is not None:
+            raise OvsdbError(f"{self.remote} serves no {DATABASE} database")
+        return reply.result
+
+    def _commit(self, txn: Any) -> None:
+        deadline = time.monotonic() + DEADLINE
+        status = txn.commit()
+        while status == ovs.db.idl.Transaction.INCOMPLETE:
+            if time.monotonic() > deadline:
+                txn.abort()
+                raise self._away("ovsdb-server")
+            self._block(0.05)
+            self._idl.run()
+            status = txn.commit()
+        done = (ovs.db.idl.Transaction.SUCCESS, ovs.db.idl.Transaction.UNCHANGED)
+        if status == ovs.db.idl.Transaction.TRY_AGAIN:
+            raise OvsdbError("Open vSwitch's database changed underneath; trying again")
+        if status not in done:
+            reason = txn.get_error() or ovs.db.idl.Transaction.status_to_string(status)
+            raise OvsdbError(f"Open vSwitch's database refused: {reason}")
+
+    def _wait(self, condition: Callable[[], bool], who: str) -> None:
+        deadline = time.monotonic() + DEADLINE
+        self._idl.run()
+        while not condition():
+            if time.monotonic() > deadline:
+                raise self._away(who)
+            self._block(0.02)
+            self._idl.run()
+
+    def _block(self, seconds: float) -> None:
+        poller = ovs.poller.Poller()
+        self._idl.wait(poller)
+        poller.timer_wait(int(seconds * 1000))
+        poller.block()
+
+    def _away(self, who: str) -> OvsdbError:
+        return OvsdbError(
+            f"{who} does not answer ({self.remote}): start it "
+            "(Debian: apt install openvswitch-switch, systemctl start openvswitch-switch)"
+        )
+
+
+def _interfaces(bridge: Any) -> Iterator[Any]:
+    for port in bridge.ports:
+        yield from port.interfaces
+
+
+def _found(row: Any) -> Found:
+    ports, foreign = [], set()
+    for port in row.ports:
+        if port.name == row.name:
+            continue
+        if MARK not in port.external_ids or len(port.interfaces) != 1:
+            foreign.add(port.name)
+            continue
+        interface = port.interfaces[0]
+        ports.append(
+            Port(port.name, interface.type, dict(interface.options), dict(interface.external_ids))
+        )
+    bridge = Bridge(row.name, row.datapath_type or "system", dict(row.other_config), tuple(ports))
+    return Found(bridge, MARK in row.external_ids, frozenset(foreign))
+
+
+def _apply(txn: Any, root: Any, bridges: dict[str, Any], change: RowChange) -> None:
+    tables = txn.idl.tables
+    wanted = change.bridge
+    match change.verb:
+        case "add-br":
+            row = txn.insert(tables["Bridge"])
+            row.name = wanted.name
+            row.external_ids = {MARK: "bridge"}
+            _set_bridge(row, wanted)
+            _add_port(txn, row, Port(wanted.name, "internal"))
+            root.addvalue("bridges", row)
+            bridges[wanted.name] = row
+        case "set-br":
+            _set_bridge(bridges[wanted.name], wanted)
+        case "del-br":
+            root.delvalue("bridges", bridges[wanted.name])
+        case "add-port" if change.port is not None:
+            _add_port(txn, bridges[wanted.name], change.port)
+        case "del-port" if change.port is not None:
+            row = bridges[wanted.name]
+            for port in _named(row.ports, change.port.name):
+                row.delvalue("ports", port)
+        case "set-port" if change.port is not None:
+            for port in _named(bridges[wanted.name].ports, change.port.name):
+                _set_interface(port.interfaces[0], change.port)
+
+
+def _named(rows: Iterable[Any], name: str) -> list[Any]:
+    return [row for row in rows if row.name == name]
+
+
+def _set_bridge(row: Any, wanted: Bridge) -> None:
+    row.datapath_type = wanted.datapath
+    row.fail_mode = "secure"  # no flows, no traffic: never the default learning switch
+    row.other_config = dict(wanted.other_config)
+
+
+def _add_port(txn: Any, bridge: Any, wanted: Port) -> None:
+    interface = txn.insert(txn.idl.tables["Interface"])
+    interface.name = wanted.name
+    _set_interface(interface, wanted)
+    port = txn.insert(txn.idl.tables["Port"])
+    port.name = wanted.name
+    port.external_ids = {MARK: "port"}
+    port.interfaces = [interface]
+    bridge.addvalue("ports", port)
+
+
+def _set_interface(row: Any, wanted: Port) -> None:
+    row.type = wanted.type
+    row.options = dict(wanted.options)
+    external: Mapping[str, str] = wanted.external_ids
+    row.external_ids = dict(external)

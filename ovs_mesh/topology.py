@@ -1,0 +1,145 @@
+"""Which tunnels a host wants: pure, from the config and the leases.
+
+    static     a tunnel port per peer, named by the peer's address; an L2 mesh. Frames travel
+               as they are, a host resolves remote pods by ARP through the mesh.
+    flow       one tunnel port; the flow that matches a peer's subnet says where it goes
+               (tun_dst). Routed: nothing is broadcast over the underlay.
+    combined   flow, but pairs of hosts that a rule of the config names have a port of their
+               own, with another tunnel type or key.
+
+Sources: ovs-vswitchd.conf.db(5), Interface options `remote_ip`, `key`, `dst_port`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from hostnet.underlay import Underlay
+from ipam.lease import Lease, LeaseAttributes, PeerUnusableError
+from ovs_mesh.config import NAME, Address, Network, OvsConfig, Tunnel
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another host, as the mesh sees it."""
+
+    remote: str
+    """Its underlay address: where tunnel packets go, and come from."""
+    subnets: tuple[Network, ...]
+    sources: tuple[str, ...]
+    """What else it may send from: its own underlay addresses."""
+    tunnel: Tunnel
+    port: str
+    """Name of the tunnel port."""
+    chosen_by_flow: bool
+    """Whether the port serves many peers."""
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelPort:
+    """A tunnel port of obr0."""
+
+    name: str
+    tunnel: Tunnel
+    remote: str | None
+    """None: flows say where to."""
+    local: str | None = None
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The Interface's options column."""
+        options = {"key": str(self.tunnel.key) if self.remote else "flow"}
+        options["remote_ip"] = self.remote or "flow"
+        if self.tunnel.port:
+            options["dst_port"] = str(self.tunnel.port)
+        if self.local:
+            options["local_ip"] = self.local
+        return options
+
+
+def attributes(config: OvsConfig, underlay: Underlay) -> LeaseAttributes:
+    """What this host publishes."""
+    data = {
+        "Tunnel": config.tunnel.kind,
+        "Key": config.tunnel.key,
+        "Port": config.tunnel.port,
+        "Mesh": config.mesh,
+    }
+    return LeaseAttributes(
+        underlay.public_ip,
+        underlay.public_ipv6 if config.enable_ipv6 or underlay.public_ip is None else None,
+        NAME,
+        data if config.enable_ipv4 else None,
+        data if config.enable_ipv6 else None,
+    )
+
+
+def peer_of(config: OvsConfig, peer: Lease, own: Lease) -> Peer:
+    """A peer's place in the mesh.
+
+    Raises PeerUnusableError when its lease is of another backend, another tunnel or lacks an
+    address.
+    """
+    theirs = peer.attributes
+    if theirs.backend_type != NAME:
+        raise PeerUnusableError(
+            f"lease {peer.key}: backend is {theirs.backend_type or 'udp'}, ours is {NAME}"
+        )
+    data = theirs.backend_data or theirs.backend_v6_data
+    fields: Mapping[str, object] = data if isinstance(data, Mapping) else {}
+    said = tuple(fields.get(name) for name in ("Tunnel", "Key", "Port"))
+    if said != tuple(config.tunnel):
+        raise PeerUnusableError(
+            f"lease {peer.key}: its tunnel is {said[0]} key {said[1]} port {said[2]}, "
+            f"the cluster config says {config.tunnel.kind} key {config.tunnel.key} "
+            f"port {config.tunnel.port}: its host has not followed yet"
+        )
+    ours, remote = _pair(own.attributes, theirs)
+    if ours is None or remote is None:
+        raise PeerUnusableError(f"lease {peer.key}: no PublicIP of a family that we have too")
+    subnets = [
+        subnet
+        for subnet, mine in ((peer.subnet, own.subnet), (peer.ipv6_subnet, own.ipv6_subnet))
+        if subnet is not None and mine is not None
+    ]
+    named = config.tunnel_between(ours, remote)
+    by_flow = config.mesh != "static" and named is None
+    tunnel = named or config.tunnel
+    return Peer(
+        str(remote),
+        tuple(subnets),
+        tuple(str(a) for a in (theirs.public_ip, theirs.public_ipv6) if a is not None),
+        tunnel,
+        f"mesh-{tunnel.kind}" if by_flow else port_name(remote),
+        by_flow,
+    )
+
+
+def _pair(ours: LeaseAttributes, theirs: LeaseAttributes) -> tuple[Address | None, Address | None]:
+    """Both ends of the tunnel, of one family: IPv4 where both have it."""
+    if ours.public_ip is not None and theirs.public_ip is not None:
+        return ours.public_ip, theirs.public_ip
+    return ours.public_ipv6, theirs.public_ipv6
+
+
+def port_name(remote: Address) -> str:
+    """A port's name says the peer: its IPv4 address fits the 15 characters that there are.
+
+    An IPv6 address doesn't: `v6-` and eight digits that follow from it; the port's
+    external_ids have it in full.
+    """
+    return str(remote) if remote.version == 4 else f"v6-{zlib.crc32(remote.packed):08x}"
+
+
+def tunnel_ports(config: OvsConfig, peers: Iterable[Peer]) -> list[TunnelPort]:
+    """The tunnel ports wanted: the shared one first, then those of single peers by name."""
+    shared = [] if config.mesh == "static" else [f"mesh-{config.tunnel.kind}"]
+    ports = [TunnelPort(name, config.tunnel, None) for name in shared]
+    single = {
+        peer.port: TunnelPort(peer.port, peer.tunnel, peer.remote)
+        for peer in peers
+        if not peer.chosen_by_flow
+    }
+    return ports + [single[name] for name in sorted(single)]

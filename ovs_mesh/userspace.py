@@ -1,0 +1,159 @@
+"""What the userspace datapath needs on a host: its own door to the underlay.
+
+Open vSwitch sends and receives tunnel packets itself there, and only through a bridge that
+holds the underlay address. The classic recipe moves the NIC and its address into a bridge;
+then a host whose ovs-vswitchd dies is off the network. We leave NIC and address where they
+are and give the switch a cable of its own:
+
+     underlay device  --- nftables, at ingress: tunnel packets to us ------>  phy-host
+        eth0          <-- nftables, at ingress: all that comes out --------      | veth
+                                                                              phy-ovs
+        ARP and ND answers to both                                               | port of
+                                                                              obr0-phy
+
+`obr0-phy` has the NIC's MAC and a copy of its address (without a connected route), because
+that is how Open vSwitch knows a tunnel packet for itself. Routes for tunnels are told to it
+through ovs-appctl; neighbours it asks for itself. Nothing of this is there with the kernel
+datapath.
+
+Sources: Open vSwitch, Documentation/howto/userspace-tunneling; nft(8), "fwd" and "dup".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hostnet import nftables
+from hostnet.gateway_bridge import ensure_addresses, set_up
+from hostnet.kernel import Kernel
+from hostnet.netlink import NetlinkSocket
+from hostnet.state import NftTable
+from hostnet.underlay import Underlay
+from ovs_mesh.appctl import appctl
+from ovs_mesh.config import Tunnel
+from ovs_mesh.flows import COOKIE
+
+PHY = "obr0-phy"
+HOST_END, SWITCH_END = "phy-host", "phy-ovs"
+TABLE = ("netdev", "flatmesh_ovs")
+MAIN_TABLE = 254
+USER_ROUTE = re.compile(r"^User: (\S+) dev (\S+)(?: GW (\S+))?", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TunnelRoute:
+    """A route for tunnel packets: `ovs-appctl ovs/route/add DESTINATION obr0-phy [VIA]`."""
+
+    destination: str
+    via: str = ""
+
+
+def redirect(underlay: Underlay, tunnels: Iterable[Tunnel]) -> NftTable:
+    """The table that leads tunnel packets from the underlay device to the switch, and back."""
+    rules = [f'arp operation reply dup to "{HOST_END}"']
+    rules += [f'icmpv6 type nd-neighbor-advert dup to "{HOST_END}"']
+    ports = sorted({tunnel.port for tunnel in tunnels if tunnel.port})
+    gre = any(not tunnel.port for tunnel in tunnels)
+    for address in sorted({str(interface.ip) for interface in underlay.addresses}):
+        family = "ip6" if ":" in address else "ip"
+        ours = f"{family} daddr {address}"
+        if ports:
+            listed = ", ".join(map(str, ports))
+            rules.append(f'{ours} udp dport {{ {listed} }} fwd to "{HOST_END}"')
+        if gre:
+            rules.append(f'{ours} meta l4proto gre fwd to "{HOST_END}"')
+    into = "; ".join(rules)
+    hook = "type filter hook ingress device"
+    return NftTable(
+        *TABLE,
+        f'chain in {{ {hook} "{underlay.link}" priority 0; policy accept; {into}; }}\n'
+        f'chain out {{ {hook} "{HOST_END}" priority 0; policy accept; '
+        f'fwd to "{underlay.link}"; }}',
+    )
+
+
+def phy_flows(ofport: int) -> list[str]:
+    """obr0-phy: what the switch sends goes out, what comes in is the switch's."""
+    start = f"cookie={COOKIE:#x},table=0,priority=100"
+    return [
+        f"{start},in_port=LOCAL actions=output:{ofport}",
+        f"{start},in_port={ofport} actions=LOCAL",
+    ]
+
+
+def tunnel_routes(underlay: Underlay, kernel: Kernel) -> set[TunnelRoute]:
+    """The kernel's routes through the underlay device, for the switch."""
+    routes = {TunnelRoute(str(address.network)) for address in underlay.addresses}
+    for family in {2 if address.version == 4 else 10 for address in underlay.addresses}:
+        for route in kernel.routes(family):
+            usable = route.link == underlay.link and route.table == MAIN_TABLE
+            if usable and route.via:
+                routes.add(TunnelRoute(route.destination, route.via))
+    return routes
+
+
+def _routes_there(rundir: Path) -> set[TunnelRoute]:
+    found = USER_ROUTE.findall(appctl(rundir, "ovs/route/show"))
+    return {TunnelRoute(where, via) for where, link, via in found if link == PHY}
+
+
+@dataclass(slots=True)
+class UserspaceUnderlay:
+    """The cable between the underlay device and the userspace switch."""
+
+    rundir: Path
+    _loaded: tuple[NftTable, NftTable | None] | None = field(default=None)
+    """The redirect as wanted, and as nft listed it after it was loaded."""
+
+    def reconcile(self, underlay: Underlay, tunnels: Sequence[Tunnel], kernel: Kernel) -> list[str]:
+        """Make it so; returns the changes. Raises AppctlError, NetlinkError, OSError."""
+        lines: list[str] = []
+        with NetlinkSocket() as sock:
+            set_up(sock, HOST_END)
+            set_up(sock, SWITCH_END)
+            link = set_up(sock, PHY, underlay.mtu)
+            if link is not None:
+                addresses = [str(address) for address in underlay.addresses]
+                ensure_addresses(sock, link, addresses, prefix_route=False)
+        lines += self._routes(tunnel_routes(underlay, kernel))
+        return lines + self._redirect(redirect(underlay, tunnels))
+
+    def _routes(self, wanted: set[TunnelRoute]) -> list[str]:
+        there = _routes_there(self.rundir)
+        lines = []
+        for route in sorted(there - wanted):
+            appctl(self.rundir, "ovs/route/del", route.destination)
+            lines.append(f"ovs-appctl ovs/route/del {route.destination}")
+        for route in sorted(wanted - there, key=lambda r: (bool(r.via), r.destination)):
+            words = [route.destination, PHY, *([route.via] if route.via else [])]
+            appctl(self.rundir, "ovs/route/add", *words)
+            lines.append(f"ovs-appctl ovs/route/add {' '.join(words)}")
+        return lines
+
+    def _redirect(self, wanted: NftTable) -> list[str]:
+        if self._loaded is not None:
+            text, listing = self._loaded
+            if text == wanted and listing is not None and nftables.list_table(*TABLE) == listing:
+                return []
+        try:
+            nftables.replace_table(wanted)
+        except nftables.NftError as error:
+            raise OSError(
+                f"{error}; the userspace datapath of Open vSwitch needs nftables' fwd and dup "
+                "(kernel CONFIG_NFT_FWD_NETDEV, CONFIG_NFT_DUP_NETDEV)"
+            ) from None
+        self._loaded = (wanted, nftables.list_table(*TABLE))
+        return [f"nft replace table {' '.join(TABLE)}"]
+
+    def remove(self) -> None:
+        """Take the redirect away; devices and bridges are the caller's. Raises OSError."""
+        self._loaded = None
+        try:
+            nftables.delete_table(*TABLE)
+        except nftables.NftMissingError:
+            return
+        except nftables.NftError as error:
+            raise OSError(str(error)) from None
