@@ -92,15 +92,19 @@ def ensure_addresses(
             raise error
 
 
-def set_up(sock: NetlinkSocket, name: str, mtu: int | None = None) -> FoundLink | None:
-    """Bring a device up with this MTU and no IPv6 of its own; None when it isn't there.
+def set_up(
+    sock: NetlinkSocket, name: str, mtu: int | None = None, *, link_local: bool = False
+) -> FoundLink | None:
+    """Bring a device up with this MTU; None when it isn't there.
+
+    Without `link_local` it makes no IPv6 address of its own.
 
     Raises NetlinkError.
     """
     found = find_link(sock, name)
     if found is None:
         return None
-    if found.addrgenmode not in (None, "none"):
+    if not link_local and found.addrgenmode not in (None, "none"):
         sock.request(
             change_link(found.index, settings(addrgenmode="none")),
             f"ip link set {name} addrgenmode none",

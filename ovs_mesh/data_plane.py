@@ -77,7 +77,7 @@ class OvsDataPlane:
             missing = [c for c in self._row_changes(wanted) if c.verb == "add-br"]
             self._database().apply(missing)
             with NetlinkSocket() as sock:
-                link = set_up(sock, OBR0, mtu)
+                link = set_up(sock, OBR0, mtu, link_local=True)  # ND of a router needs one
                 if link is None:
                     raise OvsdbError("ovs-vswitchd made no device obr0: see its log")
                 ensure_addresses(sock, link, [str(gateway) for gateway in gateways])

@@ -5,6 +5,7 @@
     10     anti-spoof a frame of this host bears an identity that this host may use
     20     ingress    a frame from a tunnel has an inner source that its sender owns
     30     neighbour  ARP and ND: answered here (flow), or sent to the one owner (static)
+    31     answer     the last touch to an answer to ND
     40     local      to this host's pods
     50     remote     to the peer that owns the destination
     60-    flood      static only: broadcast of ours to every peer, never from peer to peer
@@ -22,14 +23,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
 from ovs_mesh.config import Network, OvsConfig
 from ovs_mesh.topology import Peer
 
 COOKIE = 0xF1A7_3E54_0000_0001
 """On every flow of ours, and on nobody else's: what bears another is left alone."""
-CLASSIFY, SPOOF, INGRESS, NEIGHBOUR, LOCAL, REMOTE, FLOOD = 0, 10, 20, 30, 40, 50, 60
+CLASSIFY, SPOOF, INGRESS, NEIGHBOUR, ANSWER, LOCAL, REMOTE, FLOOD = 0, 10, 20, 30, 31, 40, 50, 60
 ROUTER_MAC = "0a:5a:00:00:00:01"  # locally administered; the same on all hosts, never on a wire
 ROUTER_IPV4 = "169.254.77.1"  # link-local (RFC 3927): no pod or host has it
 ROUTER_IPV6 = "fe80::77:1"
@@ -240,6 +240,8 @@ def _neighbour(flows: Pipeline, config: OvsConfig, local: LocalSide, *, routed: 
         if config.enable_ipv6:
             for address in (ROUTER_IPV6, str(config.ipv6_network)):
                 flows.add(NEIGHBOUR, 90, asked(address), ND_ANSWER)
+            advertised = f"set_field:{ROUTER_MAC}->nd_tll,IN_PORT"
+            flows.add(ANSWER, 100, "icmp6,icmp_type=136,icmp_code=0", advertised)
     flows.add(NEIGHBOUR, 80, "icmp6", f"goto_table:{LOCAL}")
     flows.add(NEIGHBOUR, 0, "", f"goto_table:{LOCAL}")
 
@@ -268,12 +270,14 @@ ND_ANSWER = ",".join(
         "set_field:136->icmpv6_type",
         "set_field:0->icmpv6_code",
         "set_field:2->nd_options_type",
-        f"set_field:{ROUTER_MAC}->nd_tll",
         "set_field:0xE0000000->nd_reserved",
-        "IN_PORT",
+        f"resubmit(,{ANSWER})",
     )
 )
-"""A solicited neighbour advertisement: RFC 4861 section 4.4; flags router, solicited, override."""
+"""A solicited neighbour advertisement: RFC 4861 section 4.4; flags router, solicited, override.
+
+The link-layer address is set in `answer`: OpenFlow lets only a flow that matches an
+advertisement touch that field."""
 
 
 def _local(flows: Pipeline, local: LocalSide, *, routed: bool) -> None:
@@ -347,8 +351,3 @@ def _remote_switched(
     for match in ("ip", "ipv6"):
         flows.add(REMOTE, 1, match, "")
     flows.add(REMOTE, 0, "", "")
-
-
-def family_of(address: str) -> int:
-    """4 or 6."""
-    return ip_address(address).version

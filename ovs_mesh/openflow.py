@@ -42,9 +42,10 @@ class FlowChange:
 
     def line(self, bridge: str) -> str:
         """As a command."""
+        flow = re.sub(r"\s*cookie=\S+", "", self.flow)
         if self.verb == "add":
-            return f"ovs-ofctl add-flow {bridge} '{self.flow}'"
-        return f"ovs-ofctl --strict del-flows {bridge} '{self.flow}'"
+            return f"ovs-ofctl add-flow {bridge} '{flow}'"
+        return f"ovs-ofctl --strict del-flows {bridge} '{flow}'"
 
 
 @dataclass(frozen=True, slots=True)
