@@ -300,14 +300,13 @@ static PyObject *py_segment(PyObject *module, PyObject *arguments) {
     return list;
 }
 
-static void append_written(void *context, const struct iovec *parts, int count, size_t length,
-                           uint32_t segments) {
+static void append_written(void *context, const struct iovec *parts, int count,
+                           const struct written *what) {
     PyObject **list = context;
-    (void)segments;
     if (!*list)
         return;
     PyObject *bytes =
-        PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(length + sizeof(struct vnet_header)));
+        PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(what->length + sizeof(struct vnet_header)));
     size_t used = 0;
     for (int i = 0; bytes && i < count; i++) {
         memcpy(PyBytes_AS_STRING(bytes) + used, parts[i].iov_base, parts[i].iov_len);

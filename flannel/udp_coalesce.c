@@ -72,7 +72,8 @@ static void write_flow(struct coalescer *coalescer, struct flow *flow) {
         uint64_t pseudo = checksum_pseudo(&flow->first, flow->first.protocol, covered);
         checksum_store(transport + flow->vnet.csum_offset, checksum_fold(pseudo));
     }
-    coalescer->write(coalescer->context, flow->parts, (int)segments + 1, length, segments);
+    struct written what = {length, segments, flow->hash};
+    coalescer->write(coalescer->context, flow->parts, (int)segments + 1, &what);
 }
 
 void coalesce_flush(struct coalescer *coalescer) {
@@ -81,10 +82,11 @@ void coalesce_flush(struct coalescer *coalescer) {
             write_flow(coalescer, &coalescer->flows[i]);
 }
 
-static void write_alone(struct coalescer *coalescer, const struct packet *packet) {
+static void write_alone(struct coalescer *coalescer, const struct packet *packet, uint32_t hash) {
     struct vnet_header vnet = {0};
     struct iovec parts[2] = {{&vnet, sizeof vnet}, {packet->data, packet->length}};
-    coalescer->write(coalescer->context, parts, 2, packet->length, 1);
+    struct written what = {packet->length, 1, hash};
+    coalescer->write(coalescer->context, parts, 2, &what);
 }
 
 /* Whether the transport checksum is right. */
@@ -199,7 +201,7 @@ void coalesce_add(struct coalescer *coalescer, const struct packet *packet) {
         packet->fragment || transport + 4 > packet->length ||
         (packet->version == 4 && transport != IPV4_HEADER)) {
         coalesce_flush(coalescer);
-        write_alone(coalescer, packet);
+        write_alone(coalescer, packet, 0);
         return;
     }
     uint32_t hash = hash_of(packet, transport);
@@ -235,5 +237,5 @@ void coalesce_add(struct coalescer *coalescer, const struct packet *packet) {
     if (headers)
         open_flow(coalescer, packet, transport, headers, hash);
     else
-        write_alone(coalescer, packet);
+        write_alone(coalescer, packet, hash);
 }

@@ -31,9 +31,16 @@ struct flow {
     struct iovec parts[2 + MAX_SEGMENTS];
 };
 
-/* Takes one finished packet: its parts, bytes without the vnet header, segments in it. */
-typedef void write_packet(void *context, const struct iovec *parts, int count, size_t length,
-                          uint32_t segments);
+/* What is said of a finished packet. */
+struct written {
+    size_t length;     /* bytes, without the vnet header */
+    uint32_t segments; /* in it */
+    uint32_t hash;     /* of its flow; 0 when it has no ports */
+};
+
+/* Takes one finished packet in parts, the vnet header first. */
+typedef void write_packet(void *context, const struct iovec *parts, int count,
+                          const struct written *what);
 
 struct coalescer {
     bool udp; /* whether the TUN device takes VNET_GSO_UDP_L4 */

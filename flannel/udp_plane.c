@@ -1,11 +1,16 @@
 /*
  * A worker serves one queue: it sleeps in poll() until the TUN device or a socket has something,
- * then takes turns between them until all are empty. It holds the peer table only while it
- * works on a batch. Workers share nothing but the table and the raw ICMP sockets.
+ * and takes a batch from each that has. It holds the peer table only while it works on that.
  *
- * The kernel spreads flows over TUN queues by their hash, and datagrams over the sockets
- * (SO_REUSEPORT) by theirs, which is the same for all of one peer: so no flow is ever
- * reordered.
+ * It is faster than whoever sends, so it would wake for every few packets, and the costs of a
+ * wake-up, a message and a walk of the stack would hardly be shared. So after more than one
+ * packet it pauses for a moment, as network cards do with their interrupts: under load packets
+ * come together, and a lone one (a question, an answer) is never kept waiting. Workers share nothing but the table and the raw ICMP sockets.
+ *
+ * Datagrams are spread over the sockets (SO_REUSEPORT) by the hash of their outer addresses: one
+ * thread gets all of a peer's, so no flow is ever reordered. It writes each flow to the TUN queue
+ * of the flow's hash; the kernel remembers, and hands out the flow's other direction at the same
+ * queue. So many flows between two hosts are sent by many threads.
  */
 #define _GNU_SOURCE
 #include "udp_plane.h"
@@ -16,52 +21,61 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { RECLAIM_PAUSE = 50 }; /* us between two looks whether a table is still used */
+enum {
+    RECLAIM_PAUSE = 50,   /* us between two looks whether a table is still used */
+    GATHER_PAUSE = 50000, /* ns to let packets come together */
+};
 
 /* -- one worker ------------------------------------------------------------------------- */
 
-/* Work until nothing is left; false when the TUN device is gone. */
-static bool drain(struct worker *worker) {
-    struct plane *plane = worker->plane;
-    int done = 1;
-    while (done > 0 && !atomic_load_explicit(&plane->stop, memory_order_relaxed)) {
-        struct peer_table *table = peers_enter(&worker->reader, &plane->table);
-        int sent = worker->tx ? transmit_burst(worker->tx, table) : 0;
-        int received = 0, received6 = 0;
-        if (worker->rx && worker->queue.ipv4_fd >= 0)
-            received = receive_burst(worker->rx, table, worker->queue.ipv4_fd);
-        if (worker->rx && worker->queue.ipv6_fd >= 0)
-            received6 = receive_burst(worker->rx, table, worker->queue.ipv6_fd);
-        peers_leave(&worker->reader);
-        if (sent < 0 || received < 0 || received6 < 0)
-            return false;
-        done = sent + received + received6;
-    }
-    return true;
+enum { STOP, TUN, IPV4, IPV6, WAITS };
+
+static uint64_t packets_of(const struct worker *worker) {
+    return worker->counters.tx_reads + worker->counters.rx_packets;
+}
+
+/* Take what is there; false when the TUN device is gone. */
+static bool turn(struct worker *worker, const struct pollfd *waits) {
+    struct peer_table *table = peers_enter(&worker->reader, &worker->plane->table);
+    bool there = true;
+    if (waits[TUN].revents)
+        there = transmit_burst(worker->tx, table) >= 0;
+    if (waits[IPV4].revents)
+        there = receive_burst(worker->rx, table, worker->queue.ipv4_fd) >= 0 && there;
+    if (waits[IPV6].revents)
+        there = receive_burst(worker->rx, table, worker->queue.ipv6_fd) >= 0 && there;
+    peers_leave(&worker->reader);
+    return there;
 }
 
 static void *work(void *argument) {
     struct worker *worker = argument;
     struct plane *plane = worker->plane;
-    /* poll() leaves out negative descriptors */
-    struct pollfd waits[] = {
-        {.fd = plane->stop_fd, .events = POLLIN},
-        {.fd = worker->queue.tun_fd, .events = worker->tx ? POLLIN : 0},
-        {.fd = worker->rx ? worker->queue.ipv4_fd : -1, .events = POLLIN},
-        {.fd = worker->rx ? worker->queue.ipv6_fd : -1, .events = POLLIN},
+    struct pollfd waits[WAITS] = { /* poll() leaves out negative descriptors */
+        [STOP] = {.fd = plane->stop_fd, .events = POLLIN},
+        [TUN] = {.fd = worker->queue.tun_fd, .events = worker->tx ? POLLIN : 0},
+        [IPV4] = {.fd = worker->rx ? worker->queue.ipv4_fd : -1, .events = POLLIN},
+        [IPV6] = {.fd = worker->rx ? worker->queue.ipv6_fd : -1, .events = POLLIN},
     };
+    const struct timespec pause = {.tv_nsec = GATHER_PAUSE};
+    prctl(PR_SET_TIMERSLACK, 1UL); /* ns; the usual 50 us would double the pause */
     for (;;) {
-        int ready = poll(waits, sizeof waits / sizeof waits[0], -1);
+        uint64_t before = packets_of(worker);
+        int ready = poll(waits, WAITS, -1);
         if (ready < 0 && errno == EINTR)
             continue;
-        if (ready < 0 || waits[0].revents || atomic_load(&plane->stop))
+        if (ready < 0 || waits[STOP].revents)
             return NULL;
-        if (waits[1].revents & (POLLERR | POLLHUP | POLLNVAL) || !drain(worker)) {
+        if (waits[TUN].revents & (POLLERR | POLLHUP | POLLNVAL) || !turn(worker, waits)) {
             eventfd_write(plane->gone_fd, 1);
             return NULL;
         }
+        if (worker->pauses && packets_of(worker) - before > 1)
+            nanosleep(&pause, NULL);
     }
 }
 
@@ -74,6 +88,7 @@ static void *map_room(size_t size) {
 
 static bool make_worker(struct worker *worker, const struct settings *settings, bool sends,
                         bool receives) {
+    struct plane *plane = worker->plane;
     struct icmp icmp = {.ipv4_fd = settings->icmp4_fd,
                         .ipv6_fd = settings->icmp6_fd,
                         .budget = ICMP_BURST};
@@ -88,6 +103,7 @@ static bool make_worker(struct worker *worker, const struct settings *settings, 
         worker->tx->underlay_mtu = settings->underlay_mtu;
         worker->tx->icmp = icmp;
         worker->tx->counters = &worker->counters;
+        transmit_start(worker->tx);
     }
     if (receives) {
         worker->rx = map_room(sizeof *worker->rx);
@@ -96,7 +112,8 @@ static bool make_worker(struct worker *worker, const struct settings *settings, 
         worker->rx->room = map_room((size_t)MAX_RECEIVED * MESSAGE_ROOM);
         if (!worker->rx->room)
             return false;
-        worker->rx->tun_fd = worker->queue.tun_fd;
+        worker->rx->tun_fds = plane->tun_fds;
+        worker->rx->tun_count = plane->tun_count;
         worker->rx->single = settings->single;
         worker->rx->icmp = icmp;
         worker->rx->counters = &worker->counters;
@@ -112,6 +129,8 @@ struct plane *plane_make(const struct queue *queues, unsigned count,
         return NULL;
     plane->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     plane->gone_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    for (unsigned i = 0; i < count; i++)
+        plane->tun_fds[plane->tun_count++] = queues[i].tun_fd;
     plane->worker_count = settings->split ? 2 * count : count;
     plane->workers = calloc(plane->worker_count + 1, sizeof *plane->workers);
     atomic_store(&plane->table, peers_make(NULL, 0, NULL, 0, NULL, 0));
@@ -121,6 +140,7 @@ struct plane *plane_make(const struct queue *queues, unsigned count,
         struct worker *worker = &plane->workers[i];
         worker->plane = plane;
         worker->queue = queues[settings->split ? i / 2 : i];
+        worker->pauses = !settings->single;
         made = make_worker(worker, settings, !settings->split || i % 2 == 0,
                            !settings->split || i % 2 == 1);
     }
@@ -135,7 +155,6 @@ struct plane *plane_make(const struct queue *queues, unsigned count,
 int plane_start(struct plane *plane) {
     sigset_t all, before;
     uint64_t token;
-    atomic_store(&plane->stop, false);
     (void)!read(plane->stop_fd, &token, sizeof token);
     sigfillset(&all); /* signals are the main thread's business */
     pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -154,7 +173,6 @@ int plane_start(struct plane *plane) {
 }
 
 void plane_stop(struct plane *plane) {
-    atomic_store(&plane->stop, true);
     eventfd_write(plane->stop_fd, 1);
     for (unsigned i = 0; i < plane->worker_count; i++) {
         if (plane->workers[i].running)

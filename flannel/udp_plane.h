@@ -34,13 +34,14 @@ struct worker {
     struct reader reader;
     pthread_t thread;
     bool running;
+    bool pauses; /* whether it lets packets come together */
 };
 
 struct plane {
     _Atomic(struct peer_table *) table;
-    _Atomic bool stop;
     int stop_fd, gone_fd; /* eventfds: workers are to end; a worker's TUN device is gone */
-    unsigned worker_count;
+    int tun_fds[MAX_QUEUES];
+    unsigned tun_count, worker_count;
     struct worker *workers;
 };
 

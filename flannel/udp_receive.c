@@ -19,19 +19,18 @@
 
 enum { BATCHES_IN_A_ROW = 8, LARGE_MESSAGE = 8192 };
 
-static void write_to_tun(void *context, const struct iovec *parts, int count, size_t length,
-                         uint32_t segments) {
+static void write_to_tun(void *context, const struct iovec *parts, int count,
+                         const struct written *what) {
     struct receiver *rx = context;
     ssize_t written;
-    (void)length;
     do
-        written = writev(rx->tun_fd, parts, count);
+        written = writev(rx->tun_fds[(uint64_t)what->hash * rx->tun_count >> 32], parts, count);
     while (written < 0 && errno == EINTR);
     if (written >= 0) {
         rx->counters->rx_writes++;
         return;
     }
-    rx->counters->drop_rx_refused += segments;
+    rx->counters->drop_rx_refused += what->segments;
     rx->tun_gone = rx->tun_gone || errno == EBADFD || errno == EBADF;
 }
 
@@ -88,7 +87,7 @@ static void receive_packet(struct receiver *rx, const struct peer_table *table, 
     decrement_ttl(&packet);
     if (rx->single) {
         struct iovec whole = {packet.data, packet.length};
-        write_to_tun(rx, &whole, 1, packet.length, 1);
+        write_to_tun(rx, &whole, 1, &(struct written){.length = packet.length, .segments = 1});
     } else {
         coalesce_add(&rx->coalescer, &packet);
     }

@@ -16,7 +16,7 @@
 enum {
     MAX_RECEIVED = 64,          /* messages of one recvmmsg() */
     MESSAGE_ROOM = 65536,       /* bytes: more than a datagram has */
-    LARGE_BATCH = 4,            /* messages when they are large: what the caches hold */
+    LARGE_BATCH = 8,            /* messages when they are large: half a MiB */
 };
 
 union control_space {
@@ -25,7 +25,8 @@ union control_space {
 };
 
 struct receiver {
-    int tun_fd;
+    const int *tun_fds; /* all queues of the device: a flow is written to that of its hash */
+    unsigned tun_count;
     bool single; /* one packet a call and no vnet header, as flanneld does it */
     bool tun_gone;
     unsigned batch; /* messages to ask for */
@@ -39,7 +40,7 @@ struct receiver {
     uint8_t *room; /* MAX_RECEIVED * MESSAGE_ROOM bytes, touched only as far as used */
 };
 
-/* Make ready; tun_fd, single, icmp, counters and room are set before. */
+/* Make ready; tun_fds, single, icmp, counters and room are set before. */
 void receive_start(struct receiver *rx, bool udp_segmentation);
 
 /* Take in one message: packets of `size` bytes each but the last, from the underlay address

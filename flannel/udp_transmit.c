@@ -185,8 +185,8 @@ static void prepare_call(struct transmitter *tx, uint32_t number) {
     memcpy(CMSG_DATA(control), &size, sizeof size);
 }
 
-void transmit_flush(struct transmitter *tx) {
-    uint32_t count = tx->message_count;
+/* Send the first `count` messages. */
+static void send_messages(struct transmitter *tx, uint32_t count) {
     for (uint32_t i = 0; i < count; i++)
         prepare_call(tx, i);
     for (uint32_t i = 0; i < count;) {
@@ -208,7 +208,40 @@ void transmit_flush(struct transmitter *tx) {
         for (int k = 0; k < sent; k++)
             count_sent(tx, &tx->messages[i++]);
     }
-    tx->message_count = tx->parts_used = tx->headers_used = tx->waiting = 0;
+}
+
+static void clear(struct arena *arena) {
+    arena->used = arena->headers_used = 0;
+}
+
+void transmit_start(struct transmitter *tx) {
+    tx->arena = &tx->arenas[0];
+}
+
+void transmit_flush(struct transmitter *tx) {
+    send_messages(tx, tx->message_count);
+    tx->message_count = tx->parts_used = tx->waiting = 0;
+}
+
+/* Send all messages but the last, which may still grow, and go on in the other arena. */
+static void flush_full(struct transmitter *tx) {
+    struct message last = {0};
+    if (tx->message_count > 1 && !tx->messages[tx->message_count - 1].closed) {
+        last = tx->messages[--tx->message_count];
+        tx->waiting = last.bytes;
+    }
+    send_messages(tx, tx->message_count);
+    tx->message_count = tx->parts_used = 0;
+    tx->arena = tx->arena == &tx->arenas[0] ? &tx->arenas[1] : &tx->arenas[0];
+    clear(tx->arena);
+    if (!last.packets) {
+        tx->waiting = 0;
+        return;
+    }
+    memmove(tx->parts, tx->parts + last.first_part, last.parts * sizeof tx->parts[0]);
+    last.first_part = 0;
+    tx->parts_used = last.parts;
+    tx->messages[tx->message_count++] = last;
 }
 
 /* -- collecting ------------------------------------------------------------------------- */
@@ -238,7 +271,7 @@ static void add(struct transmitter *tx, struct peer *peer, const uint8_t *header
 
 static bool room_for_one(const struct transmitter *tx) {
     return tx->message_count < MAX_MESSAGES && tx->parts_used + 2 <= MAX_PARTS &&
-           tx->headers_used + MAX_HEADERS <= HEADERS_BYTES;
+           tx->arena->headers_used + MAX_HEADERS <= HEADERS_BYTES;
 }
 
 static void add_segments(struct transmitter *tx, struct peer *peer, const struct vnet_header *vnet,
@@ -256,16 +289,18 @@ static void add_segments(struct transmitter *tx, struct peer *peer, const struct
         return;
     }
     for (;;) {
-        if (!room_for_one(tx))
-            transmit_flush(tx); /* the payload stays where it is, so we can go on */
-        uint8_t *headers = tx->headers + tx->headers_used;
+        if (!room_for_one(tx)) {
+            transmit_flush(tx);
+            tx->arena->headers_used = 0; /* the payload stays where it is, so we can go on */
+        }
+        uint8_t *headers = tx->arena->headers + tx->arena->headers_used;
         const uint8_t *payload;
         size_t length, size = segment_next(&segmenter, headers, &payload, &length);
         if (!size)
             return;
         if (fits) {
             add(tx, peer, headers, (uint32_t)size, payload, (uint32_t)length);
-            tx->headers_used += (uint32_t)((size + 7) & ~(size_t)7);
+            tx->arena->headers_used += (uint32_t)((size + 7) & ~(size_t)7);
             continue;
         }
         transmit_flush(tx); /* in order */
@@ -277,7 +312,8 @@ static void add_segments(struct transmitter *tx, struct peer *peer, const struct
     }
 }
 
-/* The peer for a packet that may be forwarded, its TTL decremented; NULL when it was dropped, and why was counted. */
+/* The peer for a packet that may be forwarded, its TTL decremented; NULL when it was dropped, and
+ * why was counted. */
 static struct peer *route(struct transmitter *tx, const struct peer_table *table,
                           struct packet *packet) {
     const uint8_t *destination = destination_of(packet);
@@ -340,26 +376,24 @@ void transmit_packet(struct transmitter *tx, const struct peer_table *table, uin
 }
 
 int transmit_burst(struct transmitter *tx, const struct peer_table *table) {
-    int reads = 0;
+    int reads = 0, result = 0;
     while (reads < (tx->single ? 1 : READS_IN_A_ROW)) {
-        if (tx->used + READ_ROOM > ARENA_BYTES || tx->waiting >= FLUSH_BYTES) {
-            transmit_flush(tx);
-            tx->used = 0;
-        }
-        ssize_t length = read(tx->tun_fd, tx->arena + tx->used, READ_ROOM);
+        if (tx->arena->used + READ_ROOM > ARENA_BYTES || tx->waiting >= FLUSH_BYTES)
+            flush_full(tx);
+        uint8_t *room = tx->arena->packets + tx->arena->used;
+        ssize_t length = read(tx->tun_fd, room, READ_ROOM);
         if (length < 0 && errno == EINTR)
             continue;
         if (length <= 0) {
-            if (length < 0 && (errno == EAGAIN || errno == EIO || errno == ENOMEM))
-                break; /* EIO: the device is down, nothing will come */
-            transmit_flush(tx);
-            return -1;
+            if (length == 0 || (errno != EAGAIN && errno != EIO && errno != ENOMEM))
+                result = -1; /* EIO: the device is down, nothing will come */
+            break;
         }
         reads++;
-        transmit_packet(tx, table, tx->arena + tx->used, (size_t)length);
-        tx->used += ((uint32_t)length + 63) & ~63u;
+        transmit_packet(tx, table, room, (size_t)length);
+        tx->arena->used += ((uint32_t)length + 63) & ~63u;
     }
     transmit_flush(tx);
-    tx->used = 0;
-    return reads;
+    clear(tx->arena);
+    return result < 0 ? result : reads;
 }

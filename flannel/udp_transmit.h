@@ -14,7 +14,7 @@
 
 enum {
     READ_ROOM = 10 + MAX_PACKET + 1,       /* bytes: vnet header and the largest packet */
-    ARENA_BYTES = 512 << 10,               /* for what is read until it is sent */
+    ARENA_BYTES = 256 << 10,               /* for what is read until it is sent */
     FLUSH_BYTES = 128 << 10,               /* send when so much waits: what the caches hold */
     MAX_MESSAGES = 64,                     /* of one sendmmsg() */
     MAX_PARTS = 1024,                      /* views of all messages together: UIO_MAXIOV */
@@ -37,6 +37,14 @@ struct message {
     bool closed;     /* a shorter packet came: nothing may follow */
 };
 
+/* What messages are views of. There are two, so that the last message can go on growing in one
+ * while the other is filled anew. */
+struct arena {
+    uint32_t used, headers_used;
+    uint8_t headers[HEADERS_BYTES];
+    uint8_t packets[ARENA_BYTES];
+};
+
 struct transmitter {
     int tun_fd, ipv4_fd, ipv6_fd; /* the sockets: -1 when there is none of the family */
     bool single;           /* one packet a call and no vnet header, as flanneld does it */
@@ -44,7 +52,9 @@ struct transmitter {
     uint32_t underlay_mtu; /* bytes; 0: not known */
     struct icmp icmp;
     struct counters *counters;
-    uint32_t used, headers_used, parts_used, message_count, waiting; /* waiting: bytes to send */
+    uint32_t parts_used, message_count;
+    uint32_t waiting;      /* bytes to send */
+    struct arena *arena;   /* the one in use */
     struct message messages[MAX_MESSAGES];
     struct mmsghdr calls[MAX_MESSAGES];
     struct iovec parts[MAX_PARTS];
@@ -52,10 +62,12 @@ struct transmitter {
         char space[CMSG_SPACE(sizeof(uint16_t))];
         struct cmsghdr align;
     } controls[MAX_MESSAGES];
-    uint8_t headers[HEADERS_BYTES];
     uint8_t scratch[READ_ROOM];
-    uint8_t arena[ARENA_BYTES];
+    struct arena arenas[2];
 };
+
+/* Make ready; all but the arenas and counts is set before. */
+void transmit_start(struct transmitter *tx);
 
 /* Take in what one read() of the TUN device gave. It must stay as it is until it is sent. */
 void transmit_packet(struct transmitter *tx, const struct peer_table *table, uint8_t *buffer,

@@ -358,3 +358,10 @@ def test_errors_are_only_sent_where_the_rfcs_allow(packet: bytes, answered: bool
 def test_too_small_an_mtu_is_never_told() -> None:
     assert _udp.icmp_error(_udp.TOO_BIG, V6.packet(b"x"), 100)[4:8] == (1280).to_bytes(4, "big")
     assert _udp.icmp_error(_udp.TOO_BIG, V4.packet(b"x"), 10)[6:8] == (68).to_bytes(2, "big")
+
+
+def test_headers_longer_than_there_is_room_for_are_refused() -> None:
+    far = V6.network(600) + bytes(300) + V6.transport(0) + payload(280)
+    vnet = struct.pack("=BBHHHH", 1, 4, 360, 100, 340, 16)
+    with pytest.raises(ValueError, match="no sound packet"):
+        _udp.segment(vnet + far)
