@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -228,16 +227,14 @@ def remove(names: hosts.Names) -> None:
         hosts.remove(name)
 
 
+@pytest.fixture
+def wait() -> Callable[[Callable[[], bool], str], None]:
+    return until
+
+
 def until(check: Callable[[], bool], what: str) -> None:
     """Wait for a condition."""
     deadline = time.monotonic() + PATIENCE
     while not check():
         assert time.monotonic() < deadline, what
         time.sleep(0.01)
-
-
-def in_netns(netns: str, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a namespace."""
-    return subprocess.run(
-        [*processes.enter(netns), *command], capture_output=True, text=True, check=False
-    )
