@@ -46,7 +46,10 @@ SCOPE_LINK = 253  # RT_SCOPE_LINK, linux/rtnetlink.h: an IPv4 route without a ga
 
 @dataclass(frozen=True, slots=True)
 class UdpBackend:
-    """Cluster config: `{"Type":"udp","Port":8285,"MTU":0,"Queues":0}`."""
+    """Cluster config: `{"Type":"udp","Port":8285,"MTU":0,"Queues":0}`.
+
+    `"SinglePacket":true` moves packet by packet, as flanneld does: to compare with, not to use.
+    """
 
     run_dir: Path
     port: int = DEFAULT_PORT
@@ -54,6 +57,8 @@ class UdpBackend:
     """Bytes; 0 takes the underlay device's."""
     queues: int = 0
     """TUN queues, each with a thread; 0: one a processor."""
+    single: bool = False
+    """One packet a call, one thread, no super-packets, as flanneld does it: to compare with."""
     network: IPv4Network | None = None
     ipv6_network: IPv6Network | None = None
     name: str = NAME
@@ -73,6 +78,7 @@ class UdpBackend:
             option(config, "Port", 0, minimum=0, maximum=65535) or DEFAULT_PORT,
             option(config, "MTU", 0, minimum=0, maximum=65535),
             option(config, "Queues", 0, minimum=0, maximum=64),
+            option(config, "SinglePacket", default=False),
             config.network,
             config.ipv6_network,
         )
@@ -115,4 +121,4 @@ class UdpBackend:
         """The TUN device and the process behind it."""
         processors = len(os.sched_getaffinity(0))
         queues = self.queues or min(processors, MAX_QUEUES)
-        return UdpDataPlane(DEVICE, self.port, queues, self.run_dir, self.underlay_mtu)
+        return UdpDataPlane(DEVICE, self.port, queues, self.run_dir, self.underlay_mtu, self.single)

@@ -64,6 +64,8 @@ class UdpDataPlane:
     run_dir: Path
     underlay_mtu: int = 0
     """Bytes; 0 takes the underlay device's."""
+    single: bool = False
+    """One packet a call: see `UdpSettings`."""
     files: UdpFiles = field(init=False)
     _child: subprocess.Popen[bytes] | None = None
     _problem: str | None = None
@@ -81,7 +83,8 @@ class UdpDataPlane:
             str(ipv4) if ipv4 is not None else None,
             str(ipv6) if ipv6 is not None else None,
             self.underlay_mtu or underlay.mtu,
-            self.queues,
+            1 if self.single else self.queues,
+            self.single,
         )
 
     # -- the daemon's calls ------------------------------------------------------------
@@ -98,7 +101,7 @@ class UdpDataPlane:
 
     def _prepare(self, wanted: UdpSettings) -> None:
         self._reap()
-        index = tun_device.make(self.tun)
+        index = tun_device.make(self.tun, single=self.single)
         self.run_dir.mkdir(parents=True, exist_ok=True)
         status = self._status()
         if status is not None and (status["settings"], status["index"]) == (

@@ -55,10 +55,11 @@ def find(name: str) -> FoundLink | None:
             raise
 
 
-def make(name: str) -> int:
+def make(name: str, *, single: bool = False) -> int:
     """Make a persistent multi-queue TUN device with our mark; one of ours that is there stays.
 
-    Returns its index. Raises TunError when something else has the name, or without /dev/net/tun.
+    `single` as for `attach`. Returns its index. Raises TunError when something else has the
+    name, or without /dev/net/tun.
     """
     found = find(name)
     if found is not None and (found.kind != KIND or found.alias != LINK_ALIAS):
@@ -68,12 +69,14 @@ def make(name: str) -> int:
             f"or ip link delete {name}",
         )
     try:
-        fd = attach(name)
+        fd = attach(name, single=single)
     except OSError as error:
+        if found is not None and single and error.errno == errno.EBUSY:
+            return found.index  # its one queue is in use
         if found is None or error.errno != errno.EINVAL:
             raise
-        remove(name)  # ours, made for one queue or without a vnet header
-        fd = attach(name)
+        remove(name)  # ours, made for another number of queues
+        fd = attach(name, single=single)
     try:
         fcntl.ioctl(fd, TUNSETPERSIST, 1)
         with NetlinkSocket() as sock:

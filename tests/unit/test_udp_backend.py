@@ -10,6 +10,7 @@ import pytest
 
 from flannel import udp as module
 from flannel.udp import UdpBackend
+from flannel.udp_data_plane import UdpDataPlane
 from hostnet.state import Address, HostState, Link, Route
 from hostnet.underlay import Underlay
 from ipam import lease
@@ -101,3 +102,10 @@ def test_without_the_c_part_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"apt install gcc libc6-dev python3-dev"):
         udp()
+
+
+def test_single_packets_are_for_one_queue() -> None:
+    plane = udp(SinglePacket=True).data_plane()
+    assert isinstance(plane, UdpDataPlane)
+    settings = plane.settings(UNDERLAY)
+    assert (settings.single, settings.queues) == (True, 1)

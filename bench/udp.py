@@ -1,0 +1,213 @@
+"""The udp backend beside the others, and beside itself moving packet by packet.
+
+    python -m bench.udp [--seconds 2] [--rounds 3] [--only NAME]... [--json FILE]
+
+One two-host lab per backend, all up at the same time; runs take turns over the paths, so that a
+busy moment of the machine hits them all alike. Each figure is the median of the rounds:
+
+    TCP 1, 4, 16 streams    received Gbit/s, by iperf3
+    CPU per GiB             seconds that all processors were busy, per GiB of the one stream
+    small packets           datagrams of 64 bytes received a second, from 8 sockets that send all
+                            they can (bench/small_packets.py)
+    latency                 ping, median and 99th percentile; idle, and beside 4 TCP streams
+
+"udp, single packets" is the same extension in the way of flanneld: one read() and one sendto() a
+packet, one thread, nothing offloaded. Everything runs on one machine: senders, receivers and
+both hosts' data planes share its processors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, cast
+
+import click
+
+from bench.report import Report
+from bench.throughput import UNDERLAY, Path2, gigabits, iperf_server
+from lab import hosts, processes
+from lab.cluster import Lab, LabSpec
+
+SINGLE, UDP, VXLAN = "udp, single packets", "udp", "vxlan"
+BACKENDS: Mapping[str, Mapping[str, Any]] = {
+    "host-gw": {"Type": "host-gw"},
+    VXLAN: {"Type": "vxlan"},
+    UDP: {"Type": "udp"},
+    "wireguard": {"Type": "wireguard"},
+    SINGLE: {"Type": "udp", "SinglePacket": True},
+}
+SMALL_PORT = 7777
+PING_INTERVAL = 0.01  # seconds
+LOADING = 4  # TCP streams beside which latency is measured
+SLACK = 1  # seconds that a load begins before and ends after what is measured beside it
+GOALS = (
+    ("TCP, 1 stream", SINGLE, 12.0),
+    ("TCP, 1 stream", VXLAN, 0.55),
+    ("small packets", SINGLE, 2.5),
+)
+
+PER_SECOND = 100  # USER_HZ: what /proc/stat counts in
+
+
+def busy_seconds() -> float:
+    """Seconds that the processors together have been busy since boot (proc(5), /proc/stat)."""
+    user, nice, system, _idle, _iowait, irq, softirq, *_ = (
+        int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    )
+    return (user + nice + system + irq + softirq) / PER_SECOND
+
+
+def small_packets(path: Path2, seconds: int) -> float:
+    """Datagrams received a second."""
+    program = (sys.executable, "-I", "-m", "bench.small_packets")
+    with contextlib.ExitStack() as stack:
+
+        def start(netns: str, *arguments: str) -> IO[str]:
+            process = subprocess.Popen(
+                [*processes.enter(netns), *program, *arguments], stdout=subprocess.PIPE, text=True
+            )
+            stack.enter_context(process)
+            stack.callback(process.terminate)
+            return cast("IO[str]", process.stdout)
+
+        received = start(path.server, "receive", str(SMALL_PORT), str(seconds))
+        received.readline()  # it listens
+        duration = str(seconds + 2 * SLACK)
+        start(path.client, "send", path.address, str(SMALL_PORT), duration)
+        answer = json.loads(received.readline())
+    return float(answer["datagrams"] / answer["seconds"])
+
+
+def round_trips(path: Path2, seconds: int) -> list[float]:
+    """Round-trip times of pings, ms; a lost one is as bad as the whole time."""
+    count = int(seconds / PING_INTERVAL)
+    done = subprocess.run(
+        [
+            *processes.enter(path.client),
+            *("ping", "-n", "-i", str(PING_INTERVAL), "-c", str(count), "-W", "1", path.address),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    times = [float(found) for found in re.findall(r"time=([0-9.]+) ms", done.stdout)]
+    return sorted(times + [seconds * 1e3] * (count - len(times)))
+
+
+def round_trips_under_load(path: Path2, seconds: int) -> list[float]:
+    """The same beside TCP streams that take all they can."""
+    streams = ("-P", str(LOADING))
+    load = threading.Thread(target=gigabits, args=(path, seconds + 2 * SLACK, streams))
+    load.start()
+    try:
+        threading.Event().wait(SLACK)
+        return round_trips(path, seconds)
+    finally:
+        load.join()
+
+
+@dataclass(slots=True)
+class Figures:
+    """What one round after the other found, per path and kind, in the order measured."""
+
+    units: dict[str, str] = field(default_factory=dict)
+    values: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+
+    def note(self, path: Path2, what: str, unit: str, value: float) -> None:
+        """One round's figure."""
+        self.units[what] = unit
+        self.values.setdefault((what, path.name), []).append(value)
+
+    def tcp(self, path: Path2, streams: int, seconds: int) -> None:
+        """Throughput, and what it costs."""
+        before = busy_seconds()
+        rate = gigabits(path, seconds, ("-P", str(streams)))
+        busy = busy_seconds() - before
+        self.note(path, f"TCP, {streams} stream{'s' * (streams > 1)}", "Gbit/s", rate)
+        if streams == 1:
+            gib = rate * 1e9 * seconds / 8 / 2**30
+            self.note(path, "CPU per GiB", "s", busy / gib)
+
+    def latency(self, path: Path2, seconds: int) -> None:
+        """Idle and under load."""
+        for how, measure in (("idle", round_trips), ("under load", round_trips_under_load)):
+            times = measure(path, seconds)
+            self.note(path, f"latency {how}, median", "ms", statistics.median(times))
+            self.note(path, f"latency {how}, 99 %", "ms", times[int(len(times) * 0.99)])
+
+    def report(self, title: str, baseline: str) -> Report:
+        """The medians."""
+        report = Report(title, baseline)
+        for what, unit in self.units.items():
+            for (measured, name), values in self.values.items():
+                if measured == what:
+                    report.add(name, what, statistics.median(values), unit)
+        return report
+
+
+@contextlib.contextmanager
+def paths(directory: Path, only: tuple[str, ...]) -> Iterator[list[Path2]]:
+    """Bring up one lab per backend; the paths to compare, the underlay first."""
+    with contextlib.ExitStack() as stack:
+        found: list[Path2] = []
+        for number, (name, backend) in enumerate(BACKENDS.items()):
+            if only and name not in only:
+                continue
+            lab = Lab(LabSpec(f"benchudp{number}", 2, 1, backend), directory)
+            stack.callback(lab.down)
+            lab.up()
+            if not found and (not only or UNDERLAY in only):
+                found.append(
+                    Path2(UNDERLAY, lab.names.host(1), lab.names.host(2), hosts.host_ipv4(2))
+                )
+            sender, receiver = lab.pods
+            found.append(Path2(name, sender.netns, receiver.netns, receiver.addresses[0]))
+        for path in found:
+            stack.enter_context(iperf_server(path.server))
+        yield found
+
+
+@click.command()
+@click.option("--seconds", default=2, show_default=True, help="Per run.")
+@click.option("--rounds", default=3, show_default=True, help="Runs per figure; the median counts.")
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice([UNDERLAY, *BACKENDS]),
+    help="Leave out the others; may be repeated.",
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write it there too.")
+def main(seconds: int, rounds: int, only: tuple[str, ...], json_file: Path | None) -> None:
+    """Measure and print."""
+    figures = Figures()
+    measures: list[Callable[[Path2], None]] = [
+        lambda path: figures.tcp(path, 1, seconds),
+        lambda path: figures.tcp(path, 4, seconds),
+        lambda path: figures.tcp(path, 16, seconds),
+        lambda path: figures.note(path, "small packets", "1/s", small_packets(path, seconds)),
+        lambda path: figures.latency(path, seconds),
+    ]
+    with tempfile.TemporaryDirectory() as directory, paths(Path(directory), only) as found:
+        for _ in range(rounds):
+            for measure in measures:
+                for path in found:
+                    measure(path)
+    figures.report("udp backend", SINGLE).show(json_file)
+    for what, baseline, goal in GOALS:
+        with contextlib.suppress(KeyError):  # not measured
+            ratio = figures.report("", baseline).ratio(UDP, what)
+            print(f"{what}: {ratio:.2f} times {baseline}; the goal is {goal:.2f}")
+
+
+if __name__ == "__main__":
+    main()
