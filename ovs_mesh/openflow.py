@@ -123,12 +123,12 @@ def _changes(difference: str) -> list[FlowChange]:
         elif sign == "+":
             delete.append(flow)
     replaced = {_match(flow) for flow in add}
-    gone = [_match(flow) for flow in delete if _match(flow) not in replaced]
+    gone = [f"{MINE}/-1,{_match(flow)}" for flow in delete if _match(flow) not in replaced]
     return [FlowChange("delete_strict", flow) for flow in gone] + [
         FlowChange("add", flow) for flow in add
     ]
 
 
 def _match(flow: str) -> str:
-    """A flow without its actions and cookie: what delete_strict takes."""
-    return re.sub(r"cookie=\S+?[, ]\s*", "", flow.partition(" actions=")[0])
+    """A flow without its actions and cookie."""
+    return re.sub(r"[,\s]*cookie=[^\s,]+", "", flow.partition(" actions=")[0]).strip(" ,")

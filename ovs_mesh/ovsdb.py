@@ -9,7 +9,7 @@ Sources: RFC 7047; ovs-vswitchd.conf.db(5).
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ import ovs.vlog
 
 from ovs_mesh.bridges import MARK, Bridge, Found, Port, RowChange
 
-DEADLINE = 10.0  # seconds for the database and ovs-vswitchd to answer
+DEADLINE = 5.0  # seconds for the database and ovs-vswitchd to answer
 DATABASE = "Open_vSwitch"
 COLUMNS = {
     "Open_vSwitch": ["bridges", "cur_cfg", "next_cfg", "datapath_types", "iface_types"],
@@ -46,9 +46,7 @@ class Ovsdb:
 
     def __init__(self, rundir: Path) -> None:
         """Connect. Raises OvsdbError."""
-        ovs.vlog.Vlog.init()  # quiet: the IDL reports what we report ourselves
-        with contextlib.suppress(AttributeError):
-            ovs.vlog.Vlog.set_levels_from_string("any:console:off")
+        _be_quiet()
         self.remote = f"unix:{rundir / 'db.sock'}"
         helper = ovs.db.idl.SchemaHelper(schema_json=self._schema())
         for table, columns in COLUMNS.items():
@@ -177,6 +175,14 @@ class Ovsdb:
             f"{who} does not answer ({self.remote}): start it "
             "(Debian: apt install openvswitch-switch, systemctl start openvswitch-switch)"
         )
+
+
+def _be_quiet() -> None:
+    """Keep the package's own log out of ours: it says what our errors say, less clearly."""
+    ovs.vlog.Vlog.init()
+    for destination in ("console", "file", "syslog"):
+        logging.getLogger(destination).propagate = False
+        ovs.vlog.Vlog.set_level("any", destination, "off")
 
 
 def _interfaces(bridge: Any) -> Iterator[Any]:

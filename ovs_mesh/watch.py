@@ -19,7 +19,7 @@ from pathlib import Path
 
 HEADER = struct.Struct(">BBHI")  # struct ofp_header: version, type, length, xid
 VERSION = 0x01  # OpenFlow 1.0: the flow monitor's first home
-HELLO, ECHO_REQUEST, ECHO_REPLY, STATS_REQUEST = 0, 2, 3, 16
+HELLO, ECHO_REQUEST, ECHO_REPLY, SET_CONFIG, STATS_REQUEST = 0, 2, 3, 9, 16
 PORT_STATUS, STATS_REPLY = 12, 17
 VENDOR, NICIRA, FLOW_MONITOR = 0xFFFF, 0x00002320, 2
 ADD, DELETE, MODIFY, ACTIONS = 1 << 1, 1 << 2, 1 << 3, 1 << 4  # NXFMF_*
@@ -61,8 +61,11 @@ class Watch:
                         self._changed()
                     self._listen(switch)
             except OSError:
-                pass  # away: tried again
+                first = False  # away: tried again
+                continue
             first = False
+            if self._ready.is_set() and not self._pause(0.0):
+                self._changed()  # died, or obr0 was deleted
 
     def _listen(self, switch: socket.socket) -> None:
         """Until the connection breaks or we are stopped."""
@@ -91,6 +94,8 @@ def _connect(path: Path) -> socket.socket:
         switch.settimeout(5.0)
         switch.connect(str(path))
         switch.sendall(HEADER.pack(VERSION, HELLO, HEADER.size, 1))
+        # a connection like ours gets no port status before it says how much of packets it wants
+        switch.sendall(HEADER.pack(VERSION, SET_CONFIG, HEADER.size + 4, 3) + b"\0\0\0\x80")
         request = struct.pack(
             ">IHHHBxxxxx", 1, ADD | DELETE | MODIFY | ACTIONS, ANY_PORT, 0, ANY_TABLE
         )

@@ -1,0 +1,425 @@
+"""The mesh in Open vSwitch, every tunnel with every mesh, on the datapath that is here.
+
+One lab per combination; the stories of a combination run in it one after the other, and leave
+it as they found it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from hostnet.netns import run_in
+from hostnet.wireguard_netlink import has_generic_family
+from lab import processes
+from lab.cluster import Lab, LabSpec
+from lab.hosts import host_ipv4
+from lab.matrix import measure
+from lab.watched_stream import watched_stream
+from ovs_mesh.flows import COOKIE
+from ovs_mesh.openflow import Switch
+from ovs_mesh.topology import port_name
+
+On = Callable[..., str]
+Eventually = Callable[..., None]
+KEY, RULE_KEY = 7, 77
+TUNNELS = ("gre", "vxlan", "geneve")
+MESHES = ("static", "flow", "combined")
+
+
+def backend(tunnel: str, mesh: str, **more: Any) -> dict[str, Any]:
+    config = {"Type": "ovs", "Tunnel": tunnel, "Mesh": mesh, "Key": KEY, **more}
+    if mesh == "combined":  # hosts 2 and 3, .12 and .13, have another tunnel between them
+        other = "vxlan" if tunnel == "gre" else "gre"
+        config["Peers"] = [{"CIDR": "192.168.64.12/30", "Tunnel": other, "Key": RULE_KEY}]
+    return config
+
+
+COMBINATIONS = [backend(tunnel, mesh) for tunnel in TUNNELS for mesh in MESHES]
+COMBINATIONS += [backend("vxlan", mesh, PodAttach="obr0") for mesh in ("static", "flow")]
+
+
+def called(config: dict[str, Any]) -> str:
+    words = [config["Tunnel"], config["Mesh"], config.get("PodAttach", "")]
+    return " ".join(word for word in words if word)
+
+
+@pytest.fixture(scope="module", params=COMBINATIONS, ids=called)
+def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    spec = LabSpec(
+        f"t{secrets.token_hex(4)}", hosts=3, pods_per_host=1, ipv6=True, backend=request.param
+    )
+    lab = Lab(spec, tmp_path_factory.mktemp("o"))
+    try:
+        lab.up()
+        wait_for_all_flows(lab)
+        yield lab
+    finally:
+        lab.down()
+
+
+def wait_for_all_flows(lab: Lab) -> None:
+    """Until every host knows its pods and every peer."""
+    deadline = time.monotonic() + 30
+    for number in lab.host_numbers:
+        others = [lab.subnet(n) for n in lab.host_numbers if n != number]
+        pods = [a for pod in lab.pods if pod.host == number for a in pod.addresses]
+        while True:
+            flows = "\n".join(stateless(lab, number))
+            if all(f"={known} " in flows or f"={known}," in flows for known in [*others, *pods]):
+                break
+            assert time.monotonic() < deadline, f"h{number} lacks flows:\n{flows}"
+            time.sleep(0.05)
+
+
+def assert_all_reach_all(lab: Lab) -> None:
+    for family in (4, 6):
+        pods = lab.pod_endpoints(family)
+        cells = measure([*pods, *lab.host_endpoints(family)], pods, patience=30.0)
+        assert len(cells) == 3 * 2 + 3 * 3
+        assert [cell for cell in cells if not cell.good] == []
+
+
+def switch(lab: Lab, number: int) -> Switch:
+    return Switch(lab.ovs(number).directory, "obr0")
+
+
+def stateless(lab: Lab, number: int) -> set[str]:
+    """Our flows on a host without their counters, as text."""
+    done = subprocess.run(
+        ["ovs-ofctl", "--no-stats", "-O", "OpenFlow14", "dump-flows", switch(lab, number).target],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {line.strip() for line in done.stdout.splitlines() if f"{COOKIE:#x}" in line}
+
+
+def vsctl(lab: Lab, number: int, *arguments: str) -> str:
+    database = f"--db=unix:{lab.ovs(number).directory / 'db.sock'}"
+    done = subprocess.run(
+        ["ovs-vsctl", database, *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_every_pod_reaches_every_pod_and_every_host_every_pod(mesh: Lab) -> None:
+    assert_all_reach_all(mesh)
+
+
+def test_frames_on_the_underlay_are_the_tunnels_with_the_pods_packet_inside(mesh: Lab) -> None:
+    first, second = (pod for pod in mesh.pods if pod.host in (2, 3))
+    config = mesh.spec.backend
+    rule = config.get("Peers", [config])[0]
+    captured = capture_ping(mesh, first.netns, second.addresses[0])
+    inner = []
+    for frame in captured:
+        kind, key, packet = unwrap(frame)
+        if kind is None:
+            continue
+        assert (kind, key) == (rule["Tunnel"], rule["Key"])
+        inner.append(packet)
+    pings = [(p["IP"].src, p["IP"].dst) for p in inner if p.haslayer("ICMP")]
+    assert (first.addresses[0], second.addresses[0]) in pings
+    assert (second.addresses[0], first.addresses[0]) in pings
+    if config["Mesh"] != "static":
+        assert [p.summary() for p in inner if int(p.dst[:2], 16) & 1 or p.haslayer("ARP")] == []
+
+
+def capture_ping(lab: Lab, netns: str, target: str) -> list[bytes]:
+    """All frames on host 2's underlay port while a pod pings."""
+
+    def opened() -> socket.socket:
+        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        raw.bind(("h2", 3))
+        raw.settimeout(0.5)
+        return raw
+
+    frames = []
+    with run_in(processes.NETNS_DIR / lab.names.underlay, opened) as raw:
+        subprocess.run(
+            [*processes.enter(netns), *["ping", "-c", "3", "-i", "0.2", "-W", "5"], target],
+            capture_output=True,
+            check=True,
+        )
+        while True:
+            try:
+                frames.append(raw.recv(4096))
+            except TimeoutError:
+                return frames
+
+
+def unwrap(frame: bytes) -> tuple[str | None, int, Any]:
+    """Which tunnel a frame is of, its key, and the Ethernet frame inside."""
+    from scapy.contrib.geneve import GENEVE
+    from scapy.layers.l2 import GRE, Ether
+    from scapy.layers.vxlan import VXLAN
+
+    outer = Ether(frame)
+    if outer.haslayer(GRE):
+        gre = outer[GRE]
+        return "gre", gre.key, Ether(bytes(gre.payload))
+    if outer.haslayer("UDP") and outer["UDP"].dport == 4789:
+        vxlan = VXLAN(bytes(outer["UDP"].payload))
+        return "vxlan", vxlan.vni, Ether(bytes(vxlan.payload))
+    if outer.haslayer("UDP") and outer["UDP"].dport == 6081:
+        geneve = GENEVE(bytes(outer["UDP"].payload))
+        return "geneve", geneve.vni, Ether(bytes(geneve.payload))
+    return None, 0, None
+
+
+def test_killed_daemon_loses_no_packet(mesh: Lab, eventually: Eventually) -> None:
+    sender, receiver = mesh.pods[0], mesh.pods[-1]
+    before = stateless(mesh, 1)
+    pid = mesh.daemon_pid(1)
+    assert pid is not None
+    with watched_stream(sender, receiver) as stream:
+        eventually(lambda: stream.received > 50, "traffic flows")
+        os.kill(pid, signal.SIGKILL)
+        processes.stop([pid])
+        mark = stream.received
+        eventually(lambda: stream.received > mark + 100, "traffic flows without the daemon")
+        mesh.start_daemon(1)
+        mesh.wait_ready(1)
+        mark = stream.received
+        eventually(lambda: stream.received > mark + 100, "traffic flows with the new daemon")
+    assert stream.lost == 0
+    assert stateless(mesh, 1) == before
+
+
+def test_what_was_broken_by_hand_is_repaired_and_foreign_things_stay(
+    mesh: Lab, on: On, eventually: Eventually
+) -> None:
+    before = stateless(mesh, 1)
+    target = switch(mesh, 1).target
+    foreign = "table=99,priority=5,ip,nw_dst=203.0.113.9 actions=drop"
+    host = mesh.names.host(1)
+    on(host, f"ovs-ofctl add-flow {target} {foreign.replace(' ', ',')}")
+    on(host, f"ovs-ofctl --strict del-flows {target} table=0,priority=0")
+    eventually(lambda: stateless(mesh, 1) == before, "the deleted flow is back")
+    on(host, f"ovs-ofctl -O OpenFlow14 mod-flows {target} table=50,actions=drop")
+    eventually(lambda: stateless(mesh, 1) == before, "the changed flows are as they were")
+    tunnel = next(
+        name
+        for name in vsctl(mesh, 1, "list-ports", "obr0").splitlines()
+        if name.startswith(("mesh-", "192."))
+    )
+    vsctl(mesh, 1, "--no-wait", "del-port", "obr0", tunnel)
+    eventually(
+        lambda: tunnel in vsctl(mesh, 1, "list-ports", "obr0").splitlines(), "the port is back"
+    )
+    assert_all_reach_all(mesh)
+    assert "nw_dst=203.0.113.9" in on(host, f"ovs-ofctl dump-flows {target} table=99")
+
+
+def test_killed_ovs_vswitchd_gets_its_flows_back(mesh: Lab, eventually: Eventually) -> None:
+    server = mesh.ovs(1)
+    before = len(stateless(mesh, 1))
+    server.stop("ovs-vswitchd", grace=0)
+    server.start_switch()
+    eventually(lambda: len(stateless(mesh, 1)) == before, "flows are back")
+    assert_all_reach_all(mesh)
+
+
+def test_ovsdb_server_away_and_back(mesh: Lab, eventually: Eventually) -> None:
+    """The kernel datapath forwards meanwhile; the userspace one stops and goes on.
+
+    ovs-vswitchd polls a userspace datapath's devices in the loop that waits for its database.
+    """
+    server = mesh.ovs(1)
+    sender, receiver = mesh.pods[0], mesh.pods[-1]
+    with watched_stream(sender, receiver) as stream:
+        eventually(lambda: stream.received > 50, "traffic flows")
+        server.stop("ovsdb-server", grace=0)
+        mark = stream.received
+        if has_generic_family("ovs_datapath"):
+            eventually(lambda: stream.received > mark + 200, "traffic flows without the database")
+        server.start_database()
+        mark = stream.received
+        eventually(lambda: stream.received > mark + 100, "traffic flows with it")
+    mesh.add_pod(1, "late")
+    try:
+        pods = [e for e in mesh.pod_endpoints(4) if e.name in ("h1-late", "h3-p1")]
+        assert len(pods) == 2
+        assert [c for c in measure(pods, pods, patience=30.0) if not c.good] == []
+    finally:
+        mesh.delete_pod(1, "late")
+
+
+def test_cleanup_removes_all_that_is_ours(mesh: Lab, on: On) -> None:
+    host = mesh.names.host(1)
+    mesh.stop_daemon(1)
+    vsctl(mesh, 1, "--no-wait", "--may-exist", "add-br", "theirs")
+    done = subprocess.run(
+        [*processes.enter(host), sys.executable, "-I", "-m", "agent.main", "--cleanup"],
+        env={**os.environ, **mesh.environment(1)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    try:
+        assert done.returncode == 0, done.stderr
+        assert vsctl(mesh, 1, "list-br") == "theirs"
+        links = {link["ifname"] for link in json.loads(on(host, "ip -json link"))}
+        assert not links & {"obr0", "obr0-phy", "kbr0-obr0", "obr0-kbr0", "phy-host", "phy-ovs"}
+        assert "flatmesh" not in on(host, "nft list tables")
+        assert not (mesh.host_dir(1) / "run/attach.json").exists()
+    finally:
+        vsctl(mesh, 1, "--no-wait", "del-br", "theirs")
+        mesh.start_daemon(1)
+        mesh.wait_ready(1)
+
+
+# -- stories of their own labs ---------------------------------------------------------
+
+
+def test_mesh_and_tunnel_change_while_pods_talk(
+    make_lab: Callable[..., Lab], eventually: Eventually
+) -> None:
+    lab = make_lab(hosts=3, pods_per_host=1, ipv6=True, backend=backend("vxlan", "flow"))
+    for tunnel, style in (("vxlan", "static"), ("gre", "static"), ("gre", "combined")):
+        config = {**lab.spec.cluster_config(), "Backend": backend(tunnel, style)}
+        lab.configure(config)
+        expected = "mesh-gre" if style == "combined" else port_name_of(3)
+        eventually(
+            lambda name=expected: name in vsctl(lab, 1, "list-ports", "obr0").splitlines(),
+            f"host 1 has followed to {tunnel} {style}",
+        )
+        eventually(
+            lambda kind=tunnel, name=expected: (
+                vsctl(lab, 1, "get", "interface", name, "type") == kind
+            ),
+            f"its tunnels are {tunnel}",
+        )
+        assert_all_reach_all(lab)
+
+
+def port_name_of(number: int) -> str:
+    return port_name(ip_address(host_ipv4(number)))
+
+
+def test_backend_changes_to_vxlan_and_back(
+    make_lab: Callable[..., Lab], on: On, eventually: Eventually
+) -> None:
+    lab = make_lab(hosts=3, pods_per_host=1, ipv6=True, backend=backend("gre", "flow"))
+    lab.configure({**lab.spec.cluster_config(), "Backend": {"Type": "vxlan"}})
+    host = lab.names.host(1)
+    eventually(lambda: "obr0" not in vsctl(lab, 1, "list-br"), "the mesh has gone")
+    eventually(lambda: "flannel.1" in on(host, "ip link"), "vxlan is there")
+    assert_all_reach_all(lab)
+    lab.configure(lab.spec.cluster_config())
+    eventually(lambda: "obr0" in vsctl(lab, 1, "list-br"), "the mesh is back")
+    assert_all_reach_all(lab)
+
+
+@pytest.mark.parametrize("attach", ["kbr0", "obr0"])
+def test_spoofed_pod_packet_is_dropped_and_counted(
+    make_lab: Callable[..., Lab], attach: str, on: On, eventually: Eventually
+) -> None:
+    config = backend("vxlan", "flow", PodAttach=attach)
+    # masquerading would give a liar behind the bridge the host's own address
+    lab = make_lab(hosts=2, pods_per_host=2, backend=config, ip_masq=False)
+    pods = {f"h{pod.host}-{pod.name}": pod for pod in lab.pods}
+    liar, victim, target = pods["h1-p1"], pods["h1-p2"], pods["h2-p1"]
+    with listening(target.netns) as receiver:
+        eventually(
+            lambda: arrives(liar.netns, liar.addresses[0], target.addresses[0], receiver),
+            "the truth passes",
+        )
+        before = switch(lab, 1).dropped()["spoofed"]
+        # an address of another host's subnet; and, where the switch knows the port, its neighbour's
+        stranger = str(ip_address(target.addresses[0]) + 100)
+        lies = [stranger] if attach == "kbr0" else [stranger, victim.addresses[0]]
+        for lie in lies:
+            on(liar.netns, f"ip addr add {lie}/32 dev lo")
+            send(liar.netns, lie, target.addresses[0], b"a lie")
+        eventually(
+            lambda: switch(lab, 1).dropped()["spoofed"] >= before + len(lies),
+            "the drops are counted",
+        )
+        assert b"a lie" not in waiting(receiver)
+
+
+def waiting(receiver: socket.socket) -> list[bytes]:
+    """What has arrived, or does within half a second."""
+    receiver.settimeout(0.5)
+    found = []
+    while True:
+        try:
+            found.append(receiver.recvfrom(100)[0])
+        except TimeoutError:
+            return found
+
+
+def test_forged_tunnel_packet_is_dropped_and_counted(
+    make_lab: Callable[..., Lab], eventually: Eventually
+) -> None:
+    """From the underlay: right VNI, right inner destination, a source that its sender lacks."""
+    from scapy.layers.inet import IP, UDP
+    from scapy.layers.l2 import Ether
+    from scapy.layers.vxlan import VXLAN
+
+    lab = make_lab(hosts=2, pods_per_host=1, backend=backend("vxlan", "flow"))
+    source, target = lab.pods
+    receiver_host = target.host
+    inner = (
+        Ether(dst="0a:5a:00:00:00:01", src="0a:58:00:00:00:01")
+        / IP(src=source.addresses[0], dst=target.addresses[0])
+        / UDP(sport=5, dport=7)
+        / b"hello"
+    )
+    forged = {"forged": VXLAN(vni=KEY, flags=8) / inner, "wrong_key": VXLAN(vni=9, flags=8) / inner}
+    outside = processes.NETNS_DIR / lab.names.underlay
+    with listening(target.netns) as receiver:
+        for reason, packet in forged.items():
+            before = switch(lab, receiver_host).dropped()[reason]
+            with run_in(outside, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as raw:
+                raw.setsockopt(socket.SOL_SOCKET, 11, 1)  # SO_NO_CHECK, as VXLAN has it
+                raw.sendto(bytes(packet), (host_ipv4(receiver_host), 4789))
+            eventually(
+                lambda why=reason, was=before: switch(lab, receiver_host).dropped()[why] == was + 1,
+                f"{reason} is counted",
+            )
+        assert waiting(receiver) == []
+
+
+def listening(netns: str) -> socket.socket:
+    def opened() -> socket.socket:
+        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        receiver.bind(("", 7))
+        receiver.settimeout(10)
+        return receiver
+
+    return run_in(processes.NETNS_DIR / netns, opened)
+
+
+def arrives(netns: str, source: str, target: str, receiver: socket.socket) -> bool:
+    """Whether a datagram gets through; the first waits in vain while tunnels ask for a MAC."""
+    receiver.settimeout(0.5)
+    send(netns, source, target)
+    try:
+        return receiver.recvfrom(100)[0] == b"hello"
+    except TimeoutError:
+        return False
+
+
+def send(netns: str, source: str, target: str, payload: bytes = b"hello") -> None:
+    """A datagram from an address of the pod's, whoever gave it to it."""
+
+    def work() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.bind((source, 0))
+            sender.sendto(payload, (target, 7))
+
+    run_in(processes.NETNS_DIR / netns, work)
