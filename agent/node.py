@@ -24,6 +24,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ from ipam.subnet_env import SubnetEnv, SubnetEnvError
 log = logging.getLogger("agent")
 SETTLE = 0.02  # seconds to let a burst of netlink events or leases come together
 MAX_REASONS = 3  # named in the log
+PLUG_PATIENCE = 5.0  # seconds that an ADD waits for a switch to take the pod
 RETRY = 2.0  # seconds until a step that failed is tried again
 
 
@@ -82,6 +84,8 @@ class Node:
     _reasons: list[str] = field(default_factory=lambda: ["start"])
     """Why the kernel is looked at, for the log."""
     _said: dict[str, str] = field(default_factory=dict)
+    _waiting: list[threading.Event] = field(default_factory=list)
+    """Set when the turn that follows has ended."""
     _retry: asyncio.TimerHandle | None = None
     _loop: asyncio.AbstractEventLoop | None = None
 
@@ -151,8 +155,17 @@ class Node:
 
     def pods_changed(self) -> None:
         """A pod came or went: told by the CNI server, from any of its threads."""
-        if self.data_plane is not None and self._loop is not None:
-            self._loop.call_soon_threadsafe(self.look_again)
+        plane = self.data_plane
+        if plane is None or self._loop is None:
+            return
+        done = threading.Event()
+        self._loop.call_soon_threadsafe(self._look_for_pods, done)
+        if isinstance(plane, WatchedDataPlane) and plane.plugs_pods:
+            done.wait(PLUG_PATIENCE)  # a pod that starts before it is plugged in finds no network
+
+    def _look_for_pods(self, done: threading.Event) -> None:
+        self._waiting.append(done)
+        self.look_again()
 
     def _data_plane_changed(self) -> None:
         if self._loop is not None and not self._loop.is_closed():
@@ -165,6 +178,7 @@ class Node:
                 await asyncio.sleep(SETTLE)
             self._wake.clear()
             self.last_turn = time.monotonic()
+            waiting, self._waiting = self._waiting, []
             try:
                 await self.turn()
             except (
@@ -180,6 +194,9 @@ class Node:
                 self._try_again()
             else:
                 self._said.pop("turn", None)
+            finally:
+                for done in waiting:
+                    done.set()
 
     def _try_again(self) -> None:
         if self._retry is not None:

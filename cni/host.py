@@ -48,7 +48,8 @@ class Host:
     subnet_file: Path = Path(SUBNET_FILE)
     status: Callable[[], Status] = field(default=no_daemon)
     on_pods_changed: Callable[[], None] | None = None
-    """Called after each ADD, DEL and GC that changed something; must not block or raise."""
+    """Called after each ADD, DEL and GC that changed something; must not raise, and returns
+    within seconds: when a switch that plugs pods in itself has taken the pod."""
 
     books: dict[Path, AddressBook] = field(default_factory=dict, repr=False, compare=False)
     """Address books that are open, by file."""

@@ -54,6 +54,9 @@ class WatchedDataPlane(DataPlane, Protocol):
     the next `reconcile` of its successor puts right what differs.
     """
 
+    plugs_pods: bool
+    """Whether it plugs pods in itself, so that an ADD has to wait for its next look."""
+
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed`, from any thread, when it is worth a look. Again is harmless."""
 

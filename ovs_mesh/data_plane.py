@@ -51,6 +51,7 @@ class OvsDataPlane:
     ) -> None:
         """Touch nothing yet."""
         self.config = config
+        self.plugs_pods = config.attach == OBR0
         self.datapath = datapath
         self.state_dir = state_dir
         self.run_dir = run_dir
