@@ -193,9 +193,9 @@ def test_foreign_bridges_and_ports_stay():
 
 def test_name_that_is_taken_is_refused():
     rows = wanted_rows(config(), 2)
-    with pytest.raises(BridgeConflictError, match="bridge obr0 .* not ours"):
+    with pytest.raises(BridgeConflictError, match=r"bridge obr0 .* not ours"):
         bridges.diff(rows, {"obr0": Found(Bridge("obr0", "system"), ours=False)})
-    with pytest.raises(BridgeConflictError, match="port mesh-vxlan .* not ours"):
+    with pytest.raises(BridgeConflictError, match=r"port mesh-vxlan .* not ours"):
         bridges.diff(
             rows,
             {
