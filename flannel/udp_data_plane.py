@@ -101,19 +101,21 @@ class UdpDataPlane:
 
     def _prepare(self, wanted: UdpSettings) -> None:
         self._reap()
-        index = tun_device.make(self.tun, single=self.single)
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        status = self._status()
-        if status is not None and (status["settings"], status["index"]) == (
-            wanted.to_json(),
-            index,
+        status, device = self._status(), tun_device.find(self.tun)
+        if (
+            status is not None
+            and device is not None
+            and (status["settings"], status["index"]) == (wanted.to_json(), device.index)
         ):
+            # nothing may be done to the device here: the daemon would hear of it and come again
             if status["build"] == build():
                 self._trim_log()
                 return
             self._start("--take-over", instead_of=status["pid"])
             log.info("udp data plane handed over to new code")
             return
+        tun_device.make(self.tun, single=self.single)
         self._stop()
         self._start("--settings", json.dumps(wanted.to_json()))
         log.info("started the udp data plane")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
+
+from hostnet.events import Monitor
+from lab import hosts
 
 MakeMesh = Any
 
@@ -48,3 +52,14 @@ def test_cleanup_leaves_nothing(make_mesh: MakeMesh) -> None:
     host.run(host.plane.cleanup)
     assert "flannel0" not in host.links()
     assert list((host.directory / "run").iterdir()) == []
+
+
+def test_a_turn_with_nothing_to_do_does_not_cause_another(make_mesh: MakeMesh) -> None:
+    mesh = make_mesh()
+    mesh.turn()
+    host = mesh.hosts[0]
+    with contextlib.closing(Monitor(host.netns)) as monitor:
+        mesh.turn()
+        assert monitor.drain() == []
+        hosts.ip("-n", host.netns, "link", "set", "flannel0", "mtu", "1400")
+        assert monitor.drain() != []  # it does listen
