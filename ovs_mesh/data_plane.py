@@ -94,7 +94,7 @@ class OvsDataPlane:
             self._database().apply(changes)
             lines = [change.line() for change in changes]
             if self.datapath.userspace:
-                lines += self._userspace(underlay)
+                lines += self._userspace(underlay, wanted)
             ofports = self._ofports(wanted)
             with NetlinkSocket() as sock:
                 set_up(sock, SWITCH_CABLE_END)
@@ -187,9 +187,11 @@ class OvsDataPlane:
             self.config.attach, self.datapath, underlay.mac, self._tunnels(mesh), mesh, plugged
         )
 
-    def _userspace(self, underlay: Underlay) -> list[str]:
+    def _userspace(self, underlay: Underlay, wanted: Sequence[Bridge]) -> list[str]:
+        devices = {port.name for bridge in wanted for port in bridge.ports if not port.type}
         with Kernel() as kernel:
-            lines = self.userspace.reconcile(underlay, self.config.tunnels, kernel)
+            switched = sorted(devices & {link.name for link in kernel.links()})
+            lines = self.userspace.reconcile(underlay, self.config.tunnels, switched, kernel)
         if self.config.attach == KBR0 and turn_tx_checksum_off(BRIDGE_END):
             lines.append(f"ethtool -K {BRIDGE_END} tx off")
         if self.config.attach == OBR0 and turn_tx_checksum_off(OBR0):

@@ -51,8 +51,14 @@ class TunnelRoute:
     via: str = ""
 
 
-def redirect(underlay: Underlay, tunnels: Iterable[Tunnel]) -> NftTable:
-    """The table that leads tunnel packets from the underlay device to the switch, and back."""
+def redirect(
+    underlay: Underlay, tunnels: Iterable[Tunnel], switched: Iterable[str] = ()
+) -> NftTable:
+    """The table that leads tunnel packets from the underlay device to the switch, and back.
+
+    `switched` are devices that the switch reads. It gets its copy first (packet(7)); the
+    kernel's own is dropped, or both would deliver, and the kernel answer ARP in between.
+    """
     rules = [f'arp operation reply dup to "{HOST_END}"']
     rules += [f'icmpv6 type nd-neighbor-advert dup to "{HOST_END}"']
     ports = sorted({tunnel.port for tunnel in tunnels if tunnel.port})
@@ -67,9 +73,12 @@ def redirect(underlay: Underlay, tunnels: Iterable[Tunnel]) -> NftTable:
             rules.append(f'{ours} meta l4proto gre fwd to "{HOST_END}"')
     into = "; ".join(rules)
     hook = "type filter hook ingress device"
+    devices = ", ".join(f'"{name}"' for name in sorted(switched))
+    theirs = f"type filter hook ingress devices = {{ {devices} }} priority 0; policy drop;"
     return NftTable(
         *TABLE,
-        f'chain in {{ {hook} "{underlay.link}" priority 0; policy accept; {into}; }}\n'
+        (f"chain switched {{ {theirs} }}\n" if devices else "")
+        + f'chain in {{ {hook} "{underlay.link}" priority 0; policy accept; {into}; }}\n'
         f'chain out {{ {hook} "{HOST_END}" priority 0; policy accept; '
         f'fwd to "{underlay.link}"; }}',
     )
@@ -108,7 +117,13 @@ class UserspaceUnderlay:
     _loaded: tuple[NftTable, NftTable | None] | None = field(default=None)
     """The redirect as wanted, and as nft listed it after it was loaded."""
 
-    def reconcile(self, underlay: Underlay, tunnels: Sequence[Tunnel], kernel: Kernel) -> list[str]:
+    def reconcile(
+        self,
+        underlay: Underlay,
+        tunnels: Sequence[Tunnel],
+        switched: Sequence[str],
+        kernel: Kernel,
+    ) -> list[str]:
         """Make it so; returns the changes. Raises AppctlError, NetlinkError, OSError."""
         lines: list[str] = []
         with NetlinkSocket() as sock:
@@ -119,7 +134,7 @@ class UserspaceUnderlay:
                 addresses = [str(address) for address in underlay.addresses]
                 ensure_addresses(sock, link, addresses, prefix_route=False)
         lines += self._routes(tunnel_routes(underlay, kernel))
-        return lines + self._redirect(redirect(underlay, tunnels))
+        return lines + self._redirect(redirect(underlay, tunnels, switched))
 
     def _routes(self, wanted: set[TunnelRoute]) -> list[str]:
         there = _routes_there(self.rundir)
