@@ -51,12 +51,18 @@ COMBINATIONS += [backend("vxlan", mesh, PodAttach="obr0") for mesh in ("static",
 
 
 def called(config: dict[str, Any]) -> str:
-    words = [config["Tunnel"], config["Mesh"], config.get("PodAttach", "")]
+    more = [config.get(key, "") for key in ("PodAttach", "Datapath")]
+    words = [config["Tunnel"], config["Mesh"], *more]
     return " ".join(word for word in words if word)
+
+
+COMBINATIONS += [backend("vxlan", "flow", Datapath="system")]
 
 
 @pytest.fixture(scope="module", params=COMBINATIONS, ids=called)
 def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    if request.param.get("Datapath") == "system" and not has_generic_family("ovs_datapath"):
+        pytest.skip("this kernel has no openvswitch module")
     spec = LabSpec(
         f"t{secrets.token_hex(4)}", hosts=3, pods_per_host=1, ipv6=True, backend=request.param
     )
