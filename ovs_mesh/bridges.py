@@ -104,10 +104,8 @@ def diff(wanted: Iterable[Bridge], found: Mapping[str, Found]) -> list[RowChange
             raise BridgeConflictError(
                 f"bridge {bridge.name} is in Open vSwitch already and not ours: rename or remove it"
             )
-        if (bridge.datapath, bridge.other_config) != (
-            have.bridge.datapath,
-            have.bridge.other_config,
-        ):
+        settled = bridge.other_config.items() <= have.bridge.other_config.items()
+        if bridge.datapath != have.bridge.datapath or not settled:
             changes.append(RowChange("set-br", bridge))
         changes += _ports(bridge, have)
     for name in sorted(found.keys() - names):

@@ -240,7 +240,8 @@ def _named(rows: Iterable[Any], name: str) -> list[Any]:
 def _set_bridge(row: Any, wanted: Bridge) -> None:
     row.datapath_type = wanted.datapath
     row.fail_mode = "secure"  # no flows, no traffic: never the default learning switch
-    row.other_config = dict(wanted.other_config)
+    for key, value in wanted.other_config.items():
+        row.setkey("other_config", key, value)  # an operator's own keys stay
 
 
 def _add_port(txn: Any, bridge: Any, wanted: Port) -> None:

@@ -149,18 +149,18 @@ class UserspaceUnderlay:
         return lines
 
     def _redirect(self, wanted: NftTable) -> list[str]:
-        if self._loaded is not None:
-            text, listing = self._loaded
-            if text == wanted and listing is not None and nftables.list_table(*TABLE) == listing:
-                return []
         try:
+            if self._loaded is not None:
+                text, listing = self._loaded
+                if text == wanted and listing and nftables.list_table(*TABLE) == listing:
+                    return []
             nftables.replace_table(wanted)
+            self._loaded = (wanted, nftables.list_table(*TABLE))
         except nftables.NftError as error:
             raise OSError(
                 f"{error}; the userspace datapath of Open vSwitch needs nftables' fwd and dup "
                 "(kernel CONFIG_NFT_FWD_NETDEV, CONFIG_NFT_DUP_NETDEV)"
             ) from None
-        self._loaded = (wanted, nftables.list_table(*TABLE))
         return [f"nft replace table {' '.join(TABLE)}"]
 
     def remove(self) -> None:

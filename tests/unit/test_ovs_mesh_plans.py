@@ -329,3 +329,15 @@ def test_ipv6_subnets_and_underlay_use_their_own_fields():
     assert "ipv6,ipv6_src=fd05:0:0:2::/64,tun_ipv6_src=fd00:1::2,in_port=4" in lines
     assert "set_field:fd00:1::2->tun_ipv6_dst,output:4" in lines
     assert "nd_target=fd05::/48" in lines
+
+
+def test_operators_own_settings_of_our_bridge_stay():
+    rows = wanted_rows(config(), 2)
+    there = {
+        row.name: Found(
+            Bridge(row.name, row.datapath, {**row.other_config, "mac-table-size": "9"}, row.ports),
+            ours=True,
+        )
+        for row in rows
+    }
+    assert bridges.diff(rows, there) == []
