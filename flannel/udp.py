@@ -56,7 +56,7 @@ class UdpBackend:
     underlay_mtu: int = 0
     """Bytes; 0 takes the underlay device's."""
     queues: int = 0
-    """TUN queues, each with a thread; 0: one a processor."""
+    """TUN queues, each with a thread; 0: one for every two processors, as pods want some, too."""
     single: bool = False
     """One packet a call, one thread, no super-packets, as flanneld does it: to compare with."""
     network: IPv4Network | None = None
@@ -120,5 +120,5 @@ class UdpBackend:
     def data_plane(self) -> DataPlane | None:
         """The TUN device and the process behind it."""
         processors = len(os.sched_getaffinity(0))
-        queues = self.queues or min(processors, MAX_QUEUES)
+        queues = self.queues or min(max(processors // 2, 1), MAX_QUEUES)
         return UdpDataPlane(DEVICE, self.port, queues, self.run_dir, self.underlay_mtu, self.single)

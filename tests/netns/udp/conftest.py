@@ -195,7 +195,7 @@ def make_mesh(tmp_path: Path) -> Iterator[MakeMesh]:
                 "EnableIPv6": ipv6,
                 **({"Network": "10.5.0.0/16"} if ipv4 else {}),
                 **({"IPv6Network": "fd05::/48"} if ipv6 else {}),
-                "Backend": {"Type": "udp", **options},
+                "Backend": {"Type": "udp", "Queues": 2, **options},
             }
             config = parse_config(json.dumps(document))
             made = []
