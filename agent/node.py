@@ -93,6 +93,7 @@ class Node:
         """Wire the lease keeper to the loop."""
         memory = LeaseMemory(self.settings.state_dir / "lease.json")
         self.keeper = LeaseKeeper(self.registry, self.settings.lease_ttl, memory, self._wake.set)
+        self.metrics.follow_data_plane(lambda: self.data_plane)
 
     # -- for the CNI server and the health endpoint ------------------------------------
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -21,6 +22,7 @@ from rich.console import Console
 
 from cni.host import from_environment, socket_path
 from cni.install import EXECUTABLES
+from flannel.udp import NOT_COMPILED
 from hostnet import nftables
 from hostnet.kernel import Kernel
 from hostnet.link import add_link, delete_link, settings
@@ -120,6 +122,9 @@ def host() -> Iterator[Finding]:
 
 def tools() -> Iterator[Finding]:
     """What only some backends need."""
+    compiled = find_spec("flannel._udp") is not None
+    text = "its C part is compiled" if compiled else f"off: {NOT_COMPILED}"
+    yield Finding("backend udp", compiled, text, fatal=False)
     for program, why in (
         (
             "cc",

@@ -41,6 +41,10 @@ DEFAULT_PORT = 8285
 OVERHEAD_IPV4 = 28  # bytes: outer IPv4 20 + UDP 8
 OVERHEAD_IPV6 = 48  # bytes: outer IPv6 40 + UDP 8
 MAX_QUEUES = 8  # more threads than that have nothing to do on any host we know
+NOT_COMPILED = (
+    "its C part was not compiled when flatmesh was installed; install a C compiler and Python's "
+    "headers (apt install gcc libc6-dev python3-dev), then flatmesh again"
+)
 SCOPE_LINK = 253  # RT_SCOPE_LINK, linux/rtnetlink.h: an IPv4 route without a gateway
 
 
@@ -68,11 +72,7 @@ class UdpBackend:
         """Read the backend's keys. Raises ConfigError for a bad one, or without the C part."""
         del state_dir  # all state is in the leases
         if find_spec("flannel._udp") is None:
-            raise ConfigError(
-                "backend udp: its C part was not compiled when flatmesh was installed; install a "
-                "C compiler and Python's headers (apt install gcc libc6-dev python3-dev), then "
-                "flatmesh again, or use another Backend.Type"
-            )
+            raise ConfigError(f"backend udp: {NOT_COMPILED}, or use another Backend.Type")
         return cls(
             run_dir,
             option(config, "Port", 0, minimum=0, maximum=65535) or DEFAULT_PORT,

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flannel.backend import Count
 from flannel.udp_control import (
     ControlError,
     UdpFiles,
@@ -163,6 +164,20 @@ class UdpDataPlane:
         """
         status = self._status()
         return dict(status["counters"]) if status is not None else {}
+
+    def counts(self) -> list[Count]:
+        """The same for Prometheus: what was dropped is one counter, by direction and reason."""
+        from flannel import _udp  # noqa: PLC0415 - absent where it could not be compiled
+
+        found = []
+        for name, value in self.counters().items():
+            if name.startswith("drop_"):
+                _, direction, reason = name.split("_", 2)
+                labels = {"direction": direction, "reason": reason}
+                found.append(Count("udp_dropped_packets", "Packets dropped", value, labels))
+            else:
+                found.append(Count(f"udp_{name}", _udp.COUNTERS.get(name, name), value))
+        return found
 
     def close(self) -> None:
         """Nothing: device and process outlive the daemon."""
