@@ -1,0 +1,111 @@
+"""A cluster on the udp backend: no byte is harmed, its counters are told, and it may be missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.udp_soak import HARM, counters, soak
+from lab import processes
+from lab.matrix import measure
+
+MakeLab = Callable[..., Any]
+LONG = bool(os.environ.get("FLATMESH_LONG"))
+SOAK = 100 << 30 if LONG else 256 << 20  # bytes
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.timeout(3600 if LONG else 180)
+def test_no_byte_is_harmed_in_many_streams_both_ways(make_lab: MakeLab) -> None:
+    lab = make_lab(hosts=2, pods_per_host=1, backend={"Type": "udp", "Queues": 2})
+    ends = soak(lab, SOAK, streams=4)
+    for sent, received in ends:
+        assert sent is not None
+        assert (sent.size, sent.digest) == (SOAK // 4, received and received.digest)
+    counted = counters(lab)
+    assert counted["rx_bytes"] > SOAK
+    assert counted["rx_packets"] > 3 * counted["rx_writes"]  # super-packets, or it says nothing
+    assert [name for name in HARM if name in counted] == []
+
+
+def test_the_daemon_tells_prometheus_what_the_data_plane_counts(make_lab: MakeLab) -> None:
+    lab = make_lab(hosts=2, pods_per_host=1, backend={"Type": "udp"})
+    lab.stop_daemon(1)
+    lab.start_daemon(1, "--healthz-ip=127.0.0.1", "--healthz-port=9000")
+    lab.wait_ready(1)
+    pod, unleased = lab.pods[0], "10.5.255.254"
+    ping = [*processes.enter(pod.netns), "ping", "-c1", "-W5", unleased]
+    refused = subprocess.run(ping, capture_output=True, text=True, check=False)
+    assert "Net Unreachable" in refused.stdout
+    scrape = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9000/metrics').read())"
+    enter = processes.enter(lab.names.host(1))
+    page = subprocess.check_output([*enter, sys.executable, "-c", scrape], text=True)
+    dropped = 'flatmesh_udp_dropped_packets_total{direction="tx",reason="no_peer"} 1.0'
+    assert dropped in page.replace("\\n", "\n").splitlines()
+    assert "# HELP flatmesh_udp_icmp_sent_total ICMP errors sent to pods" in page
+
+
+@pytest.fixture
+def without_c_part(tmp_path: Path) -> Path:
+    """A Python that has flatmesh as it is installed where nothing could be compiled."""
+    tree = tmp_path / "installed"
+    for room in ("agent", "cli", "cni", "flannel", "hostnet", "ipam", "lab", "ovs_mesh"):
+        shutil.copytree(
+            REPOSITORY / room, tree / room, ignore=shutil.ignore_patterns("*.so", "__pycache__")
+        )
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    (site,) = venv.glob("lib/python*/site-packages")
+    (site / "flatmesh.pth").write_text(f"{tree}\n{sysconfig.get_path('purelib')}\n")
+    return venv / "bin/python"
+
+
+def test_without_the_c_part_udp_says_why_it_is_off_and_vxlan_works(
+    make_lab: MakeLab,
+    without_c_part: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Callable[..., None],
+) -> None:
+    doctor = subprocess.run(
+        [without_c_part, "-I", "-m", "cli.main", "doctor"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "backend udp: off: its C part was not compiled" in doctor.stdout
+    assert "apt install gcc" in doctor.stdout
+    monkeypatch.setattr(sys, "executable", str(without_c_part))
+    lab = make_lab(hosts=2, pods_per_host=1, backend={"Type": "vxlan"})
+    lab.configure(lab.spec.cluster_config() | {"Backend": {"Type": "udp"}})
+    eventually(lambda: "backend udp" in lab.log(1), "the daemon says why")
+    (line,) = (one for one in lab.log(1).splitlines() if "backend udp" in one)
+    assert "its C part was not compiled when flatmesh was installed; install a C compiler" in line
+    assert "Traceback" not in lab.log(1)
+    assert lab.daemon_pid(1) is not None
+    pods = lab.pod_endpoints(4)
+    assert [cell for cell in measure(pods, pods, patience=20.0) if not cell.good] == []
+
+
+def test_the_install_succeeds_where_nothing_can_be_compiled(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "setup.py", "-q", "build_ext"),
+            *("--build-lib", tmp_path / "lib", "--build-temp", tmp_path / "temp"),
+        ],
+        cwd=REPOSITORY,
+        env={**os.environ, "CC": "false"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "flannel._udp" in done.stderr  # setuptools says that it was left out
+    assert not list(tmp_path.rglob("*.so"))
