@@ -223,7 +223,8 @@ void coalesce_add(struct coalescer *coalescer, const struct packet *packet) {
             flow->parts[1 + flow->segments] = (struct iovec){packet->data + headers, size};
             flow->segments++;
             flow->payload += size;
-            flow->last_flags = packet->data[transport + 13];
+            if (is_tcp(flow)) /* a small datagram ends before that */
+                flow->last_flags = packet->data[transport + 13];
             if (size < flow->size)
                 flow->size = 0;
             else

@@ -34,6 +34,9 @@ def seeds() -> list[bytes]:
                 parts = cut(headers, b"w" * 90, 30)
                 packets = b"".join(bytes([len(p)]) + p for p in parts)
                 found += [bytes([2, how]) + packets for how in (0x03, 0x01, 0x33, 0x73)]
+                parts = cut(headers, b"s" * 6, 2)  # so short that a TCP header would not fit
+                packets = b"".join(bytes([len(p)]) + p for p in parts)
+                found += [bytes([2, how]) + packets for how in (0x03, 0x01)]
                 fragment = replace(headers, fragment=0).packet(b"v" * 700)
                 found.append(bytes([3, 1, 0]) + fragment)
     # cut off inside the transport header; and a transport header far behind the network header
