@@ -300,6 +300,9 @@ def _local(flows: Pipeline, local: LocalSide, *, routed: bool) -> None:
     for subnet in local.subnets:
         to_host = "" if local.on_switch else f"{mac if routed else ''}output:{gateway}"
         flows.add(LOCAL, 90, dst(subnet), to_host)
+        if not routed:  # a host whose mesh was routed a moment ago still knows the router's MAC
+            match = f"{dst(subnet)},dl_dst={ROUTER_MAC}"
+            flows.add(LOCAL, 95, match, "" if local.on_switch else f"{mac}output:{gateway}")
         flows.add(LOCAL, 90, asked(subnet), "" if local.on_switch else f"output:{gateway}")
     ours = [gateway, *(p.ofport for p in local.pods if p.ofport is not None)]
     for port in ours:

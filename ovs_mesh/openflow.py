@@ -42,7 +42,7 @@ class FlowChange:
 
     def line(self, bridge: str) -> str:
         """As a command."""
-        flow = re.sub(r"\s*cookie=\S+", "", self.flow)
+        flow = re.sub(r"\s*cookie=[^\s,]+,?", "", self.flow)
         if self.verb == "add":
             return f"ovs-ofctl add-flow {bridge} '{flow}'"
         return f"ovs-ofctl --strict del-flows {bridge} '{flow}'"
