@@ -304,7 +304,7 @@ def test_mesh_and_tunnel_change_while_pods_talk(
         )
         eventually(
             lambda kind=tunnel, name=expected: (
-                vsctl(lab, 1, "get", "interface", name, "type") == kind
+                vsctl(lab, 1, "--if-exists", "get", "interface", name, "type") == kind
             ),
             f"its tunnels are {tunnel}",
         )
@@ -320,13 +320,25 @@ def test_backend_changes_to_vxlan_and_back(
 ) -> None:
     lab = make_lab(hosts=3, pods_per_host=1, ipv6=True, backend=backend("gre", "flow"))
     lab.configure({**lab.spec.cluster_config(), "Backend": {"Type": "vxlan"}})
-    host = lab.names.host(1)
-    eventually(lambda: "obr0" not in vsctl(lab, 1, "list-br"), "the mesh has gone")
-    eventually(lambda: "flannel.1" in on(host, "ip link"), "vxlan is there")
+    for number in lab.host_numbers:
+        host = lab.names.host(number)
+        eventually(lambda n=number: "obr0" not in vsctl(lab, n, "list-br"), "the mesh has gone")
+        eventually(lambda h=host: "flannel-v6.1" in on(h, "ip addr"), "vxlan is there")
+        eventually(lambda h=host: len(vtep_addresses(on, h)) == 2, "with its addresses")
     assert_all_reach_all(lab)
     lab.configure(lab.spec.cluster_config())
-    eventually(lambda: "obr0" in vsctl(lab, 1, "list-br"), "the mesh is back")
+    for number in lab.host_numbers:
+        host = lab.names.host(number)
+        eventually(lambda n=number: "obr0" in vsctl(lab, n, "list-br"), "the mesh is back")
+        eventually(lambda h=host: not vtep_addresses(on, h), "vxlan has gone")
     assert_all_reach_all(lab)
+
+
+def vtep_addresses(on: On, host: str) -> list[str]:
+    """Addresses of VTEP devices, which a host may send from."""
+    links = json.loads(on(host, "ip -json addr show"))
+    vteps = [link for link in links if link["ifname"].startswith("flannel")]
+    return [a["local"] for link in vteps for a in link["addr_info"] if a["scope"] == "global"]
 
 
 @pytest.mark.parametrize("attach", ["kbr0", "obr0"])
