@@ -49,6 +49,7 @@ class OvsServer:
     def start_database(self) -> None:
         """Start ovsdb-server. Raises LabError when it doesn't serve in time."""
         sock = self.directory / "db.sock"
+        sock.unlink(missing_ok=True)  # of a killed one: its presence would pass for service
         self._spawn(
             "ovsdb-server",
             str(self.directory / "conf.db"),

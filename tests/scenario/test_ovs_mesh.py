@@ -128,6 +128,11 @@ def test_frames_on_the_underlay_are_the_tunnels_with_the_pods_packet_inside(mesh
     first, second = (pod for pod in mesh.pods if pod.host in (2, 3))
     config = mesh.spec.backend
     rule = config.get("Peers", [config])[0]
+    ping = ["ping", "-c", "1", "-W", "5", second.addresses[0]]
+    enter = processes.enter(first.netns)
+    for _ in range(10):  # until the tunnel knows its neighbour's MAC
+        if subprocess.run([*enter, *ping], capture_output=True, check=False).returncode == 0:
+            break
     captured = capture_ping(mesh, first.netns, second.addresses[0])
     inner = []
     for frame in captured:
