@@ -229,7 +229,7 @@ def test_the_table_is_swapped_while_packets_flow() -> None:
         stop = threading.Event()
 
         def swap() -> None:
-            while not stop.is_set():
+            while not stop.wait(0.001):  # or it keeps the interpreter to itself
                 for table in (moved, TABLE):
                     plane.plane.set_peers(*table.pack(plane.port))
 
