@@ -15,6 +15,7 @@ from cni.errors import CHECK_FAILED, INVALID_CONFIG, CniError
 from cni.request import Request
 from cni.result import Interface, Ip, Result
 from hostnet.address import dump_addresses, parse_addresses
+from hostnet.find_link import find_link
 from hostnet.link import FoundLink
 from hostnet.netlink import NetlinkSocket
 from hostnet.route import RTM_GETROUTE, dump_routes, parse_route
@@ -56,7 +57,7 @@ def _wrong(problem: str) -> CniError:
 
 
 def _inside(pod: NetlinkSocket, said: Interface) -> FoundLink:
-    found = wiring.look(pod, said.name)
+    found = find_link(pod, said.name)
     if found is None:
         raise _wrong(f"interface {said.name} is not in the container")
     if found.kind != "veth":
@@ -67,14 +68,14 @@ def _inside(pod: NetlinkSocket, said: Interface) -> FoundLink:
 
 
 def _cable(host: NetlinkSocket, inside: FoundLink, host_name: str, previous: Result) -> None:
-    near = wiring.look(host, host_name)
+    near = find_link(host, host_name)
     if near is None:
         raise _wrong(f"host interface {host_name} is gone")
     if near.index != inside.parent or near.parent != inside.index:
         raise _wrong(f"{inside.name} and {host_name} are not the two ends of one veth")
     bridges = [i.name for i in previous.interfaces if not i.sandbox and i.name != host_name]
     for name in bridges:
-        found = wiring.look(host, name)
+        found = find_link(host, name)
         if found is not None and found.kind == "bridge" and near.master == found.index:
             return
     if bridges:

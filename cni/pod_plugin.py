@@ -50,6 +50,7 @@ from cni.ipam_config import PoolConfig
 from cni.request import Key, Request
 from cni.result import Interface, Ip, Result, Route, parse_dns
 from hostnet import sysctl
+from hostnet.find_link import find_link
 from hostnet.link import FoundLink
 from hostnet.netlink import NetlinkSocket
 from hostnet.netns import entered
@@ -206,8 +207,8 @@ def _require_free(
     record = book.find(plan.key)
     unfinished = record is not None and not record.ready
     if not unfinished:
-        inside = wiring.look(ends.pod, request.ifname)
-        if inside is not None or wiring.look(ends.host, plan.host_name) is not None:
+        inside = find_link(ends.pod, request.ifname)
+        if inside is not None or find_link(ends.host, plan.host_name) is not None:
             where = "in the container" if inside is not None else "in another namespace"
             raise CniError(
                 ATTACHMENT_EXISTS,

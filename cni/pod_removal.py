@@ -18,6 +18,7 @@ from cni.errors import IO_FAILURE, NETWORK_FAILURE, CniError
 from cni.fault_points import reach
 from cni.host import Host
 from cni.request import Key, Request
+from hostnet.find_link import find_link
 from hostnet.link import RTM_GETLINK, dump_links, parse_link
 from hostnet.netlink import NetlinkSocket
 from hostnet.ownership import POD_ALIAS
@@ -114,21 +115,21 @@ def sweep(host: Host) -> list[str]:
 def _plugged_in(key: Key) -> bool:
     """Whether the cable is there: it goes first in a DEL, and with the pod's namespace."""
     with NetlinkSocket() as host:
-        return wiring.look(host, wiring.host_name(*key)) is not None
+        return find_link(host, wiring.host_name(*key)) is not None
 
 
 def _unplug(removal: Removal) -> None:
     """Delete the veth, by its host end's name or, failing that, from inside the container."""
     name = wiring.host_name(*removal.key)
     with NetlinkSocket() as host:
-        found = wiring.look(host, name)
+        found = find_link(host, name)
     if found is not None:
         if found.kind != "veth":
             raise CniError(NETWORK_FAILURE, f"{name} is no veth, and so not ours to delete")
         veth_removal.delete(found.index)
     elif removal.netns is not None and removal.record is not None:
         with NetlinkSocket(removal.netns) as pod:
-            inside = wiring.look(pod, removal.key.ifname)
+            inside = find_link(pod, removal.key.ifname)
         if inside is not None and inside.kind == "veth":
             veth_removal.delete(inside.index, removal.netns)
 

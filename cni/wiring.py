@@ -16,7 +16,6 @@ Building requests is separate from sending them: what a batch holds is tested wi
 
 from __future__ import annotations
 
-import binascii
 import errno
 import hashlib
 import os
@@ -33,6 +32,8 @@ from hostnet.address import (
     parse_addresses,
     put_addresses,
 )
+from hostnet.address_mac import GATEWAY_PREFIX, mac_after
+from hostnet.find_link import find_link
 from hostnet.link import (
     IFF_PROMISC,
     FoundLink,
@@ -43,8 +44,6 @@ from hostnet.link import (
     change_kind_data,
     change_link,
     change_vlan,
-    get_link,
-    parse_link,
     set_port,
     settings,
 )
@@ -102,23 +101,12 @@ def mac_for(ips: Sequence[Ip], prefix: str) -> str:
     `prefix` is two bytes: `0a:58` for a pod's end and a bridge, `0a:59` for a host end.
     """
     if not ips:
-        tail = os.urandom(4)
+        packed = os.urandom(4)
     else:
         parsed = [cidr.parse(ip.address) for ip in ips]
         family, value, _ = next((c for c in parsed if c.family == 4), parsed[0])
         packed = value.to_bytes(4 if family == 4 else 16, "big")
-        tail = packed if family == 4 else binascii.crc32(packed).to_bytes(4, "big")
-    return f"{prefix}:{tail.hex(':')}"
-
-
-def look(sock: NetlinkSocket, which: str | int) -> FoundLink | None:
-    """A device, None when there is none. Raises NetlinkError."""
-    try:
-        return parse_link(sock.get(get_link(which), f"ip link show {which}"))
-    except NetlinkError as error:
-        if error.errno == errno.ENODEV:
-            return None
-        raise
+    return mac_after(packed, prefix)
 
 
 def send(sock: NetlinkSocket, requests: Sequence[Request], lines: Sequence[str]) -> None:
@@ -140,10 +128,10 @@ def ensure_bridge(
 
     Raises CniError (7) when the name is another device's or an address is in the way.
     """
-    found = look(sock, config.bridge)
+    found = find_link(sock, config.bridge)
     if found is None:
         _make_bridge(sock, config, mtu, gateways)
-        found = look(sock, config.bridge)
+        found = find_link(sock, config.bridge)
         if found is None:
             raise CniError(NETWORK_FAILURE, f"bridge {config.bridge} vanished as it was made")
     if found.kind != "bridge":
@@ -168,7 +156,7 @@ def _ours(bridge: FoundLink) -> bool:
 def _make_bridge(
     sock: NetlinkSocket, config: BridgeConfig, mtu: int, gateways: Sequence[cidr.Cidr]
 ) -> None:
-    mac = mac_for([Ip(str(g)) for g in gateways], "0a:58")
+    mac = mac_for([Ip(str(g)) for g in gateways], GATEWAY_PREFIX)
     common = settings(name=config.bridge, mtu=mtu or None, mac=mac)
     data = bridge_data(Bridge(vlan_filtering=True)) if config.vlan_filtering else b""
     if config.vlan_filtering and not config.preserve_default_vlan:
@@ -276,7 +264,7 @@ def plug_in(ends: Ends, cable: Cable, bridge: FoundLink | None, config: BridgeCo
                 f"{cable.host_name} on the host: DEL comes before another ADD",
             ) from None
         raise
-    found = look(ends.pod, cable.pod_name)
+    found = find_link(ends.pod, cable.pod_name)
     if found is None or not found.parent:
         raise CniError(NETWORK_FAILURE, f"{cable.pod_name} vanished as it was made")
     requests, lines = port_requests(found.parent, cable, bridge, config)

@@ -6,21 +6,19 @@ here it bears the pods' mark, so that no reconcile ever sweeps a bridge that pod
 
 from __future__ import annotations
 
-import binascii
-import errno
 from collections.abc import Sequence
 from ipaddress import IPv4Interface, IPv6Interface
 
 from hostnet.address import dump_addresses, parse_addresses, put_addresses
+from hostnet.address_mac import GATEWAY_PREFIX, mac_after
+from hostnet.find_link import find_link
 from hostnet.link import (
     FoundLink,
     add_link,
     change_link,
-    get_link,
-    parse_link,
     settings,
 )
-from hostnet.netlink import NetlinkError, NetlinkSocket
+from hostnet.netlink import NetlinkSocket
 from hostnet.ownership import POD_ALIAS
 from hostnet.state import Address
 
@@ -35,23 +33,6 @@ class BridgeInTheWayError(OSError):
         return str(self.args[-1])
 
 
-def find_link(sock: NetlinkSocket, name: str) -> FoundLink | None:
-    """The device of that name, None when there is none. Raises NetlinkError."""
-    try:
-        return parse_link(sock.get(get_link(name), f"ip link show dev {name}"))
-    except NetlinkError as error:
-        if error.errno == errno.ENODEV:
-            return None
-        raise
-
-
-def gateway_mac(gateway: Interface) -> str:
-    """The hardware address that follows from a gateway's: 0a:58 and its four bytes."""
-    packed = gateway.ip.packed
-    tail = packed if gateway.version == 4 else binascii.crc32(packed).to_bytes(4, "big")
-    return f"0a:58:{tail.hex(':')}"
-
-
 def ensure_gateway_bridge(
     sock: NetlinkSocket, name: str, mtu: int, gateways: Sequence[Interface]
 ) -> FoundLink:
@@ -61,7 +42,7 @@ def ensure_gateway_bridge(
     """
     found = find_link(sock, name)
     if found is None:
-        common = settings(name=name, mtu=mtu, mac=gateway_mac(gateways[0]))
+        common = settings(name=name, mtu=mtu, mac=mac_after(gateways[0].ip.packed, GATEWAY_PREFIX))
         sock.request(add_link("bridge", common, up=True), f"ip link add {name} type bridge")
         found = find_link(sock, name)
     if found is None or found.kind != "bridge":

@@ -42,7 +42,8 @@ from hostnet.address import (
     dump_addresses,
     parse_addresses,
 )
-from hostnet.link import FoundLink, dump_links, get_link, parse_link, to_state
+from hostnet.find_link import find_link
+from hostnet.link import FoundLink, dump_links, parse_link, to_state
 from hostnet.neighbour import FRONT, dump_fdb, dump_neighbours, parse_fdb, parse_neighbour
 from hostnet.netlink import (
     NetlinkError,
@@ -128,12 +129,7 @@ class Kernel:
 
     def link(self, which: str | int) -> FoundLink | None:
         """One device by name or index, None when there is none. Raises NetlinkError."""
-        try:
-            return parse_link(self.socket.get(get_link(which), f"ip link show dev {which}"))
-        except NetlinkError as error:
-            if error.errno == errno.ENODEV:
-                return None
-            raise
+        return find_link(self.socket, which)
 
     def addresses(self, link: str | None = None) -> list[FoundAddress]:
         """All addresses, or those of one device. Raises NetlinkError."""

@@ -19,7 +19,8 @@ import os
 import socket
 import struct
 
-from hostnet.link import FoundLink, change_link, delete_link, get_link, parse_link, settings
+from hostnet.find_link import find_link
+from hostnet.link import FoundLink, change_link, delete_link, settings
 from hostnet.netlink import NetlinkError, NetlinkSocket
 from hostnet.ownership import LINK_ALIAS
 
@@ -47,12 +48,7 @@ def find(name: str) -> FoundLink | None:
     Raises NetlinkError.
     """
     with NetlinkSocket() as sock:
-        try:
-            return parse_link(sock.get(get_link(name), f"ip link show dev {name}"))
-        except NetlinkError as error:
-            if error.errno == errno.ENODEV:
-                return None
-            raise
+        return find_link(sock, name)
 
 
 def make(name: str, *, single: bool = False) -> int:

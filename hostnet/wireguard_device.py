@@ -15,13 +15,12 @@ import fcntl
 import os
 import struct
 
+from hostnet.find_link import find_link
 from hostnet.link import (
     FoundLink,
     add_link,
     change_link,
     delete_link,
-    get_link,
-    parse_link,
     settings,
 )
 from hostnet.netlink import NetlinkError, NetlinkSocket
@@ -40,12 +39,7 @@ class TunBusyError(OSError):
 def find_device(name: str) -> FoundLink | None:
     """The device of that name in the caller's namespace. Raises NetlinkError."""
     with NetlinkSocket() as sock:
-        try:
-            return parse_link(sock.get(get_link(name), f"ip link show dev {name}"))
-        except NetlinkError as error:
-            if error.errno == errno.ENODEV:
-                return None
-            raise
+        return find_link(sock, name)
 
 
 def make_kernel_device(name: str) -> None:

@@ -9,14 +9,14 @@ Asking for the family makes the kernel load its module, where it has one.
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
 
-from hostnet.netlink import NetlinkError, NetlinkSocket, Request
+from hostnet.generic_netlink import GENL_HEADER, NETLINK_GENERIC, family_id, has_family
+from hostnet.netlink import NetlinkSocket, Request
 from hostnet.netlink_attributes import (
     ATTRIBUTE,
     attr,
@@ -24,7 +24,6 @@ from hostnet.netlink_attributes import (
     attr_text,
     attr_u16,
     attr_u32,
-    attributes,
     nested,
     pack_address,
     unpack_address,
@@ -41,9 +40,6 @@ from hostnet.wireguard_state import (
     key_text,
 )
 
-NETLINK_GENERIC = 16  # linux/netlink.h
-GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 16, 3  # linux/genetlink.h
-CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 1, 2
 FAMILY = "wireguard"
 GET_DEVICE, SET_DEVICE = 0, 1
 DEVICE_NAME, DEVICE_PRIVATE_KEY, DEVICE_PORT, DEVICE_PEERS = 2, 3, 6, 8
@@ -53,7 +49,6 @@ REMOVE_ME, REPLACE_ALLOWED_IPS, UPDATE_ONLY = 1, 2, 4
 IP_FAMILY, IP_ADDRESS, IP_MASK = 1, 2, 3
 PEERS_SIZE = 48 * 1024  # bytes of peers in a message: below the 64 KiB of an attribute
 
-_HEADER = struct.Struct("=BBH")  # struct genlmsghdr: command, version, reserved
 _SOCKADDR_IN6 = struct.Struct(">HI16s")  # port, flow info, address; the family goes before it
 
 
@@ -64,7 +59,7 @@ class KernelWireguard:
         """Find the family. Raises NetlinkError: ENOENT, the kernel has no WireGuard."""
         self.socket = NetlinkSocket(netns, protocol=NETLINK_GENERIC)
         try:
-            self.family = _family_id(self.socket)
+            self.family = family_id(self.socket, FAMILY)
         except BaseException:
             self.socket.close()
             raise
@@ -89,33 +84,11 @@ class KernelWireguard:
 
 def kernel_has_wireguard(netns: NetnsRef | None = None) -> bool:
     """Whether it is built in or loads as a module. Raises NetlinkError, OSError."""
-    return has_generic_family(FAMILY, netns)
-
-
-def has_generic_family(name: str, netns: NetnsRef | None = None) -> bool:
-    """Whether the kernel speaks a generic netlink family, its module loaded if it has one.
-
-    Raises NetlinkError, OSError.
-    """
-    with NetlinkSocket(netns, protocol=NETLINK_GENERIC) as sock:
-        try:
-            _family_id(sock, name)
-        except NetlinkError as error:
-            if error.errno == errno.ENOENT:
-                return False
-            raise
-    return True
-
-
-def _family_id(sock: NetlinkSocket, name: str = FAMILY) -> int:
-    body = _HEADER.pack(CTRL_CMD_GETFAMILY, 1, 0) + attr_text(CTRL_ATTR_FAMILY_NAME, name)
-    data, begin, end = sock.get(Request(GENL_ID_CTRL, 0, body), f"generic netlink {name}")
-    found = attributes(data, begin + 4, end)
-    return int(struct.unpack_from("=H", found[CTRL_ATTR_FAMILY_ID])[0])
+    return has_family(FAMILY, netns)
 
 
 def _header(command: int) -> bytes:
-    return _HEADER.pack(command, 1, 0)
+    return GENL_HEADER.pack(command, 1, 0)
 
 
 # -- writing ---------------------------------------------------------------------------

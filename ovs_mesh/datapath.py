@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hostnet.wireguard_netlink import has_generic_family
+from hostnet.generic_netlink import has_family
 
 FAMILY = "ovs_datapath"
 
@@ -30,6 +30,6 @@ def choose(wanted: str) -> Datapath:
     """The datapath for `auto`, `system` or `netdev`."""
     if wanted != "auto":
         return Datapath(wanted, "the cluster config says so")
-    if has_generic_family(FAMILY):
+    if has_family(FAMILY):
         return Datapath("system", "the kernel has openvswitch")
     return Datapath("netdev", "the kernel has no openvswitch")

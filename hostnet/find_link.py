@@ -1,0 +1,18 @@
+"""One device by name or index: the question that everybody asks."""
+
+from __future__ import annotations
+
+import errno
+
+from hostnet.link import FoundLink, get_link, parse_link
+from hostnet.netlink import NetlinkError, NetlinkSocket
+
+
+def find_link(sock: NetlinkSocket, which: str | int) -> FoundLink | None:
+    """The device in the socket's namespace, None when there is none. Raises NetlinkError."""
+    try:
+        return parse_link(sock.get(get_link(which), f"ip link show dev {which}"))
+    except NetlinkError as error:
+        if error.errno == errno.ENODEV:
+            return None
+        raise
