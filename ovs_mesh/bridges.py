@@ -73,12 +73,11 @@ class RowChange:
 
     def _bridge(self) -> str:
         return " ".join(
-            [f"datapath_type={self.bridge.datapath}", *_words("other_config", self._other)]
+            [
+                f"datapath_type={self.bridge.datapath}",
+                *_words("other_config", self.bridge.other_config),
+            ]
         )
-
-    @property
-    def _other(self) -> Mapping[str, str]:
-        return self.bridge.other_config
 
 
 class BridgeConflictError(OSError):

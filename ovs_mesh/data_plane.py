@@ -18,7 +18,8 @@ from ipaddress import ip_interface
 from pathlib import Path
 
 from hostnet import netns
-from hostnet.gateway_bridge import ensure_addresses, ensure_gateway_bridge, find_link, set_up
+from hostnet.find_link import find_link
+from hostnet.gateway_bridge import ensure_addresses, ensure_gateway_bridge, set_up
 from hostnet.kernel import Kernel
 from hostnet.netlink import NetlinkSocket
 from hostnet.offload import turn_tx_checksum_off
@@ -33,7 +34,7 @@ from ovs_mesh.layout import BRIDGE_END, KBR0, OBR0, SWITCH_CABLE_END
 from ovs_mesh.openflow import Switch
 from ovs_mesh.ovsdb import Ovsdb, OvsdbError
 from ovs_mesh.pods import PodEntry, pods_in_book
-from ovs_mesh.topology import Peer, TunnelPort
+from ovs_mesh.topology import Peer
 from ovs_mesh.userspace import PHY, SWITCH_END, UserspaceUnderlay, phy_flows
 from ovs_mesh.watch import Watch
 
@@ -173,9 +174,6 @@ class OvsDataPlane:
         except AddressBookError as error:
             raise OSError(str(error)) from None
 
-    def _tunnels(self, mesh: Sequence[Peer]) -> list[TunnelPort]:
-        return topology.tunnel_ports(self.config, mesh)
-
     def _wanted(
         self, mesh: Sequence[Peer], pods: Sequence[PodEntry], underlay: Underlay
     ) -> list[Bridge]:
@@ -183,8 +181,9 @@ class OvsDataPlane:
         if self.config.attach == OBR0:
             with NetlinkSocket() as sock:
                 plugged = [pod.host_link for pod in pods if find_link(sock, pod.host_link)]
+        tunnels = topology.tunnel_ports(self.config, mesh)
         return layout.bridges(
-            self.config.attach, self.datapath, underlay.mac, self._tunnels(mesh), mesh, plugged
+            self.config.attach, self.datapath, underlay.mac, tunnels, mesh, plugged
         )
 
     def _userspace(self, underlay: Underlay, wanted: Sequence[Bridge]) -> list[str]:

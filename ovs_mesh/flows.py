@@ -94,7 +94,7 @@ def pipeline(
     flows = Pipeline()
     present = [peer for peer in peers if peer.port in ofports]
     routed = config.mesh != "static"
-    _classify(flows, config, local, present, ofports)
+    _classify(flows, local, present, ofports)
     _anti_spoof(flows, local)
     _ingress(flows, present, ofports, local, routed=routed)
     _neighbour(flows, config, local, routed=routed)
@@ -127,11 +127,7 @@ def asked(network: Network | str) -> str:
 
 
 def _classify(
-    flows: Pipeline,
-    config: OvsConfig,
-    local: LocalSide,
-    peers: Sequence[Peer],
-    ofports: Mapping[str, int],
+    flows: Pipeline, local: LocalSide, peers: Sequence[Peer], ofports: Mapping[str, int]
 ) -> None:
     flows.add(CLASSIFY, 100, f"in_port={local.gateway_port}", f"goto_table:{SPOOF}")
     for pod in local.pods:
@@ -145,7 +141,6 @@ def _classify(
     for name in sorted({p.port for p in peers if not p.chosen_by_flow}):
         flows.add(CLASSIFY, 100, f"in_port={ofports[name]}", f"goto_table:{INGRESS}")
     flows.add(CLASSIFY, 0, "", "")
-    del config
 
 
 def _anti_spoof(flows: Pipeline, local: LocalSide) -> None:

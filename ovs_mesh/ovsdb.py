@@ -26,7 +26,7 @@ from ovs_mesh.bridges import MARK, Bridge, Found, Port, RowChange
 DEADLINE = 5.0  # seconds for the database and ovs-vswitchd to answer
 DATABASE = "Open_vSwitch"
 COLUMNS = {
-    "Open_vSwitch": ["bridges", "cur_cfg", "next_cfg", "datapath_types", "iface_types"],
+    "Open_vSwitch": ["bridges", "cur_cfg", "next_cfg"],
     "Bridge": ["name", "ports", "datapath_type", "other_config", "external_ids", "fail_mode"],
     "Port": ["name", "interfaces", "external_ids"],
     "Interface": ["name", "type", "options", "ofport", "error", "external_ids", "ofport_request"],
@@ -95,10 +95,6 @@ class Ovsdb:
             for interface in _interfaces(row)
             if interface.error
         }
-
-    def datapath_types(self) -> frozenset[str]:
-        """The datapath types that this ovs-vswitchd was built with."""
-        return frozenset(self._root().datapath_types)
 
     def apply(self, changes: Sequence[RowChange]) -> None:
         """Make the changes in one transaction, and wait for ovs-vswitchd. Raises OvsdbError."""

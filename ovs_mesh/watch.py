@@ -74,7 +74,7 @@ class Watch:
             readable, _, _ = select.select([switch, self._stopped], [], [])
             if self._stopped in readable:
                 return
-            data = switch.recv(1 << 16)
+            data = _all_there_is(switch)
             if not data:
                 return
             buffer, news = _take(buffer + data, switch)
@@ -106,6 +106,17 @@ def _connect(path: Path) -> socket.socket:
         switch.close()
         raise
     return switch
+
+
+def _all_there_is(switch: socket.socket) -> bytes:
+    """What the switch has said so far, empty at its end: many flows are one piece of news."""
+    data = switch.recv(1 << 16)
+    while data and select.select([switch], [], [], 0)[0]:
+        more = switch.recv(1 << 16)
+        if not more:
+            break
+        data += more
+    return data
 
 
 def _take(data: bytes, switch: socket.socket) -> tuple[bytes, bool]:
