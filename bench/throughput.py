@@ -16,9 +16,10 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -27,6 +28,7 @@ from lab import hosts, processes
 from lab.cluster import Lab, LabSpec
 
 UNDERLAY = "raw underlay"
+BACKENDS = {"host-gw": {"Type": "host-gw"}, "vxlan": {"Type": "vxlan"}}
 START_TIMEOUT = 5.0  # seconds for an iperf3 server to listen
 TRAFFIC = {
     "TCP 1 stream": ("-P", "1"),
@@ -83,21 +85,26 @@ def gigabits(path: Path2, seconds: int, traffic: tuple[str, ...]) -> float:
 
 
 @contextlib.contextmanager
-def paths(directory: Path) -> Iterator[list[Path2]]:
+def paths(
+    directory: Path,
+    backends: Mapping[str, Mapping[str, Any]],
+    *,
+    name: str = "bench",
+    underlay: bool = True,
+) -> Iterator[list[Path2]]:
     """Bring up one lab per backend; the paths to compare, the underlay first."""
     with contextlib.ExitStack() as stack:
         found: list[Path2] = []
-        for backend in ("host-gw", "vxlan"):
-            name = "bench" + backend.replace("-", "")
-            lab = Lab(LabSpec(name, 2, 1, {"Type": backend}), directory)
+        for number, (label, backend) in enumerate(backends.items()):
+            lab = Lab(LabSpec(f"{name}{number}", 2, 1, backend), directory)
             stack.callback(lab.down)
             lab.up()
-            if not found:
+            if not found and underlay:
                 found.append(
                     Path2(UNDERLAY, lab.names.host(1), lab.names.host(2), hosts.host_ipv4(2))
                 )
             sender, receiver = lab.pods
-            found.append(Path2(backend, sender.netns, receiver.netns, receiver.addresses[0]))
+            found.append(Path2(label, sender.netns, receiver.netns, receiver.addresses[0]))
         for path in found:
             stack.enter_context(iperf_server(path.server))
         yield found
@@ -110,7 +117,7 @@ def paths(directory: Path) -> Iterator[list[Path2]]:
 def main(seconds: int, rounds: int, json_file: Path | None) -> None:
     """Measure and print."""
     report = Report("pod-to-pod throughput, Gbit/s", baseline=UNDERLAY)
-    with tempfile.TemporaryDirectory() as directory, paths(Path(directory)) as found:
+    with tempfile.TemporaryDirectory() as directory, paths(Path(directory), BACKENDS) as found:
         for label, traffic in TRAFFIC.items():
             figures: dict[str, list[float]] = {path.name: [] for path in found}
             for _ in range(rounds):

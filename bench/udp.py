@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
@@ -34,9 +34,8 @@ from typing import IO, Any, cast
 import click
 
 from bench.report import Report
-from bench.throughput import UNDERLAY, Path2, gigabits, iperf_server
-from lab import hosts, processes
-from lab.cluster import Lab, LabSpec
+from bench.throughput import UNDERLAY, Path2, gigabits, paths
+from lab import processes
 
 SINGLE, UDP, VXLAN = "udp, single packets", "udp", "vxlan"
 BACKENDS: Mapping[str, Mapping[str, Any]] = {
@@ -155,28 +154,6 @@ class Figures:
         return report
 
 
-@contextlib.contextmanager
-def paths(directory: Path, only: tuple[str, ...]) -> Iterator[list[Path2]]:
-    """Bring up one lab per backend; the paths to compare, the underlay first."""
-    with contextlib.ExitStack() as stack:
-        found: list[Path2] = []
-        for number, (name, backend) in enumerate(BACKENDS.items()):
-            if only and name not in only:
-                continue
-            lab = Lab(LabSpec(f"benchudp{number}", 2, 1, backend), directory)
-            stack.callback(lab.down)
-            lab.up()
-            if not found and (not only or UNDERLAY in only):
-                found.append(
-                    Path2(UNDERLAY, lab.names.host(1), lab.names.host(2), hosts.host_ipv4(2))
-                )
-            sender, receiver = lab.pods
-            found.append(Path2(name, sender.netns, receiver.netns, receiver.addresses[0]))
-        for path in found:
-            stack.enter_context(iperf_server(path.server))
-        yield found
-
-
 @click.command()
 @click.option("--seconds", default=2, show_default=True, help="Per run.")
 @click.option("--rounds", default=3, show_default=True, help="Runs per figure; the median counts.")
@@ -197,7 +174,12 @@ def main(seconds: int, rounds: int, only: tuple[str, ...], json_file: Path | Non
         lambda path: figures.note(path, "small packets", "1/s", small_packets(path, seconds)),
         lambda path: figures.latency(path, seconds),
     ]
-    with tempfile.TemporaryDirectory() as directory, paths(Path(directory), only) as found:
+    chosen = {name: one for name, one in BACKENDS.items() if not only or name in only}
+    underlay = not only or UNDERLAY in only
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        paths(Path(directory), chosen, name="benchudp", underlay=underlay) as found,
+    ):
         for _ in range(rounds):
             for measure in measures:
                 for path in found:
