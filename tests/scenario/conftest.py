@@ -7,7 +7,9 @@ and the daemons' logs.
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +19,8 @@ from typing import Any
 import pytest
 
 from lab import hosts, processes
-from lab.cluster import Lab, LabSpec
+from lab.cluster import Lab, LabSpec, Pod
+from lab.watched_stream import watched_stream
 
 MakeLab = Callable[..., Lab]
 
@@ -122,6 +125,28 @@ def eventually() -> Callable[..., None]:
             time.sleep(0.02)
 
     return wait
+
+
+@pytest.fixture
+def lost_while_daemon_is_killed(eventually: Callable[..., None]) -> Callable[..., int]:
+    """Kill a sender's daemon under traffic, start another; returns how many datagrams were lost."""
+
+    def kill(lab: Lab, sender: Pod, receiver: Pod, *flags: str) -> int:
+        pid = lab.daemon_pid(sender.host)
+        assert pid is not None
+        with watched_stream(sender, receiver) as stream:
+            eventually(lambda: stream.received > 50, "traffic flows")
+            os.kill(pid, signal.SIGKILL)
+            processes.stop([pid])
+            mark = stream.received
+            eventually(lambda: stream.received > mark + 100, "traffic flows without the daemon")
+            lab.start_daemon(sender.host, *flags)
+            lab.wait_ready(sender.host)
+            mark = stream.received
+            eventually(lambda: stream.received > mark + 100, "traffic flows with the new daemon")
+        return stream.lost
+
+    return kill
 
 
 __all__ = ["describe", "hosts"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 from collections.abc import Callable
 
@@ -12,7 +11,6 @@ import pytest
 
 from lab import processes
 from lab.cluster import Lab, Pod
-from lab.watched_stream import watched_stream
 
 On = Callable[..., str]
 Eventually = Callable[..., None]
@@ -38,22 +36,11 @@ def restart(lab: Lab, number: int) -> None:
 
 
 def test_killed_daemon_loses_no_packet_and_keeps_its_lease(
-    cluster: Lab, on: On, eventually: Eventually
+    cluster: Lab, on: On, lost_while_daemon_is_killed: Callable[..., int]
 ) -> None:
     sender, receiver = far_pods(cluster)
     before = (cluster.host_dir(sender.host) / "run/subnet.env").read_text()
-    pid = cluster.daemon_pid(sender.host)
-    assert pid is not None
-    with watched_stream(sender, receiver) as stream:
-        eventually(lambda: stream.received > 50, "traffic flows")
-        os.kill(pid, signal.SIGKILL)
-        processes.stop([pid])
-        mark = stream.received
-        eventually(lambda: stream.received > mark + 100, "traffic flows without the daemon")
-        restart(cluster, sender.host)
-        mark = stream.received
-        eventually(lambda: stream.received > mark + 100, "traffic flows with the new daemon")
-    assert stream.lost == 0
+    assert lost_while_daemon_is_killed(cluster, sender, receiver) == 0
     assert (cluster.host_dir(sender.host) / "run/subnet.env").read_text() == before
     assert len(routes(cluster, on, sender.host)) == 2
 

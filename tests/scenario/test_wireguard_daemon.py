@@ -15,7 +15,6 @@ from flannel.wireguard_key import KeyFile
 from lab import processes
 from lab.cluster import Lab
 from lab.matrix import measure
-from lab.watched_stream import watched_stream
 
 On = Callable[..., str]
 Eventually = Callable[..., None]
@@ -86,21 +85,12 @@ def test_a_killed_wireguard_go_is_back_without_anyones_help(cluster: Lab) -> Non
     assert len(wireguard_go(cluster, 1)) == 2
 
 
-def test_a_killed_daemon_loses_no_packet(cluster: Lab, eventually: Eventually) -> None:
+def test_a_killed_daemon_loses_no_packet(
+    cluster: Lab, lost_while_daemon_is_killed: Callable[..., int]
+) -> None:
     before = wireguard_go(cluster, 1)
-    pid = cluster.daemon_pid(1)
-    assert pid is not None
-    with watched_stream(cluster.pods[0], cluster.pods[-1]) as stream:
-        eventually(lambda: stream.received > 50, "traffic flows")
-        os.kill(pid, signal.SIGKILL)
-        processes.stop([pid])
-        mark = stream.received
-        eventually(lambda: stream.received > mark + 100, "traffic flows without the daemon")
-        cluster.start_daemon(1, "--resync=1")
-        cluster.wait_ready(1)
-        mark = stream.received
-        eventually(lambda: stream.received > mark + 100, "traffic flows with the new daemon")
-    assert stream.lost == 0
+    sender, receiver = cluster.pods[0], cluster.pods[-1]
+    assert lost_while_daemon_is_killed(cluster, sender, receiver, "--resync=1") == 0
     assert wireguard_go(cluster, 1) == before
     assert flatmeshd(cluster, 1, "--dry-run") == ""
 
