@@ -287,8 +287,14 @@ class Lab:
         return ""
 
     def ready(self, number: int) -> bool:
-        """Whether the daemon has its lease and programmed what it knows."""
-        return (self.host_dir(number) / "run/ready").exists()
+        """Whether the daemon that runs now has its lease and programmed what it knows.
+
+        The file holds a pid, for a killed daemon leaves it behind.
+        """
+        with contextlib.suppress(OSError, ValueError):
+            ready = int((self.host_dir(number) / "run/ready").read_text())
+            return ready == self.daemon_pid(number)
+        return False
 
     def subnet(self, number: int) -> str:
         """The IPv4 subnet that a host leases, as it told its plugins: `10.5.76.0/24`.
