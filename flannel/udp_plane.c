@@ -28,6 +28,8 @@
 enum {
     RECLAIM_PAUSE = 50,   /* us between two looks whether a table is still used */
     GATHER_PAUSE = 50000, /* ns to let packets come together */
+    SMALL_PAUSE = 150000, /* ns, where they are small: a message holds many of them */
+    SMALL = 512,          /* bytes, on average */
 };
 
 /* -- one worker ------------------------------------------------------------------------- */
@@ -36,6 +38,10 @@ enum { STOP, TUN, IPV4, IPV6, WAITS };
 
 static uint64_t packets_of(const struct worker *worker) {
     return worker->counters.tx_reads + worker->counters.rx_packets;
+}
+
+static uint64_t bytes_of(const struct worker *worker) {
+    return worker->counters.tx_bytes + worker->counters.rx_bytes;
 }
 
 /* Take what is there; false when the TUN device is gone. */
@@ -61,10 +67,10 @@ static void *work(void *argument) {
         [IPV4] = {.fd = worker->rx ? worker->queue.ipv4_fd : -1, .events = POLLIN},
         [IPV6] = {.fd = worker->rx ? worker->queue.ipv6_fd : -1, .events = POLLIN},
     };
-    const struct timespec pause = {.tv_nsec = GATHER_PAUSE};
+    const struct timespec pause = {.tv_nsec = GATHER_PAUSE}, small_pause = {.tv_nsec = SMALL_PAUSE};
     prctl(PR_SET_TIMERSLACK, 1UL); /* ns; the usual 50 us would double the pause */
     for (;;) {
-        uint64_t before = packets_of(worker);
+        uint64_t packets = packets_of(worker), bytes = bytes_of(worker);
         int ready = poll(waits, WAITS, -1);
         if (ready < 0 && errno == EINTR)
             continue;
@@ -74,8 +80,10 @@ static void *work(void *argument) {
             eventfd_write(plane->gone_fd, 1);
             return NULL;
         }
-        if (worker->pauses && packets_of(worker) - before > 1)
-            nanosleep(&pause, NULL);
+        packets = packets_of(worker) - packets;
+        bytes = bytes_of(worker) - bytes;
+        if (worker->pauses && packets > 1)
+            nanosleep(bytes < packets * SMALL ? &small_pause : &pause, NULL);
     }
 }
 
