@@ -54,6 +54,7 @@ from ipam.subnet_env import SubnetEnv, SubnetEnvError
 log = logging.getLogger("agent")
 SETTLE = 0.02  # seconds to let a burst of netlink events or leases come together
 MAX_REASONS = 3  # named in the log
+MANY = 20  # changes of a data plane beyond which the log gives their number only
 PLUG_PATIENCE = 5.0  # seconds that an ADD waits for a switch to take the pod
 RETRY = 2.0  # seconds until a step that failed is tried again
 
@@ -157,16 +158,16 @@ class Node:
     def pods_changed(self) -> None:
         """A pod came or went: told by the CNI server, from any of its threads."""
         plane = self.data_plane
-        if plane is None or self._loop is None:
+        if not isinstance(plane, WatchedDataPlane) or self._loop is None:
             return
         done = threading.Event()
         self._loop.call_soon_threadsafe(self._look_for_pods, done)
-        if isinstance(plane, WatchedDataPlane) and plane.plugs_pods:
+        if plane.plugs_pods:
             done.wait(PLUG_PATIENCE)  # a pod that starts before it is plugged in finds no network
 
     def _look_for_pods(self, done: threading.Event) -> None:
         self._waiting.append(done)
-        self.look_again()
+        self._wake.set()
 
     def _data_plane_changed(self) -> None:
         if self._loop is not None and not self._loop.is_closed():
@@ -297,31 +298,36 @@ class Node:
             if isinstance(self.data_plane, WatchedDataPlane):
                 self.data_plane.watch(self._data_plane_changed)
         peers = list(desired.peers.values())
+        if delta is None and isinstance(self.data_plane, WatchedDataPlane):
+            self.data_plane.look_again()
         if self.data_plane is not None:
             self.data_plane.prepare(situation.own, situation.underlay)
         if delta is None:
             outcome = reconcile(desired.whole(), self.kernel)
         else:
             outcome = reconcile(delta[1], self.kernel, delta_of=delta[0])
+        lines = []
         if self.data_plane is not None:
-            for line in self.data_plane.reconcile(situation.own, peers, situation.underlay):
-                log.info("%s", line)
+            lines = self.data_plane.reconcile(situation.own, peers, situation.underlay)
+        for line in lines if len(lines) <= MANY else [f"{len(lines)} changes, first {lines[0]}"]:
+            log.info("%s", line)
         kind = "whole" if delta is None else "delta"
         self.metrics.reconciles.labels(kind).observe(time.perf_counter() - started)
         self.metrics.peers.set(len(peers))
         self.metrics.unusable.set(len(desired.unusable))
-        self._report(outcome, started)
+        self._report(outcome, len(lines), started)
         if reasons := self.monitor.settle(outcome.plans):
             self.look_again(*reasons)
 
-    def _report(self, outcome: Outcome, started: float) -> None:
-        if outcome.changes:
+    def _report(self, outcome: Outcome, elsewhere: int, started: float) -> None:
+        """`elsewhere` is how many changes the data plane made."""
+        if made := outcome.changes + elsewhere:
             took = (time.perf_counter() - started) * 1e3
-            log.info("made %d changes in %.1f ms (%s)", outcome.changes, took, self._why())
+            log.info("made %d changes in %.1f ms (%s)", made, took, self._why())
             for line in outcome.lines() if log.isEnabledFor(logging.DEBUG) else ():
                 log.debug("%s", line)
         self._reasons.clear()
-        self.metrics.changes.inc(outcome.changes)
+        self.metrics.changes.inc(outcome.changes + elsewhere)
         self.metrics.errors.inc(len(outcome.failures))
         for failure in outcome.failures:
             self._say(f"kernel {failure.line}", str(failure), log.error)

@@ -87,6 +87,12 @@ class WatchedDataPlane(DataPlane, Protocol):
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed`, from any thread, when it is worth a look. Again is harmless."""
 
+    def look_again(self) -> None:
+        """Something may have changed: the next `reconcile` takes nothing for granted.
+
+        What it finds when nobody said so may be taken from memory.
+        """
+
 
 class Backend(Protocol):
     """One way of carrying pod packets between hosts."""

@@ -4,6 +4,9 @@ Each look is the same: rows of OVSDB against the rows wanted, one transaction; p
 ovs-vswitchd gave them; flows against the flows wanted, one bundle. Whatever restarted in
 between (this daemon, ovs-vswitchd, ovsdb-server), the next look puts right what differs and
 touches nothing else, so that packets in flight don't notice.
+
+A look at thousands of flows takes time. What it found is kept (`Settled`), and as long as
+nobody says that something may have changed, the next change is the difference to that.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ import errno
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from ipaddress import ip_interface
 from pathlib import Path
 
@@ -27,21 +31,32 @@ from hostnet.underlay import Underlay
 from ipam.addresses import AddressBookError
 from ipam.lease import Lease, PeerUnusableError
 from ovs_mesh import bridges, flows, layout, topology
-from ovs_mesh.bridges import Bridge, RowChange
+from ovs_mesh.bridges import Bridge, Found, RowChange
 from ovs_mesh.config import OvsConfig
 from ovs_mesh.datapath import Datapath
+from ovs_mesh.flows import PeerFlows
 from ovs_mesh.layout import BRIDGE_END, KBR0, OBR0, SWITCH_CABLE_END
-from ovs_mesh.openflow import Switch
+from ovs_mesh.openflow import FlowChange, Switch, difference
 from ovs_mesh.ovsdb import Ovsdb, OvsdbError
 from ovs_mesh.pods import PodEntry, pods_in_book
 from ovs_mesh.topology import Peer
 from ovs_mesh.userspace import PHY, SWITCH_END, UserspaceUnderlay, phy_flows
-from ovs_mesh.watch import Watch
+from ovs_mesh.watch import Watch, words_of
 
 log = logging.getLogger("ovs")
 ATTACH_FILE = "attach.json"  # read by the CNI plugins: cni.attach_mode
 PATIENCE = 5.0  # seconds for ovs-vswitchd to open a port
-MANY = 20  # changes beyond which a log line gives their number only
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What is there, as far as we know."""
+
+    rows: list[Bridge]
+    ofports: dict[str, int]
+    """Numbers of obr0's ports by name."""
+    flows: frozenset[str]
+    """Of obr0, as they were written."""
 
 
 class OvsDataPlane:
@@ -62,11 +77,20 @@ class OvsDataPlane:
         self._watch: Watch | None = None
         self._problem: str | None = "obr0 is not set up yet"
         self._said: set[str] = set()
+        self._settled: Settled | None = None
+        self._own: Lease | None = None
+        self._peers: dict[int, tuple[Lease, Peer]] = {}
+        """By id(lease): a lease that didn't change is the same object, and so is its Peer."""
+        self._peer_flows = PeerFlows()
+        self._finished: set[tuple[str, str]] = set()
+        """Pods, by netns and interface, that compute their checksums."""
 
     # -- flannel.backend.DataPlane -----------------------------------------------------
 
     def prepare(self, own: Lease, underlay: Underlay) -> None:
         """Make the devices that routes refer to. Raises OSError."""
+        if self._settled is not None:
+            return
         with self._noting_problems():
             mtu = self.config.mtu(underlay)
             gateways = [ip_interface(text) for text in _gateways(own)]
@@ -88,25 +112,26 @@ class OvsDataPlane:
     def reconcile(self, own: Lease, peers: Sequence[Lease], underlay: Underlay) -> list[str]:
         """Make rows and flows agree with the leases; returns the changes. Raises OSError."""
         with self._noting_problems():
+            before, self._settled = self._settled, None  # nothing is, until all is done
             mesh = self._mesh(peers, own)
             pods = self._pods()
             wanted = self._wanted(mesh, pods, underlay)
-            changes = self._row_changes(wanted)
-            self._database().apply(changes)
-            lines = [change.line() for change in changes]
-            if self.datapath.userspace:
+            lines = self._make_rows(wanted, before)
+            moved = before is None or _devices(wanted) != _devices(before.rows)
+            if self.datapath.userspace and moved:
                 lines += self._userspace(underlay, wanted)
-            ofports = self._ofports(wanted)
+            same = before is not None and wanted == before.rows
+            ofports = before.ofports if before is not None and same else self._ofports(wanted)
             with NetlinkSocket() as sock:
-                set_up(sock, SWITCH_CABLE_END)
+                if before is None:
+                    set_up(sock, SWITCH_CABLE_END)
                 local = self._local(sock, own, pods, ofports)
-            switch = Switch(self.rundir, OBR0)
-            text = flows.pipeline(self.config, local, mesh, ofports)
-            difference = switch.changes(text)
-            switch.apply(difference)
+            text = flows.pipeline(self.config, local, mesh, ofports, self._peer_flows)
+            changes = self._make_flows(frozenset(text), before)
+            self._settled = Settled(wanted, ofports, frozenset(text))
         if self._watch is not None:
             self._watch.ready()
-        return _few(lines) + _few([change.line(OBR0) for change in difference])
+        return lines + [change.line(OBR0) for change in changes]
 
     def plan(self, own: Lease, peers: Sequence[Lease], underlay: Underlay) -> list[str]:
         """What `reconcile` would do, as far as it follows from what is there. Raises OSError."""
@@ -123,6 +148,10 @@ class OvsDataPlane:
     def problem(self) -> str | None:
         """Why pods can't reach other hosts now, or None."""
         return self._problem
+
+    def look_again(self) -> None:
+        """Something may have changed: the next `reconcile` takes nothing for granted."""
+        self._settled = None
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed` when Open vSwitch restarts, or its rows or flows are changed."""
@@ -161,12 +190,47 @@ class OvsDataPlane:
         database.refresh()
         return bridges.diff(wanted, database.found())
 
+    def _make_rows(self, wanted: list[Bridge], before: Settled | None) -> list[str]:
+        if before is None:
+            changes = self._row_changes(wanted)
+        elif wanted == before.rows:
+            return []
+        else:
+            found = {bridge.name: Found(bridge, ours=True) for bridge in before.rows}
+            changes = bridges.diff(wanted, found)
+        with self._expecting(rows=changes):
+            self._database().apply(changes)
+        return [change.line() for change in changes]
+
+    def _make_flows(self, wanted: frozenset[str], before: Settled | None) -> list[FlowChange]:
+        switch = Switch(self.rundir, OBR0)
+        changes = switch.changes(wanted) if before is None else difference(before.flows, wanted)
+        with self._expecting(flows=changes):
+            switch.apply(changes)
+        return changes
+
+    def _expecting(
+        self, *, rows: Iterable[RowChange] = (), flows: Iterable[FlowChange] = ()
+    ) -> contextlib.AbstractContextManager[None]:
+        """Tell the watch that these are ours."""
+        if self._watch is None:
+            return contextlib.nullcontext()
+        ports = [(c.verb, c.port.name) for c in rows if c.port and c.bridge.name == OBR0]
+        come, go = ([n for v, n in ports if v == verb] for verb in ("add-port", "del-port"))
+        return self._watch.expecting(words_of(flows, come, go))
+
     def _mesh(self, peers: Sequence[Lease], own: Lease) -> list[Peer]:
-        mesh = []
+        before = self._peers if own is self._own else {}
+        self._own, self._peers = own, {}
         for lease in peers:
-            with contextlib.suppress(PeerUnusableError):  # reported by whoever chose the peers
-                mesh.append(topology.peer_of(self.config, lease, own))
-        return mesh
+            known = before.get(id(lease))
+            if known is None:
+                try:
+                    known = (lease, topology.peer_of(self.config, lease, own))
+                except PeerUnusableError:  # reported by whoever chose the peers
+                    continue
+            self._peers[id(lease)] = known
+        return [peer for _, peer in self._peers.values()]
 
     def _pods(self) -> list[PodEntry]:
         try:
@@ -187,9 +251,8 @@ class OvsDataPlane:
         )
 
     def _userspace(self, underlay: Underlay, wanted: Sequence[Bridge]) -> list[str]:
-        devices = {port.name for bridge in wanted for port in bridge.ports if not port.type}
         with Kernel() as kernel:
-            switched = sorted(devices & {link.name for link in kernel.links()})
+            switched = sorted(_devices(wanted) & {link.name for link in kernel.links()})
             lines = self.userspace.reconcile(underlay, self.config.tunnels, switched, kernel)
         if self.config.attach == KBR0 and turn_tx_checksum_off(BRIDGE_END):
             lines.append(f"ethtool -K {BRIDGE_END} tx off")
@@ -231,8 +294,11 @@ class OvsDataPlane:
         if gateway is None or port is None:
             raise OvsdbError(f"obr0: port {SWITCH_CABLE_END} is not open yet")
         if on_switch and self.datapath.userspace:
-            for pod in pods:
-                _finish_checksums(pod)
+            there = {(pod.netns, pod.ifname): pod for pod in pods}
+            self._finished &= there.keys()
+            for key in there.keys() - self._finished:
+                _finish_checksums(there[key])
+                self._finished.add(key)
         return flows.LocalSide(
             gateway_port=port,
             gateway_mac=gateway.mac,
@@ -286,11 +352,9 @@ def _finish_checksums(pod: PodEntry) -> None:
             raise  # the pod is going
 
 
-def _few(lines: list[str]) -> list[str]:
-    """All of few changes, the number of many."""
-    if len(lines) <= MANY:
-        return lines
-    return [f"{len(lines)} changes, the first: {lines[0]}"]
+def _devices(rows: Iterable[Bridge]) -> set[str]:
+    """The host's own devices that are ports."""
+    return {port.name for bridge in rows for port in bridge.ports if not port.type}
 
 
 def _write(path: Path, text: str) -> None:

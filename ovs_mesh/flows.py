@@ -87,8 +87,46 @@ class Pipeline:
         )
 
 
+@dataclass(slots=True)
+class PeerFlows:
+    """Flows of peers, kept from one pipeline to the next.
+
+    Text is what costs: of thousands of peers, only those that changed are written anew. A peer
+    is known by its identity, so the caller keeps the `Peer` of a lease that didn't change.
+    """
+
+    _side: tuple[object, ...] = ()
+    """What they depend on beside the peer."""
+    _kept: dict[int, tuple[Peer, int, list[str]]] = field(default_factory=dict)
+    """By id(peer), which stays taken as long as the peer is in here."""
+
+    def of(
+        self, peers: Iterable[Peer], ofports: Mapping[str, int], local: LocalSide, *, routed: bool
+    ) -> list[str]:
+        """The flows of these peers; others are forgotten."""
+        side = (routed, local.subnets, local.gateway_mac)
+        before = self._kept if side == self._side else {}
+        self._side, self._kept = side, {}
+        lines: list[str] = []
+        for peer in peers:
+            ofport = ofports[peer.port]
+            known = before.get(id(peer))
+            if known is None or known[1] != ofport:
+                flows = Pipeline()
+                _ingress_from(flows, peer, ofport, local, routed=routed)
+                _remote_to(flows, peer, ofport, local, routed=routed)
+                known = (peer, ofport, flows.lines)
+            self._kept[id(peer)] = known
+            lines += known[2]
+        return lines
+
+
 def pipeline(
-    config: OvsConfig, local: LocalSide, peers: Sequence[Peer], ofports: Mapping[str, int]
+    config: OvsConfig,
+    local: LocalSide,
+    peers: Sequence[Peer],
+    ofports: Mapping[str, int],
+    kept: PeerFlows | None = None,
 ) -> list[str]:
     """All flows of obr0. Peers whose port `ofports` lacks are left out for now."""
     flows = Pipeline()
@@ -96,14 +134,15 @@ def pipeline(
     routed = config.mesh != "static"
     _classify(flows, local, present, ofports)
     _anti_spoof(flows, local)
-    _ingress(flows, present, ofports, local, routed=routed)
+    _ingress(flows)
     _neighbour(flows, config, local, routed=routed)
     _local(flows, local, routed=routed)
     if routed:
-        _remote_routed(flows, local, present, ofports)
+        _remote_routed(flows, local)
     else:
         _remote_switched(flows, local, present, ofports)
-    return flows.lines
+    peer_flows = kept if kept is not None else PeerFlows()
+    return flows.lines + peer_flows.of(present, ofports, local, routed=routed)
 
 
 def dst(network: Network | str) -> str:
@@ -185,44 +224,33 @@ def _anti_spoof(flows: Pipeline, local: LocalSide) -> None:
     flows.add(SPOOF, 0, "", "")
 
 
-def _ingress(
-    flows: Pipeline,
-    peers: Sequence[Peer],
-    ofports: Mapping[str, int],
-    local: LocalSide,
-    *,
-    routed: bool,
-) -> None:
-    for peer in peers:
-        where = f"in_port={ofports[peer.port]}"
-        if peer.chosen_by_flow:
-            name = "tun_ipv6_src" if ":" in peer.remote else "tun_src"
-            where = f"{name}={peer.remote},{where}"
-        for network in (*peer.subnets, *peer.sources):
-            flows.add(INGRESS, 100, f"{src(network)},{where}", f"goto_table:{LOCAL}")
-        if routed:
-            continue
-        for network in peer.subnets:
-            if network.version == 4:
-                match = f"arp,{where},arp_spa={network}"
-                flows.add(INGRESS, 100, match, f"goto_table:{NEIGHBOUR}")
-                continue
-            for mine in (s for s in local.subnets if s.version == 6):
-                flows.add(
-                    INGRESS,
-                    110,
-                    f"icmp6,{where},icmp_type=135,icmp_code=0,nd_target={mine}",
-                    f"goto_table:{LOCAL}",
-                )
-            flows.add(
-                INGRESS,
-                110,
-                f"icmp6,{where},icmp_type=136,icmp_code=0,nd_target={network}",
-                f"goto_table:{LOCAL}",
-            )
+def _ingress(flows: Pipeline) -> None:
     for match in ("ip", "ipv6", "arp"):
         flows.add(INGRESS, 10, match, "")
     flows.add(INGRESS, 0, "", "")
+
+
+def _ingress_from(
+    flows: Pipeline, peer: Peer, ofport: int, local: LocalSide, *, routed: bool
+) -> None:
+    where = f"in_port={ofport}"
+    if peer.chosen_by_flow:
+        name = "tun_ipv6_src" if ":" in peer.remote else "tun_src"
+        where = f"{name}={peer.remote},{where}"
+    for network in (*peer.subnets, *peer.sources):
+        flows.add(INGRESS, 100, f"{src(network)},{where}", f"goto_table:{LOCAL}")
+    if routed:
+        return
+    for network in peer.subnets:
+        if network.version == 4:
+            match = f"arp,{where},arp_spa={network}"
+            flows.add(INGRESS, 100, match, f"goto_table:{NEIGHBOUR}")
+            continue
+        for mine in (s for s in local.subnets if s.version == 6):
+            match = f"icmp6,{where},icmp_type=135,icmp_code=0,nd_target={mine}"
+            flows.add(INGRESS, 110, match, f"goto_table:{LOCAL}")
+        match = f"icmp6,{where},icmp_type=136,icmp_code=0,nd_target={network}"
+        flows.add(INGRESS, 110, match, f"goto_table:{LOCAL}")
 
 
 def _neighbour(flows: Pipeline, config: OvsConfig, local: LocalSide, *, routed: bool) -> None:
@@ -308,16 +336,21 @@ def _local(flows: Pipeline, local: LocalSide, *, routed: bool) -> None:
     flows.add(LOCAL, 0, "", "")
 
 
-def _remote_routed(
-    flows: Pipeline, local: LocalSide, peers: Iterable[Peer], ofports: Mapping[str, int]
-) -> None:
-    for peer in peers:
-        actions = f"dec_ttl,set_field:{local.gateway_mac}->eth_src,set_field:{ROUTER_MAC}->eth_dst,"
-        if peer.chosen_by_flow:
-            name = "tun_ipv6_dst" if ":" in peer.remote else "tun_dst"
-            actions += f"set_field:{peer.tunnel.key}->tun_id,set_field:{peer.remote}->{name},"
+def _remote_to(flows: Pipeline, peer: Peer, ofport: int, local: LocalSide, *, routed: bool) -> None:
+    if not routed:
         for subnet in peer.subnets:
-            flows.add(REMOTE, 100, dst(subnet), f"{actions}output:{ofports[peer.port]}")
+            flows.add(REMOTE, 100, dst(subnet), f"output:{ofport}")
+            flows.add(REMOTE, 110, asked(subnet), f"output:{ofport}")
+        return
+    actions = f"dec_ttl,set_field:{local.gateway_mac}->eth_src,set_field:{ROUTER_MAC}->eth_dst,"
+    if peer.chosen_by_flow:
+        name = "tun_ipv6_dst" if ":" in peer.remote else "tun_dst"
+        actions += f"set_field:{peer.tunnel.key}->tun_id,set_field:{peer.remote}->{name},"
+    for subnet in peer.subnets:
+        flows.add(REMOTE, 100, dst(subnet), f"{actions}output:{ofport}")
+
+
+def _remote_routed(flows: Pipeline, local: LocalSide) -> None:
     if local.on_switch:  # services, other networks: the host routes
         flows.add(REMOTE, 50, f"dl_dst={local.gateway_mac}", f"output:{local.gateway_port}")
     flows.add(REMOTE, 20, MULTICAST, "")
@@ -331,13 +364,7 @@ def _remote_switched(
 ) -> None:
     if local.on_switch:  # a pod's packets go by its gateway: the host resolves remote pods
         flows.add(REMOTE, 200, f"dl_dst={local.gateway_mac}", f"output:{local.gateway_port}")
-    ports = set()
-    for peer in peers:
-        ports.add(ofports[peer.port])
-        for subnet in peer.subnets:
-            flows.add(REMOTE, 100, dst(subnet), f"output:{ofports[peer.port]}")
-            flows.add(REMOTE, 110, asked(subnet), f"output:{ofports[peer.port]}")
-    ordered = sorted(ports)
+    ordered = sorted({ofports[peer.port] for peer in peers})
     chunks = [ordered[i : i + FLOOD_CHUNK] for i in range(0, len(ordered), FLOOD_CHUNK)]
     everywhere = ",".join(f"resubmit(,{FLOOD + n})" for n in range(len(chunks)))
     # an advertisement that answers a link-local question: its asker may be on any host

@@ -3,7 +3,8 @@
 `ovs-ofctl diff-flows` compares flows by what they mean, not how they are written, so nothing
 here parses a match. Only lines with our cookie count: other flows are left alone. The
 difference goes in as one atomic bundle (OpenFlow 1.4, section 6.9): no packet ever meets half
-of it, and flows that stay keep their counters.
+of it, and flows that stay keep their counters. As long as nobody else changed the switch,
+`difference` between what we wanted and what we want now is the same at a fraction of the cost.
 
 Sources: ovs-ofctl(8).
 """
@@ -14,7 +15,8 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from ovs_mesh.flows import COOKIE, COUNTED
 
 DEADLINE = 30.0  # seconds for one call of ovs-ofctl
 MINE = f"cookie={COOKIE:#x}"
+TABLE, PRIORITY = re.compile(r"\btable=(\d+)"), re.compile(r"\bpriority=(\d+)")
 STATISTICS = re.compile(r"(?:table=(\d+), )?n_packets=(\d+).*?priority=(\d+)")
 
 
@@ -39,6 +42,14 @@ class FlowChange:
 
     verb: str
     flow: str
+    replaces: bool = False
+    """Whether a flow with this match is there already."""
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Table and priority; what is not written is 0 and 32768 (ovs-ofctl(8))."""
+        table, priority = TABLE.search(self.flow), PRIORITY.search(self.flow)
+        return int(table[1]) if table else 0, int(priority[1]) if priority else 32768
 
     def line(self, bridge: str) -> str:
         """As a command."""
@@ -60,7 +71,7 @@ class Switch:
         """Its management socket."""
         return f"unix:{self.rundir / self.bridge}.mgmt"
 
-    def changes(self, wanted: Sequence[str]) -> list[FlowChange]:
+    def changes(self, wanted: Iterable[str]) -> list[FlowChange]:
         """What makes our flows the wanted ones. Raises OpenFlowError."""
         with tempfile.NamedTemporaryFile("w", prefix="flatmesh-flows-", delete=False) as file:
             file.write("\n".join(wanted) + "\n")
@@ -68,7 +79,7 @@ class Switch:
             done = self._run("diff-flows", file.name, self.target, expected=(0, 2))
         finally:
             Path(file.name).unlink()
-        return _changes(done)
+        return _read(done)
 
     def apply(self, changes: Sequence[FlowChange]) -> None:
         """Apply them all, or none. Raises OpenFlowError."""
@@ -111,21 +122,24 @@ class Switch:
         return done.stdout
 
 
-def _changes(difference: str) -> list[FlowChange]:
+def difference(before: AbstractSet[str], wanted: AbstractSet[str]) -> list[FlowChange]:
+    """What leads from one pipeline, as it was applied, to another."""
+    return _changes(sorted(wanted - before), sorted(before - wanted))
+
+
+def _read(difference: str) -> list[FlowChange]:
     """Read diff-flows: `-` is what only the wanted flows have, `+` what only the switch has."""
-    add, delete = [], []
-    for line in difference.splitlines():
-        sign, flow = line[:1], line[1:].strip()
-        if MINE not in flow:
-            continue
-        if sign == "-":
-            add.append(flow)
-        elif sign == "+":
-            delete.append(flow)
-    replaced = {_match(flow) for flow in add}
-    gone = [f"{MINE}/-1,{_match(flow)}" for flow in delete if _match(flow) not in replaced]
+    lines = [(line[:1], line[1:].strip()) for line in difference.splitlines() if MINE in line]
+    return _changes(
+        [flow for s, flow in lines if s == "-"], [flow for s, flow in lines if s == "+"]
+    )
+
+
+def _changes(add: Sequence[str], delete: Sequence[str]) -> list[FlowChange]:
+    replaced, there = {_match(flow) for flow in add}, {_match(flow) for flow in delete}
+    gone = [f"{MINE}/-1,{match}" for match in map(_match, delete) if match not in replaced]
     return [FlowChange("delete_strict", flow) for flow in gone] + [
-        FlowChange("add", flow) for flow in add
+        FlowChange("add", flow, _match(flow) in there) for flow in add
     ]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +16,8 @@ from ovs_mesh import bridges, flows, layout, topology
 from ovs_mesh.bridges import Bridge, BridgeConflictError, Found, Port
 from ovs_mesh.config import OvsConfig, Tunnel
 from ovs_mesh.datapath import Datapath
-from ovs_mesh.openflow import _changes
+from ovs_mesh.openflow import FlowChange, _read, difference
+from ovs_mesh.watch import Watch, words_of
 
 
 def config(**backend):
@@ -309,7 +312,7 @@ def test_only_our_flows_are_changed_and_a_replaced_one_is_no_deletion():
             "+table=50 priority=8,ip cookie=0x1 actions=drop",
         ]
     )
-    assert [(c.verb, c.flow) for c in _changes(difference)] == [
+    assert [(c.verb, c.flow) for c in _read(difference)] == [
         ("delete_strict", f"{mine}/-1,table=50 priority=100,ip,nw_dst=10.5.9.0/24"),
         ("add", f"table=50 priority=100,ip,nw_dst=10.5.2.0/24 {mine} actions=output:3"),
     ]
@@ -341,3 +344,51 @@ def test_operators_own_settings_of_our_bridge_stay():
         for row in rows
     }
     assert bridges.diff(rows, there) == []
+
+
+# -- what one change costs -------------------------------------------------------------
+
+
+def test_difference_to_what_was_applied_is_one_change_per_flow():
+    mine = "cookie=0xf1a73e5400000001"
+    stays = f"{mine},table=0,priority=0 actions=drop"
+    before = {stays, f"{mine},table=50,priority=100,ip,nw_dst=10.5.2.0/24 actions=output:2"}
+    wanted = {stays, f"{mine},table=50,priority=100,ip,nw_dst=10.5.2.0/24 actions=output:3"}
+    (change,) = difference(before, wanted)
+    assert (change.verb, change.replaces, change.place) == ("add", True, (50, 100))
+    added, gone = difference(set(), wanted), difference(wanted, {stays})
+    assert [(c.verb, c.replaces, c.place) for c in added] == [
+        ("add", False, (0, 0)),
+        ("add", False, (50, 100)),
+    ]
+    assert [(c.verb, c.place) for c in gone] == [("delete_strict", (50, 100))]
+
+
+def test_flows_of_peers_that_stay_are_not_written_anew():
+    ovs = config()
+    local = flows.LocalSide(1, "0a:58:00:00:00:01", (), (IPv4Network("10.5.1.0/24"),), ())
+    two, three = peers(ovs, 2, 3)
+    kept, ofports = flows.PeerFlows(), {"mesh-vxlan": 4}
+    first = flows.pipeline(ovs, local, [two, three], ofports, kept)
+    again = flows.pipeline(ovs, local, [two], ofports, kept)
+    assert again == flows.pipeline(ovs, local, [two], ofports)
+    assert {id(line) for line in again if "10.5.2.0" in line} <= set(map(id, first))
+    moved = flows.pipeline(ovs, local, [two], {"mesh-vxlan": 5}, kept)
+    assert moved == flows.pipeline(ovs, local, [two], {"mesh-vxlan": 5})
+
+
+def test_word_too_many_is_somebody_elses():
+    ours = words_of(
+        [FlowChange("add", "table=50,priority=100,ip,nw_dst=10.5.2.0/24 actions=drop")],
+        come=["192.168.64.12"],
+        go=[],
+    )
+    assert ours == {(0, 50, 100): 1, (0, "192.168.64.12"): 1}
+    watch = Watch(Path("/nonexistent"), "obr0", lambda: None)
+    try:
+        with watch.expecting(ours):
+            assert not watch._unexpected(Counter(ours))
+            assert watch._unexpected(Counter({(0, 50, 100): 1}))
+        assert watch._unexpected(Counter({(1, 50, 100): 1}))
+    finally:
+        watch.close()
