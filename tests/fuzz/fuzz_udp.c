@@ -294,6 +294,10 @@ static void round_trip(const uint8_t *data, size_t length) {
             }
             if (right)
                 mend(&packet);
+            else if (packet.version == 4 && !checksum_ipv4_right(copy, packet.header)) {
+                free(copy); /* the receiver drops it before */
+                continue;
+            }
             wanted += digest_of(packet.data, packet.length);
             copies[count++] = copy;
             coalesce_add(&coalescer, &packet);
