@@ -14,17 +14,16 @@ A new backend is: one module with a class that fits `Backend`, one line in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
+from hostnet.count import Count
 from hostnet.state import HostState
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes, PeerUnusableError
 
 __all__ = [
     "Backend",
-    "Count",
     "CountingDataPlane",
     "DataPlane",
     "PeerUnusableError",
@@ -52,17 +51,6 @@ class DataPlane(Protocol):
 
     def cleanup(self) -> None:
         """Remove every trace (`flatmeshd --cleanup`)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """One counter of a data plane, for Prometheus."""
-
-    name: str
-    """As `udp_tx_packets`; what makes it whole ("flatmesh_", "_total") is put around it."""
-    help: str
-    value: int
-    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable

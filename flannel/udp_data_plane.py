@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flannel.backend import Count
 from flannel.udp_control import (
     ControlError,
     UdpFiles,
@@ -37,6 +36,7 @@ from flannel.udp_control import (
 )
 from flannel.udp_table import UdpTable, table_of
 from hostnet import tun_device
+from hostnet.count import Count
 from hostnet.underlay import Underlay
 from ipam.lease import Lease
 

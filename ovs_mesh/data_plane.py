@@ -22,6 +22,7 @@ from ipaddress import ip_interface
 from pathlib import Path
 
 from hostnet import netns
+from hostnet.count import Count
 from hostnet.find_link import find_link
 from hostnet.gateway_bridge import ensure_addresses, ensure_gateway_bridge, set_up
 from hostnet.kernel import Kernel
@@ -36,7 +37,7 @@ from ovs_mesh.config import OvsConfig
 from ovs_mesh.datapath import Datapath
 from ovs_mesh.flows import PeerFlows
 from ovs_mesh.layout import BRIDGE_END, KBR0, OBR0, SWITCH_CABLE_END
-from ovs_mesh.openflow import FlowChange, Switch, difference
+from ovs_mesh.openflow import FlowChange, OpenFlowError, Switch, difference
 from ovs_mesh.ovsdb import Ovsdb, OvsdbError
 from ovs_mesh.pods import PodEntry, pods_in_book
 from ovs_mesh.topology import Peer
@@ -148,6 +149,18 @@ class OvsDataPlane:
     def problem(self) -> str | None:
         """Why pods can't reach other hosts now, or None."""
         return self._problem
+
+    def counts(self) -> list[Count]:
+        """Packets dropped; nothing while the switch doesn't answer."""
+        try:
+            dropped = Switch(self.rundir, OBR0).dropped()
+        except OpenFlowError:
+            return []
+        what = "Packets that obr0 dropped since Open vSwitch started"
+        return [
+            Count("ovs_dropped_packets", what, packets, {"reason": reason})
+            for reason, packets in dropped.items()
+        ]
 
     def look_again(self) -> None:
         """Something may have changed: the next `reconcile` takes nothing for granted."""

@@ -9,9 +9,10 @@
     40     local      to this host's pods
     50     remote     to the peer that owns the destination
     60-    flood      static only: broadcast of ours to every peer, never from peer to peer
+    250    dropped    what tells of an attack or a fault: a flow per reason (COUNTED), so that
+                      its counter says how many
 
-Drops that tell of an attack or a fault are flows of their own, so that their counters say how
-many: see COUNTED. In `flow` and `combined` meshes the switch is a router: hosts send what is
+In `flow` and `combined` meshes the switch is a router: hosts send what is
 for other hosts to ROUTER, whose MAC answers for every remote pod; TTL goes down by one. In
 `static` it is a switch: frames pass unchanged, and split horizon is in the tables themselves,
 since nothing that came from a tunnel ever reaches `remote` or `flood`.
@@ -30,18 +31,13 @@ from ovs_mesh.topology import Peer
 COOKIE = 0xF1A7_3E54_0000_0001
 """On every flow of ours, and on nobody else's: what bears another is left alone."""
 CLASSIFY, SPOOF, INGRESS, NEIGHBOUR, ANSWER, LOCAL, REMOTE, FLOOD = 0, 10, 20, 30, 31, 40, 50, 60
+DROPPED = 250
 ROUTER_MAC = "0a:5a:00:00:00:01"  # locally administered; the same on all hosts, never on a wire
 ROUTER_IPV4 = "169.254.77.1"  # link-local (RFC 3927): no pod or host has it
 ROUTER_IPV6 = "fe80::77:1"
 FLOOD_CHUNK = 400  # outputs per flow: an OpenFlow message ends at 64 KiB
-COUNTED = {
-    (SPOOF, 80): "spoofed",
-    (SPOOF, 10): "spoofed",
-    (INGRESS, 10): "forged",
-    (CLASSIFY, 90): "wrong_key",
-    (REMOTE, 1): "no_peer",
-}
-"""Table and priority of the drops that are told: the reason."""
+COUNTED = {1: "spoofed", 2: "forged", 3: "wrong_key", 4: "no_peer"}
+"""Why packets are dropped, as far as it is told, by its number in reg1."""
 MULTICAST = "dl_dst=01:00:00:00:00:00/01:00:00:00:00:00"
 
 
@@ -141,8 +137,17 @@ def pipeline(
         _remote_routed(flows, local)
     else:
         _remote_switched(flows, local, present, ofports)
+    for number in COUNTED:
+        flows.add(DROPPED, 1, f"reg1={number}", "")
+    flows.add(DROPPED, 0, "", "")
     peer_flows = kept if kept is not None else PeerFlows()
     return flows.lines + peer_flows.of(present, ofports, local, routed=routed)
+
+
+def dropped(reason: str) -> str:
+    """Actions: drop, and count why."""
+    number = next(n for n, name in COUNTED.items() if name == reason)
+    return f"set_field:{number}->reg1,goto_table:{DROPPED}"
 
 
 def dst(network: Network | str) -> str:
@@ -176,7 +181,7 @@ def _classify(
     for name, tunnel in shared.items():
         match = f"in_port={ofports[name]}"
         flows.add(CLASSIFY, 100, f"tun_id={tunnel.key},{match}", f"goto_table:{INGRESS}")
-        flows.add(CLASSIFY, 90, match, "")
+        flows.add(CLASSIFY, 90, match, dropped("wrong_key"))
     for name in sorted({p.port for p in peers if not p.chosen_by_flow}):
         flows.add(CLASSIFY, 100, f"in_port={ofports[name]}", f"goto_table:{INGRESS}")
     flows.add(CLASSIFY, 0, "", "")
@@ -203,9 +208,10 @@ def _anti_spoof(flows: Pipeline, local: LocalSide) -> None:
                 match = f"arp,{mine},arp_sha={pod.mac},arp_spa={address}"
                 flows.add(SPOOF, 100, match, f"goto_table:{NEIGHBOUR}")
             if pod.ofport is None:  # behind the bridge: its address with another MAC is a lie
-                flows.add(SPOOF, 80, f"{src(address)},in_port={port}", "")
+                flows.add(SPOOF, 80, f"{src(address)},in_port={port}", dropped("spoofed"))
                 if ":" not in address:
-                    flows.add(SPOOF, 80, f"arp,in_port={port},arp_spa={address}", "")
+                    match = f"arp,in_port={port},arp_spa={address}"
+                    flows.add(SPOOF, 80, match, dropped("spoofed"))
     if not local.on_switch:  # pods that other plugins put on the bridge
         for subnet in local.subnets:
             where = f"in_port={local.gateway_port}"
@@ -220,13 +226,13 @@ def _anti_spoof(flows: Pipeline, local: LocalSide) -> None:
         flows.add(SPOOF, 50, match, "")
     flows.add(SPOOF, 50, "arp,arp_spa=0.0.0.0", "")
     for match in ("ip", "ipv6", "arp"):
-        flows.add(SPOOF, 10, match, "")
+        flows.add(SPOOF, 10, match, dropped("spoofed"))
     flows.add(SPOOF, 0, "", "")
 
 
 def _ingress(flows: Pipeline) -> None:
     for match in ("ip", "ipv6", "arp"):
-        flows.add(INGRESS, 10, match, "")
+        flows.add(INGRESS, 10, match, dropped("forged"))
     flows.add(INGRESS, 0, "", "")
 
 
@@ -355,7 +361,7 @@ def _remote_routed(flows: Pipeline, local: LocalSide) -> None:
         flows.add(REMOTE, 50, f"dl_dst={local.gateway_mac}", f"output:{local.gateway_port}")
     flows.add(REMOTE, 20, MULTICAST, "")
     for match in ("ip", "ipv6"):
-        flows.add(REMOTE, 1, match, "")
+        flows.add(REMOTE, 1, match, dropped("no_peer"))
     flows.add(REMOTE, 0, "", "")
 
 
@@ -374,5 +380,5 @@ def _remote_switched(
     for number, chunk in enumerate(chunks):
         flows.add(FLOOD + number, 1, "", ",".join(f"output:{port}" for port in chunk))
     for match in ("ip", "ipv6"):
-        flows.add(REMOTE, 1, match, "")
+        flows.add(REMOTE, 1, match, dropped("no_peer"))
     flows.add(REMOTE, 0, "", "")

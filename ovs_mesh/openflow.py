@@ -20,12 +20,12 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovs_mesh.flows import COOKIE, COUNTED
+from ovs_mesh.flows import COOKIE, COUNTED, DROPPED
 
 DEADLINE = 30.0  # seconds for one call of ovs-ofctl
 MINE = f"cookie={COOKIE:#x}"
 TABLE, PRIORITY = re.compile(r"\btable=(\d+)"), re.compile(r"\bpriority=(\d+)")
-STATISTICS = re.compile(r"(?:table=(\d+), )?n_packets=(\d+).*?priority=(\d+)")
+STATISTICS = re.compile(r"n_packets=(\d+).*?,reg1=(\w+)")
 
 
 class OpenFlowError(OSError):
@@ -87,20 +87,12 @@ class Switch:
             lines = (f"flow {change.verb} {change.flow}" for change in changes)
             self._run("bundle", self.target, "-", text="\n".join(lines) + "\n")
 
-    def flows(self) -> list[str]:
-        """Our flows with their counters. Raises OpenFlowError."""
-        dump = self._run("dump-flows", self.target, f"{MINE}/-1")
-        return [line.strip() for line in dump.splitlines() if MINE in line]
-
     def dropped(self) -> dict[str, int]:
-        """Packets dropped, by reason. Raises OpenFlowError."""
+        """Packets dropped since the flows were made, by reason. Raises OpenFlowError."""
         counts = dict.fromkeys(COUNTED.values(), 0)
-        for line in self.flows():
-            if (found := STATISTICS.search(line)) is None or not line.endswith("actions=drop"):
-                continue
-            place = (int(found[1] or 0), int(found[3]))
-            if (reason := COUNTED.get(place)) is not None:
-                counts[reason] += int(found[2])
+        for line in self._run("dump-flows", self.target, f"table={DROPPED}").splitlines():
+            if MINE in line and (found := STATISTICS.search(line)):
+                counts[COUNTED[int(found[2], 0)]] += int(found[1])
         return counts
 
     def _run(

@@ -11,6 +11,7 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -125,6 +126,21 @@ def eventually() -> Callable[..., None]:
             time.sleep(0.02)
 
     return wait
+
+
+@pytest.fixture
+def scrape() -> Callable[[Lab, int], list[str]]:
+    """The lines of a host's /metrics; its daemon is started again for that."""
+    get = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9000/metrics').read())"
+
+    def page(lab: Lab, number: int) -> list[str]:
+        lab.stop_daemon(number)
+        lab.start_daemon(number, "--healthz-ip=127.0.0.1", "--healthz-port=9000")
+        lab.wait_ready(number)
+        argv = [*processes.enter(lab.names.host(number)), sys.executable, "-c", get]
+        return subprocess.check_output(argv, text=True).replace("\\n", "\n").splitlines()
+
+    return page
 
 
 @pytest.fixture

@@ -338,7 +338,11 @@ def vtep_addresses(on: On, host: str) -> list[str]:
 
 @pytest.mark.parametrize("attach", ["kbr0", "obr0"])
 def test_spoofed_pod_packet_is_dropped_and_counted(
-    make_lab: Callable[..., Lab], attach: str, on: On, eventually: Eventually
+    make_lab: Callable[..., Lab],
+    attach: str,
+    on: On,
+    eventually: Eventually,
+    scrape: Callable[[Lab, int], list[str]],
 ) -> None:
     config = backend("vxlan", "flow", PodAttach=attach)
     # masquerading would give a liar behind the bridge the host's own address
@@ -362,6 +366,9 @@ def test_spoofed_pod_packet_is_dropped_and_counted(
             "the drops are counted",
         )
         assert b"a lie" not in waiting(receiver)
+    name = 'flatmesh_ovs_dropped_packets_total{reason="spoofed"} '
+    (told,) = (line.removeprefix(name) for line in scrape(lab, 1) if line.startswith(name))
+    assert float(told) >= before + len(lies)
 
 
 def waiting(receiver: socket.socket) -> list[bytes]:

@@ -130,7 +130,7 @@ def test_packet_for_a_remote_pod_goes_into_the_tunnel(known: tuple[str, Known]) 
 def test_packet_for_nobody_is_dropped(known: tuple[str, Known]) -> None:
     _, k = known
     way, end = k.trace(k.from_host(f"ip,nw_src={k.pod},nw_dst=203.0.113.1,nw_ttl=64"))
-    assert (way, end) == ([(0, 100), (10, 100), (40, 30), (50, 1)], "drop")
+    assert (way, end) == ([(0, 100), (10, 100), (40, 30), (50, 1), (250, 1)], "drop")
 
 
 @pytest.mark.parametrize("source", ["203.0.113.1", "remote"])
@@ -138,16 +138,16 @@ def test_address_that_is_not_ours_is_spoofed(known: tuple[str, Known], source: s
     _, k = known
     source = k.remote if source == "remote" else source
     way, end = k.trace(k.from_host(f"ip,nw_src={source},nw_dst={k.remote},nw_ttl=64"))
-    assert (way, end) == ([(0, 100), (10, 10)], "drop")
+    assert (way, end) == ([(0, 100), (10, 10), (250, 1)], "drop")
 
 
 def test_known_address_with_another_mac_is_spoofed(known: tuple[str, Known]) -> None:
     _, k = known
     lie = f"in_port={k.uplink},dl_src=02:00:00:00:00:99"
     way, end = k.trace(f"{lie},ip,nw_src={k.pod},nw_dst={k.remote},nw_ttl=64")
-    assert (way, end) == ([(0, 100), (10, 80)], "drop")
+    assert (way, end) == ([(0, 100), (10, 80), (250, 1)], "drop")
     way, end = k.trace(f"{lie},arp,arp_op=1,arp_spa={k.pod},arp_tpa={ROUTER_IPV4}")
-    assert (way, end) == ([(0, 100), (10, 80)], "drop")
+    assert (way, end) == ([(0, 100), (10, 80), (250, 1)], "drop")
 
 
 def test_port_of_somebody_else_is_no_way_in(known: tuple[str, Known]) -> None:
@@ -178,7 +178,7 @@ def test_packet_from_the_tunnel_is_delivered_when_its_sender_owns_the_source(
         assert way == [(0, 100), (20, 100), (40, 95)]
         assert k.gateway_mac in end
     way, end = k.trace(k.from_tunnel(f"ip,nw_src=203.0.113.1,nw_dst={k.pod},nw_ttl=62"))
-    assert (way, end) == ([(0, 100), (20, 10)], "drop")
+    assert (way, end) == ([(0, 100), (20, 10), (250, 1)], "drop")
 
 
 def test_packet_from_the_tunnel_for_another_host_never_leaves_again(
@@ -195,7 +195,7 @@ def test_another_key_is_dropped(known: tuple[str, Known]) -> None:
         pytest.skip("a port of one peer has its key in Open vSwitch's own tunnel lookup")
     inner = f"ip,nw_src={k.remote},nw_dst={k.pod},nw_ttl=62"
     way, end = k.trace(k.from_tunnel(inner, key=KEY + 1))
-    assert (way, end) == ([(0, 90)], "drop")
+    assert (way, end) == ([(0, 90), (250, 1)], "drop")
 
 
 def test_question_for_a_remote_address(known: tuple[str, Known]) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from bench.udp_soak import HARM, counters, soak
 from lab import processes
+from lab.cluster import Lab
 from lab.matrix import measure
 
 MakeLab = Callable[..., Any]
@@ -36,20 +37,17 @@ def test_no_byte_is_harmed_in_many_streams_both_ways(make_lab: MakeLab) -> None:
     assert [name for name in HARM if name in counted] == []
 
 
-def test_the_daemon_tells_prometheus_what_the_data_plane_counts(make_lab: MakeLab) -> None:
+def test_the_daemon_tells_prometheus_what_the_data_plane_counts(
+    make_lab: MakeLab, scrape: Callable[[Lab, int], list[str]]
+) -> None:
     lab = make_lab(hosts=2, pods_per_host=1, backend={"Type": "udp"})
-    lab.stop_daemon(1)
-    lab.start_daemon(1, "--healthz-ip=127.0.0.1", "--healthz-port=9000")
-    lab.wait_ready(1)
     pod, unleased = lab.pods[0], "10.5.255.254"
     ping = [*processes.enter(pod.netns), "ping", "-c1", "-W5", unleased]
     refused = subprocess.run(ping, capture_output=True, text=True, check=False)
     assert "Net Unreachable" in refused.stdout
-    scrape = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9000/metrics').read())"
-    enter = processes.enter(lab.names.host(1))
-    page = subprocess.check_output([*enter, sys.executable, "-c", scrape], text=True)
+    page = scrape(lab, 1)
     dropped = 'flatmesh_udp_dropped_packets_total{direction="tx",reason="no_peer"} 1.0'
-    assert dropped in page.replace("\\n", "\n").splitlines()
+    assert dropped in page
     assert "# HELP flatmesh_udp_icmp_sent_total ICMP errors sent to pods" in page
 
 
