@@ -21,6 +21,8 @@ class Port:
     """Empty: a device of the host's."""
     options: Mapping[str, str] = field(default_factory=dict)
     external_ids: Mapping[str, str] = field(default_factory=dict)
+    edge: bool = False
+    """Whether it leads to no other switch (IEEE 802.1w): it need not wait for the tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Bridge:
     """`system` (the kernel's) or `netdev` (userspace)."""
     other_config: Mapping[str, str] = field(default_factory=dict)
     ports: tuple[Port, ...] = ()
+    spanning_tree: str = "none"
+    """Or `stp`, `rstp`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,8 @@ class RowChange:
         return " ".join(
             [
                 f"datapath_type={self.bridge.datapath}",
+                f"stp_enable={str(self.bridge.spanning_tree == 'stp').lower()}",
+                f"rstp_enable={str(self.bridge.spanning_tree == 'rstp').lower()}",
                 *_words("other_config", self.bridge.other_config),
             ]
         )
@@ -104,7 +110,11 @@ def diff(wanted: Iterable[Bridge], found: Mapping[str, Found]) -> list[RowChange
                 f"bridge {bridge.name} is in Open vSwitch already and not ours: rename or remove it"
             )
         settled = bridge.other_config.items() <= have.bridge.other_config.items()
-        if bridge.datapath != have.bridge.datapath or not settled:
+        same = (bridge.datapath, bridge.spanning_tree) == (
+            have.bridge.datapath,
+            have.bridge.spanning_tree,
+        )
+        if not same or not settled:
             changes.append(RowChange("set-br", bridge))
         changes += _ports(bridge, have)
     for name in sorted(found.keys() - names):

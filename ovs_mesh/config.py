@@ -10,6 +10,7 @@
     PodAttach  kbr0, obr0                 kbr0    pods on the Linux bridge, or straight on OVS
     MTU        bytes                      0       the underlay's; 0 takes the device's
     Peers      list of rules              []      combined only: pairs with a tunnel of their own
+    SpanningTree  none, stp, rstp         none    static only: see ovs_mesh.flows
 
 A rule is `{"CIDR":"192.168.64.0/24","Tunnel":"gre","Key":7,"Port":0}`: it holds for two hosts
 when *both* have their PublicIP in CIDR, so that the two always agree; the first that holds
@@ -32,6 +33,7 @@ TUNNELS = ("gre", "vxlan", "geneve")
 MESHES = ("static", "flow", "combined")
 DATAPATHS = ("auto", "system", "netdev")
 ATTACHMENTS = ("kbr0", "obr0")
+SPANNING_TREES = ("none", "stp", "rstp")
 IANA_PORT = {"gre": 0, "vxlan": 4789, "geneve": 6081}
 MAX_KEY = {"gre": 2**32 - 1, "vxlan": 2**24 - 1, "geneve": 2**24 - 1}
 OVERHEAD = {
@@ -75,6 +77,7 @@ class OvsConfig:
     underlay_mtu: int = 0
     """Bytes; 0 takes the underlay device's."""
     rules: tuple[Rule, ...] = field(default=())
+    spanning_tree: str = "none"
     network: IPv4Network | None = None
     ipv6_network: IPv6Network | None = None
     enable_ipv4: bool = True
@@ -97,6 +100,11 @@ class OvsConfig:
             raise ConfigError(
                 f'cluster config: Backend.Peers needs "Mesh":"combined"; the mesh is {mesh}'
             )
+        tree = _choice(config, "SpanningTree", SPANNING_TREES, "none")
+        if tree != "none" and mesh != "static":
+            raise ConfigError(
+                f'cluster config: Backend.SpanningTree needs "Mesh":"static"; the mesh is {mesh}'
+            )
         return cls(
             tunnel=_with_port(tunnel, "Backend.Port"),
             mesh=mesh,
@@ -104,6 +112,7 @@ class OvsConfig:
             attach=_choice(config, "PodAttach", ATTACHMENTS, "kbr0"),
             underlay_mtu=option(config, "MTU", 0, minimum=0, maximum=65535),
             rules=tuple(_rule(rule, number, tunnel) for number, rule in enumerate(rules, 1)),
+            spanning_tree=tree,
             network=config.network,
             ipv6_network=config.ipv6_network,
             enable_ipv4=config.enable_ipv4,

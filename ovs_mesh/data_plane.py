@@ -100,7 +100,7 @@ class OvsDataPlane:
                 with NetlinkSocket() as sock:
                     ensure_gateway_bridge(sock, KBR0, mtu, gateways)
                 return
-            wanted = layout.bridges(OBR0, self.datapath, underlay.mac, [], [], [])
+            wanted = layout.bridges(self.config, self.datapath, underlay.mac, [], [], [])
             missing = [c for c in self._row_changes(wanted) if c.verb == "add-br"]
             self._database().apply(missing)
             with NetlinkSocket() as sock:
@@ -259,9 +259,7 @@ class OvsDataPlane:
             with NetlinkSocket() as sock:
                 plugged = [pod.host_link for pod in pods if find_link(sock, pod.host_link)]
         tunnels = topology.tunnel_ports(self.config, mesh)
-        return layout.bridges(
-            self.config.attach, self.datapath, underlay.mac, tunnels, mesh, plugged
-        )
+        return layout.bridges(self.config, self.datapath, underlay.mac, tunnels, mesh, plugged)
 
     def _userspace(self, underlay: Underlay, wanted: Sequence[Bridge]) -> list[str]:
         with Kernel() as kernel:

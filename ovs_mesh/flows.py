@@ -17,6 +17,11 @@ for other hosts to ROUTER, whose MAC answers for every remote pod; TTL goes down
 `static` it is a switch: frames pass unchanged, and split horizon is in the tables themselves,
 since nothing that came from a tunnel ever reaches `remote` or `flood`.
 
+With a spanning tree (IEEE 802.1D, 802.1w) a `static` mesh is a plain learning switch instead:
+Open vSwitch blocks the tunnels that would close a loop, and frames may pass through a third
+host, also where the underlay between two of them is broken. So an inner source is checked to be
+of some peer, not of the one whose tunnel it came from.
+
 Sources: ovs-actions(7), ovs-fields(7), ovs-ofctl(8).
 """
 
@@ -97,10 +102,15 @@ class PeerFlows:
     """By id(peer), which stays taken as long as the peer is in here."""
 
     def of(
-        self, peers: Iterable[Peer], ofports: Mapping[str, int], local: LocalSide, *, routed: bool
+        self,
+        config: OvsConfig,
+        peers: Iterable[Peer],
+        ofports: Mapping[str, int],
+        local: LocalSide,
     ) -> list[str]:
         """The flows of these peers; others are forgotten."""
-        side = (routed, local.subnets, local.gateway_mac)
+        routed, tree = config.mesh != "static", config.spanning_tree != "none"
+        side = (routed, tree, local.subnets, local.gateway_mac)
         before = self._kept if side == self._side else {}
         self._side, self._kept = side, {}
         lines: list[str] = []
@@ -109,8 +119,11 @@ class PeerFlows:
             known = before.get(id(peer))
             if known is None or known[1] != ofport:
                 flows = Pipeline()
-                _ingress_from(flows, peer, ofport, local, routed=routed)
-                _remote_to(flows, peer, ofport, local, routed=routed)
+                if tree:
+                    _ingress_by_tree(flows, peer)
+                else:
+                    _ingress_from(flows, peer, ofport, local, routed=routed)
+                    _remote_to(flows, peer, ofport, local, routed=routed)
                 known = (peer, ofport, flows.lines)
             self._kept[id(peer)] = known
             lines += known[2]
@@ -131,17 +144,20 @@ def pipeline(
     _classify(flows, local, present, ofports)
     _anti_spoof(flows, local)
     _ingress(flows)
-    _neighbour(flows, config, local, routed=routed)
-    _local(flows, local, routed=routed)
-    if routed:
-        _remote_routed(flows, local)
+    if config.spanning_tree != "none":
+        _switch(flows, local)
     else:
-        _remote_switched(flows, local, present, ofports)
+        _neighbour(flows, config, local, routed=routed)
+        _local(flows, local, routed=routed)
+        if routed:
+            _remote_routed(flows, local)
+        else:
+            _remote_switched(flows, local, present, ofports)
     for number in COUNTED:
         flows.add(DROPPED, 1, f"reg1={number}", "")
     flows.add(DROPPED, 0, "", "")
     peer_flows = kept if kept is not None else PeerFlows()
-    return flows.lines + peer_flows.of(present, ofports, local, routed=routed)
+    return flows.lines + peer_flows.of(config, present, ofports, local)
 
 
 def dropped(reason: str) -> str:
@@ -257,6 +273,26 @@ def _ingress_from(
             flows.add(INGRESS, 110, match, f"goto_table:{LOCAL}")
         match = f"icmp6,{where},icmp_type=136,icmp_code=0,nd_target={network}"
         flows.add(INGRESS, 110, match, f"goto_table:{LOCAL}")
+
+
+def _ingress_by_tree(flows: Pipeline, peer: Peer) -> None:
+    for network in (*peer.subnets, *peer.sources):
+        flows.add(INGRESS, 100, src(network), f"goto_table:{LOCAL}")
+    for network in peer.subnets:
+        if network.version == 4:
+            flows.add(INGRESS, 100, f"arp,arp_spa={network}", f"goto_table:{LOCAL}")
+        else:
+            flows.add(INGRESS, 110, asked(network), f"goto_table:{LOCAL}")
+            match = f"icmp6,icmp_type=136,icmp_code=0,nd_target={network}"
+            flows.add(INGRESS, 110, match, f"goto_table:{LOCAL}")
+
+
+def _switch(flows: Pipeline, local: LocalSide) -> None:
+    for network in local.subnets:
+        if network.version == 6:  # asked by a host, whose link-local source nobody leases
+            flows.add(INGRESS, 110, asked(network), f"goto_table:{LOCAL}")
+    flows.add(NEIGHBOUR, 0, "", f"goto_table:{LOCAL}")
+    flows.add(LOCAL, 0, "", "NORMAL")
 
 
 def _neighbour(flows: Pipeline, config: OvsConfig, local: LocalSide, *, routed: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ovs_mesh.bridges import MARK, Bridge, Port
+from ovs_mesh.config import OvsConfig
 from ovs_mesh.datapath import Datapath
 from ovs_mesh.topology import Peer, TunnelPort
 from ovs_mesh.userspace import PHY, SWITCH_END
@@ -17,7 +18,7 @@ OTHER_CONFIG = {"disable-in-band": "true"}
 
 
 def bridges(
-    attach: str,
+    config: OvsConfig,
     datapath: Datapath,
     underlay_mac: str | None,
     tunnels: Sequence[TunnelPort],
@@ -26,18 +27,19 @@ def bridges(
 ) -> list[Bridge]:
     """The rows wanted; `pods` are the host ends of cables that go straight into obr0."""
     subnets = {peer.port: peer for peer in peers if not peer.chosen_by_flow}
+    tree = config.spanning_tree != "none"
     ports: list[Port] = []
-    if attach == KBR0:
-        ports.append(Port(SWITCH_CABLE_END, external_ids={MARK: "kbr0"}))
+    if config.attach == KBR0:
+        ports.append(Port(SWITCH_CABLE_END, external_ids={MARK: "kbr0"}, edge=tree))
     for tunnel in tunnels:
         notes = {MARK: "tunnel"}
         if (peer := subnets.get(tunnel.name)) is not None:
             notes |= {"peer": peer.remote, "subnet": " ".join(map(str, peer.subnets))}
         ports.append(Port(tunnel.name, tunnel.tunnel.kind, tunnel.options, notes))
-    ports += [Port(name, external_ids={MARK: "pod"}) for name in pods]
-    wanted = [Bridge(OBR0, datapath.type, OTHER_CONFIG, tuple(ports))]
+    ports += [Port(name, external_ids={MARK: "pod"}, edge=tree) for name in pods]
+    wanted = [Bridge(OBR0, datapath.type, OTHER_CONFIG, tuple(ports), config.spanning_tree)]
     if datapath.userspace:
-        config = OTHER_CONFIG | ({"hwaddr": underlay_mac} if underlay_mac else {})
+        settings = OTHER_CONFIG | ({"hwaddr": underlay_mac} if underlay_mac else {})
         cable = Port(SWITCH_END, external_ids={MARK: "underlay"})
-        wanted.insert(0, Bridge(PHY, datapath.type, config, (cable,)))
+        wanted.insert(0, Bridge(PHY, datapath.type, settings, (cable,)))
     return wanted

@@ -25,10 +25,14 @@ from ovs_mesh.bridges import MARK, Bridge, Found, Port, RowChange
 
 DEADLINE = 5.0  # seconds for the database and ovs-vswitchd to answer
 DATABASE = "Open_vSwitch"
+EDGE = "rstp-port-admin-edge"
 COLUMNS = {
     "Open_vSwitch": ["bridges", "cur_cfg", "next_cfg"],
-    "Bridge": ["name", "ports", "datapath_type", "other_config", "external_ids", "fail_mode"],
-    "Port": ["name", "interfaces", "external_ids"],
+    "Bridge": [
+        *("name", "ports", "datapath_type", "other_config", "external_ids", "fail_mode"),
+        *("stp_enable", "rstp_enable"),
+    ],
+    "Port": ["name", "interfaces", "external_ids", "other_config"],
     "Interface": ["name", "type", "options", "ofport", "error", "external_ids", "ofport_request"],
 }
 
@@ -196,9 +200,21 @@ def _found(row: Any) -> Found:
             continue
         interface = port.interfaces[0]
         ports.append(
-            Port(port.name, interface.type, dict(interface.options), dict(interface.external_ids))
+            Port(
+                port.name,
+                interface.type,
+                dict(interface.options),
+                dict(interface.external_ids),
+                edge=port.other_config.get(EDGE) == "true",
+            )
         )
-    bridge = Bridge(row.name, row.datapath_type or "system", dict(row.other_config), tuple(ports))
+    bridge = Bridge(
+        row.name,
+        row.datapath_type or "system",
+        dict(row.other_config),
+        tuple(ports),
+        "rstp" if row.rstp_enable else "stp" if row.stp_enable else "none",
+    )
     return Found(bridge, MARK in row.external_ids, frozenset(foreign))
 
 
@@ -226,6 +242,7 @@ def _apply(txn: Any, root: Any, bridges: dict[str, Any], change: RowChange) -> N
                 row.delvalue("ports", port)
         case "set-port" if change.port is not None:
             for port in _named(bridges[wanted.name].ports, change.port.name):
+                _set_port(port, change.port)
                 _set_interface(port.interfaces[0], change.port)
 
 
@@ -235,6 +252,8 @@ def _named(rows: Iterable[Any], name: str) -> list[Any]:
 
 def _set_bridge(row: Any, wanted: Bridge) -> None:
     row.datapath_type = wanted.datapath
+    row.stp_enable = wanted.spanning_tree == "stp"
+    row.rstp_enable = wanted.spanning_tree == "rstp"
     row.fail_mode = "secure"  # no flows, no traffic: never the default learning switch
     for key, value in wanted.other_config.items():
         row.setkey("other_config", key, value)  # an operator's own keys stay
@@ -247,8 +266,17 @@ def _add_port(txn: Any, bridge: Any, wanted: Port) -> None:
     port = txn.insert(txn.idl.tables["Port"])
     port.name = wanted.name
     port.external_ids = {MARK: "port"}
+    if wanted.edge:
+        port.other_config = {EDGE: "true"}
     port.interfaces = [interface]
     bridge.addvalue("ports", port)
+
+
+def _set_port(row: Any, wanted: Port) -> None:
+    if wanted.edge:
+        row.setkey("other_config", EDGE, "true")
+    elif EDGE in row.other_config:
+        row.delkey("other_config", EDGE)
 
 
 def _set_interface(row: Any, wanted: Port) -> None:

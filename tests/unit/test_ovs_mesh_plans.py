@@ -64,6 +64,8 @@ def test_defaults_are_vxlan_by_flow():
         ({"Tunnel": "gre", "Port": 4789}, "GRE has no ports"),
         ({"Port": 65536}, "Backend.Port"),
         ({"MTU": -1}, "Backend.MTU"),
+        ({"Mesh": "static", "SpanningTree": "mstp"}, "Backend.SpanningTree"),
+        ({"SpanningTree": "rstp"}, '"Mesh":"static"'),
         ({"Peers": [{"CIDR": "10.0.0.0/8"}]}, '"Mesh":"combined"'),
         ({"Mesh": "combined", "Peers": {}}, "Backend.Peers must be a list"),
         ({"Mesh": "combined", "Peers": [7]}, r"Backend.Peers\[1\]"),
@@ -154,7 +156,7 @@ def wanted_rows(ovs, *numbers):
     mesh = peers(ovs, *numbers)
     tunnels = topology.tunnel_ports(ovs, mesh)
     datapath = Datapath("netdev", "test")
-    return layout.bridges("kbr0", datapath, "02:00:00:00:00:01", tunnels, mesh, [])
+    return layout.bridges(ovs, datapath, "02:00:00:00:00:01", tunnels, mesh, [])
 
 
 def found(rows, foreign=()):
@@ -344,6 +346,25 @@ def test_operators_own_settings_of_our_bridge_stay():
         for row in rows
     }
     assert bridges.diff(rows, there) == []
+
+
+def test_spanning_tree_makes_a_learning_switch_that_knows_its_peers():
+    ovs = config(Mesh="static", SpanningTree="rstp")
+    rows = wanted_rows(ovs, 2)
+    bridge = next(row for row in rows if row.name == "obr0")
+    assert bridge.spanning_tree == "rstp"
+    assert {port.name: port.edge for port in bridge.ports} == {
+        "obr0-kbr0": True,
+        "192.168.64.12": False,
+    }
+    before = [Bridge(row.name, row.datapath, row.other_config, row.ports) for row in rows]
+    changes = bridges.diff(rows, {row.name: Found(row, ours=True) for row in before})
+    assert [change.verb for change in changes] == ["set-br"]
+    assert "rstp_enable=true" in changes[0].line()
+    local = flows.LocalSide(1, "0a:58:00:00:00:01", (), (IPv4Network("10.5.1.0/24"),), ())
+    lines = flows.pipeline(ovs, local, peers(ovs, 2), {"192.168.64.12": 4})
+    assert [line for line in lines if "10.5.2.0/24" in line and "in_port" in line] == []
+    assert [line for line in lines if "NORMAL" in line and "table=40," in line]
 
 
 # -- what one change costs -------------------------------------------------------------

@@ -1,0 +1,58 @@
+"""A static mesh under a spanning tree: loops are blocked, and a broken path is gone around."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+
+from lab import processes
+from lab.cluster import Lab
+from lab.hosts import host_ipv4
+from lab.matrix import measure
+
+HOSTS = (1, 2, 3)
+
+
+def blocked_ports(lab: Lab, number: int) -> list[str]:
+    """Peers whose tunnel the tree has taken out of use on a host."""
+    database = f"--db=unix:{lab.ovs(number).directory / 'db.sock'}"
+    blocked = []
+    for peer in HOSTS:
+        if peer != number:
+            get = ["ovs-vsctl", database, "get", "port", host_ipv4(peer), "rstp_status"]
+            status = subprocess.check_output(get, text=True)
+            if "rstp_port_state=Forwarding" not in status:
+                blocked.append(host_ipv4(peer))
+    return blocked
+
+
+def assert_all_reach_all(lab: Lab) -> None:
+    for family in (4, 6):
+        pods = lab.pod_endpoints(family)
+        cells = measure([*pods, *lab.host_endpoints(family)], pods, patience=60.0)
+        assert [cell for cell in cells if not cell.good] == []
+
+
+def test_loop_is_blocked_and_a_broken_path_is_gone_around(
+    make_lab: Callable[..., Lab], eventually: Callable[..., None]
+) -> None:
+    config = {"Type": "ovs", "Tunnel": "gre", "Mesh": "static", "SpanningTree": "rstp"}
+    lab = make_lab(hosts=3, pods_per_host=1, ipv6=True, backend=config)
+    assert_all_reach_all(lab)
+    eventually(
+        lambda: sum(bool(blocked_ports(lab, number)) for number in HOSTS) == 1,
+        "one end of one of three tunnels is blocked",
+    )
+    (idle,) = (number for number in HOSTS if blocked_ports(lab, number))
+    (unused,) = blocked_ports(lab, idle)
+    one = next(n for n in HOSTS if n != idle and host_ipv4(n) != unused)
+    for end, other in ((one, idle), (idle, one)):
+        hook = 'type filter hook ingress device "eth0" priority -10'
+        drop = f"{hook}; ip saddr {host_ipv4(other)} drop;"
+        table = f"table netdev broken {{ chain in {{ {drop} }}; }}"
+        nft = [*processes.enter(lab.names.host(end)), "nft", "-f", "-"]
+        subprocess.run(nft, input=table, text=True, check=True)
+    eventually(lambda: not blocked_ports(lab, idle), "the tunnel that was idle is in use", 30)
+    pods = lab.pod_endpoints(4)
+    cells = measure(pods, pods, patience=60.0)
+    assert [cell for cell in cells if not cell.good] == []
