@@ -21,6 +21,7 @@ Scale, one real daemon (mesh flow) among leases that were written to a real etcd
     back to back    the same for leases that come one after the other
     in the daemon   of that, as its log says: from the look at the host to the last change
     settling        CPU seconds of the daemon in the 5 s after its cold start
+    restart         from ovs-vswitchd's answering again, after a kill, to the flow of every peer
 
 There the baseline is `ovs-ofctl --bundle add-flows` writing the same flows to a new bridge,
 and then those of one more peer.
@@ -310,6 +311,15 @@ class Subject:
                 raise click.ClickException(f"not within 30 s: a flow {match}")
         return (time.time() - started) * 1000
 
+    def restart(self, count: int) -> float:
+        """Kill ovs-vswitchd and start it; seconds from its first answer to all flows."""
+        server = self.lab.ovs(1)
+        server.stop("ovs-vswitchd", grace=0)
+        server.start_switch()
+        started = time.perf_counter()
+        wait_until(lambda: self.flows() == count, f"flows of {count} peers")
+        return time.perf_counter() - started
+
     def cpu(self) -> float:
         """CPU seconds that the daemon took so far, without its children."""
         stat = Path(f"/proc/{self.lab.daemon_pid(1)}/stat").read_text().rpartition(")")[2].split()
@@ -371,6 +381,7 @@ def measure(daemon: Subject, there: int, count: int, report: Report) -> None:
         singles.append(daemon.one_more(count + number))
     crowded = [daemon.one_more(count + SINGLES + number) for number in range(SINGLES)]
     inside = daemon.in_daemon()
+    restart = daemon.restart(count + 2 * SINGLES)
     daemon.lab.stop_daemon(1)  # it would mend a strange bridge's changes meanwhile
     flows = daemon.ofctl("dump-flows", "obr0", "--no-stats").splitlines()
     number = daemon.first + count + 2 * SINGLES - 1
@@ -383,6 +394,7 @@ def measure(daemon: Subject, there: int, count: int, report: Report) -> None:
     report.add(DAEMON, f"{label}one more lease", statistics.median(singles), "ms")
     report.add(DAEMON, f"{label}back to back", statistics.median(crowded), "ms")
     report.add(DAEMON, f"{label}settling", settling, "s CPU")
+    report.add(DAEMON, f"{label}restart", restart, "s")
     if inside is not None:
         report.add(DAEMON, f"{label}in the daemon", inside, "ms")
 
