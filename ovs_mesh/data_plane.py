@@ -58,6 +58,12 @@ class Settled:
     """Numbers of obr0's ports by name."""
     flows: frozenset[str]
     """Of obr0, as they were written."""
+    plugged: dict[str, int]
+    """Cables of pods that are ports: ifindex by name."""
+
+    def replaced(self, plugged: dict[str, int]) -> bool:
+        """Whether a cable was made anew under a name that we knew."""
+        return any(self.plugged.get(name, index) != index for name, index in plugged.items())
 
 
 class OvsDataPlane:
@@ -83,8 +89,8 @@ class OvsDataPlane:
         self._peers: dict[int, tuple[Lease, Peer]] = {}
         """By id(lease): a lease that didn't change is the same object, and so is its Peer."""
         self._peer_flows = PeerFlows()
-        self._finished: set[tuple[str, str]] = set()
-        """Pods, by netns and interface, that compute their checksums."""
+        self._finished: set[int] = set()
+        """Cables, by ifindex, whose pod computes its checksums."""
 
     # -- flannel.backend.DataPlane -----------------------------------------------------
 
@@ -116,7 +122,10 @@ class OvsDataPlane:
             before, self._settled = self._settled, None  # nothing is, until all is done
             mesh = self._mesh(peers, own)
             pods = self._pods()
-            wanted = self._wanted(mesh, pods, underlay)
+            plugged = self._plugged(pods)
+            if before is not None and before.replaced(plugged):
+                before = None
+            wanted = self._wanted(mesh, plugged, underlay)
             lines = self._make_rows(wanted, before)
             moved = before is None or _devices(wanted) != _devices(before.rows)
             if self.datapath.userspace and moved:
@@ -127,9 +136,10 @@ class OvsDataPlane:
                 if before is None:
                     set_up(sock, SWITCH_CABLE_END)
                 local = self._local(sock, own, pods, ofports)
+            self._finish_checksums(pods, plugged)
             text = flows.pipeline(self.config, local, mesh, ofports, self._peer_flows)
             changes = self._make_flows(frozenset(text), before)
-            self._settled = Settled(wanted, ofports, frozenset(text))
+            self._settled = Settled(wanted, ofports, frozenset(text), plugged)
         if self._watch is not None:
             self._watch.ready()
         return lines + [change.line(OBR0) for change in changes]
@@ -137,7 +147,8 @@ class OvsDataPlane:
     def plan(self, own: Lease, peers: Sequence[Lease], underlay: Underlay) -> list[str]:
         """What `reconcile` would do, as far as it follows from what is there. Raises OSError."""
         mesh, pods = self._mesh(peers, own), self._pods()
-        lines = [change.line() for change in self._row_changes(self._wanted(mesh, pods, underlay))]
+        wanted = self._wanted(mesh, self._plugged(pods), underlay)
+        lines = [change.line() for change in self._row_changes(wanted)]
         lines.append(f"# datapath {self.datapath.type}: {self.datapath.reason}")
         ofports = self._database().ofports(OBR0)
         with NetlinkSocket() as sock, contextlib.suppress(OvsdbError):
@@ -251,15 +262,29 @@ class OvsDataPlane:
         except AddressBookError as error:
             raise OSError(str(error)) from None
 
+    def _plugged(self, pods: Sequence[PodEntry]) -> dict[str, int]:
+        """Cables of pods that belong into obr0: ifindex by name."""
+        if self.config.attach != OBR0:
+            return {}
+        with NetlinkSocket() as sock:
+            links = {pod.host_link: find_link(sock, pod.host_link) for pod in pods}
+        return {name: link.index for name, link in links.items() if link is not None}
+
     def _wanted(
-        self, mesh: Sequence[Peer], pods: Sequence[PodEntry], underlay: Underlay
+        self, mesh: Sequence[Peer], plugged: Iterable[str], underlay: Underlay
     ) -> list[Bridge]:
-        plugged = []
-        if self.config.attach == OBR0:
-            with NetlinkSocket() as sock:
-                plugged = [pod.host_link for pod in pods if find_link(sock, pod.host_link)]
         tunnels = topology.tunnel_ports(self.config, mesh)
-        return layout.bridges(self.config, self.datapath, underlay.mac, tunnels, mesh, plugged)
+        names = list(plugged)
+        return layout.bridges(self.config, self.datapath, underlay.mac, tunnels, mesh, names)
+
+    def _finish_checksums(self, pods: Sequence[PodEntry], plugged: dict[str, int]) -> None:
+        if not self.datapath.userspace:
+            return
+        cables = {plugged[pod.host_link]: pod for pod in pods if pod.host_link in plugged}
+        self._finished &= cables.keys()
+        for index in cables.keys() - self._finished:
+            _finish_checksums(cables[index])
+            self._finished.add(index)
 
     def _userspace(self, underlay: Underlay, wanted: Sequence[Bridge]) -> list[str]:
         with Kernel() as kernel:
@@ -304,12 +329,6 @@ class OvsDataPlane:
         port = "LOCAL" if on_switch else ofports.get(SWITCH_CABLE_END)
         if gateway is None or port is None:
             raise OvsdbError(f"obr0: port {SWITCH_CABLE_END} is not open yet")
-        if on_switch and self.datapath.userspace:
-            there = {(pod.netns, pod.ifname): pod for pod in pods}
-            self._finished &= there.keys()
-            for key in there.keys() - self._finished:
-                _finish_checksums(there[key])
-                self._finished.add(key)
         return flows.LocalSide(
             gateway_port=port,
             gateway_mac=gateway.mac,
