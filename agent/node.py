@@ -298,9 +298,9 @@ class Node:
             if isinstance(self.data_plane, WatchedDataPlane):
                 self.data_plane.watch(self._data_plane_changed)
         peers = list(desired.peers.values())
-        if delta is None and isinstance(self.data_plane, WatchedDataPlane):
-            self.data_plane.look_again()
         if self.data_plane is not None:
+            if delta is None and isinstance(self.data_plane, WatchedDataPlane):
+                self.data_plane.look_again()
             self.data_plane.prepare(situation.own, situation.underlay)
         if delta is None:
             outcome = reconcile(desired.whole(), self.kernel)

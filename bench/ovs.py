@@ -73,12 +73,6 @@ GOALS = (("TCP 1 stream", "at least", 0.9), ("round trip", "at most", 1 / 0.9))
 # -- the baseline --------------------------------------------------------------------------
 
 
-def vsctl(server: OvsServer, *words: str) -> None:
-    """Change the database and wait for ovs-vswitchd. Raises CalledProcessError."""
-    database = f"--db=unix:{server.directory / 'db.sock'}"
-    subprocess.run(["ovs-vsctl", "--timeout=20", database, *words], check=True)
-
-
 def make_host(names: Names, number: int, tunnel: str, server: OvsServer) -> None:
     """One host of the recipe with one pod, 10.9.NUMBER.2."""
     hosts.make_host(names, number, UNDERLAY_MTU, ipv6=False)
@@ -100,8 +94,7 @@ def make_host(names: Names, number: int, tunnel: str, server: OvsServer) -> None
     server.start()
     userspace = ("datapath_type=netdev", "fail_mode=standalone")
     port = [f"options:dst_port={IANA_PORT[tunnel]}"] if IANA_PORT[tunnel] else []
-    vsctl(
-        server,
+    server.vsctl(
         *("add-br", "br-phy", "--", "set", "bridge", "br-phy", *userspace),
         *(f"other_config:hwaddr={mac}", "--", "add-port", "br-phy", "eth0"),
         *("--", "add-br", "br0", "--", "set", "bridge", "br0", *userspace),
@@ -292,7 +285,7 @@ class Subject:
         """Start on a host without a bridge; seconds to the flow of each of `count` peers."""
         self.lab.stop_daemon(1)
         names = ("obr0", "obr0-phy")
-        vsctl(self.lab.ovs(1), *(w for n in names for w in ("--", "--if-exists", "del-br", n)))
+        self.lab.ovs(1).vsctl(*(w for n in names for w in ("--", "--if-exists", "del-br", n)))
         (self.lab.host_dir(1) / "flatmeshd.log").write_text("")
         started = time.perf_counter()
         self.lab.start_daemon(1)
@@ -334,7 +327,7 @@ class Subject:
         """Seconds of ovs-ofctl writing all flows to a new bridge, and then the last peer's."""
         server = self.lab.ovs(1)
         try:
-            vsctl(server, "add-br", "hand", "--", "set", "bridge", "hand", "datapath_type=netdev")
+            server.vsctl("add-br", "hand", "--", "set", "bridge", "hand", "datapath_type=netdev")
             whole = self._timed_add([flow for flow in flows if flow not in last])
             one = statistics.median(self._timed_add(last) for _ in range(5))
             there = len(self.ofctl("dump-flows", "hand", "--no-stats").splitlines())
@@ -342,7 +335,7 @@ class Subject:
                 raise click.ClickException(f"ovs-ofctl wrote {there} of {len(flows)} flows")
             return whole, one
         finally:
-            vsctl(server, "--if-exists", "del-br", "hand")
+            server.vsctl("--if-exists", "del-br", "hand")
 
     def _timed_add(self, flows: list[str]) -> float:
         started = time.perf_counter()

@@ -27,7 +27,7 @@ from ipam.subnet_env import SubnetEnv
 from lab import hosts, processes
 from lab.etcd_server import EtcdServer
 from lab.hosts import LabError, Names
-from lab.matrix import Endpoint
+from lab.matrix import Cell, Endpoint, measure
 from lab.ovs_server import OvsServer
 from lab.runtime import Attachment, Runtime
 
@@ -367,6 +367,11 @@ class Lab:
             if addresses:
                 endpoints.append(Endpoint(f"h{pod.host}-{pod.name}", pod.netns, addresses))
         return endpoints
+
+    def matrix(self, family: int, patience: float) -> list[Cell]:
+        """Probe from every pod and host to every pod; see lab.matrix.measure."""
+        pods = self.pod_endpoints(family)
+        return measure([*pods, *self.host_endpoints(family)], pods, patience)
 
     def host_endpoints(self, family: int) -> list[Endpoint]:
         """Hosts likewise: every global address of theirs is their own."""

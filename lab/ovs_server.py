@@ -57,13 +57,20 @@ class OvsServer:
             f"--unixctl={self.directory / 'ovsdb-server.ctl'}",
         )
         self._wait("ovsdb-server", sock)
-        init = ["ovs-vsctl", f"--db=unix:{sock}", "--no-wait", "init"]
-        subprocess.run(init, check=True, capture_output=True)
+        self.vsctl("--no-wait", "init")
 
     def start_switch(self) -> None:
         """Start ovs-vswitchd. Raises LabError when it doesn't serve in time."""
         pid = self._spawn("ovs-vswitchd", f"unix:{self.directory / 'db.sock'}")
         self._wait("ovs-vswitchd", self.directory / f"ovs-vswitchd.{pid}.ctl")
+
+    def vsctl(self, *words: str) -> str:
+        """Ask or change the database; returns the answer. Raises LabError."""
+        argv = ["ovs-vsctl", "--timeout=20", f"--db=unix:{self.directory / 'db.sock'}", *words]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise LabError(f"ovs-vsctl {' '.join(words)}: {done.stderr.strip()}")
+        return done.stdout.strip()
 
     def pid(self, program: str) -> int | None:
         """The pid of `ovsdb-server` or `ovs-vswitchd` if it runs."""

@@ -126,20 +126,20 @@ class OvsDataPlane:
             if before is not None and before.replaced(plugged):
                 before = None
             wanted = self._wanted(mesh, plugged, underlay)
-            lines = self._make_rows(wanted, before)
+            rows = self._make_rows(wanted, before)
             moved = before is None or _devices(wanted) != _devices(before.rows)
-            if self.datapath.userspace and moved:
-                lines += self._userspace(underlay, wanted)
-            same = before is not None and wanted == before.rows
-            ofports = before.ofports if before is not None and same else self._ofports(wanted)
+            userspace = self.datapath.userspace and moved
+            lines = rows + (self._userspace(underlay, wanted) if userspace else [])
+            ofports = self._ofports(wanted) if before is None or rows else before.ofports
             with NetlinkSocket() as sock:
                 if before is None:
                     set_up(sock, SWITCH_CABLE_END)
                 local = self._local(sock, own, pods, ofports)
             self._finish_checksums(pods, plugged)
             text = flows.pipeline(self.config, local, mesh, ofports, self._peer_flows)
-            changes = self._make_flows(frozenset(text), before)
-            self._settled = Settled(wanted, ofports, frozenset(text), plugged)
+            settled = Settled(wanted, ofports, frozenset(text), plugged)
+            changes = self._make_flows(settled.flows, before)
+            self._settled = settled
         if self._watch is not None:
             self._watch.ready()
         return lines + [change.line(OBR0) for change in changes]
@@ -217,8 +217,6 @@ class OvsDataPlane:
     def _make_rows(self, wanted: list[Bridge], before: Settled | None) -> list[str]:
         if before is None:
             changes = self._row_changes(wanted)
-        elif wanted == before.rows:
-            return []
         else:
             found = {bridge.name: Found(bridge, ours=True) for bridge in before.rows}
             changes = bridges.diff(wanted, found)
@@ -274,8 +272,7 @@ class OvsDataPlane:
         self, mesh: Sequence[Peer], plugged: Iterable[str], underlay: Underlay
     ) -> list[Bridge]:
         tunnels = topology.tunnel_ports(self.config, mesh)
-        names = list(plugged)
-        return layout.bridges(self.config, self.datapath, underlay.mac, tunnels, mesh, names)
+        return layout.bridges(self.config, self.datapath, underlay.mac, tunnels, mesh, plugged)
 
     def _finish_checksums(self, pods: Sequence[PodEntry], plugged: dict[str, int]) -> None:
         if not self.datapath.userspace:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ovs_mesh.bridges import MARK, Bridge, Port
 from ovs_mesh.config import OvsConfig
@@ -23,7 +23,7 @@ def bridges(
     underlay_mac: str | None,
     tunnels: Sequence[TunnelPort],
     peers: Sequence[Peer],
-    pods: Sequence[str],
+    pods: Iterable[str],
 ) -> list[Bridge]:
     """The rows wanted; `pods` are the host ends of cables that go straight into obr0."""
     subnets = {peer.port: peer for peer in peers if not peer.chosen_by_flow}

@@ -12,7 +12,6 @@ Sources: ovs-ofctl(8).
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -98,14 +97,15 @@ class Switch:
     def _run(
         self, command: str, *arguments: str, text: str = "", expected: Sequence[int] = (0,)
     ) -> str:
-        program = shutil.which("ovs-ofctl")
-        if program is None:
-            raise OpenFlowError("ovs-ofctl is not installed: apt install openvswitch-switch")
-        argv = [program, "--no-names", "-O", "OpenFlow14", command, *arguments]
+        argv = ["ovs-ofctl", "--no-names", "-O", "OpenFlow14", command, *arguments]
         try:
             done = subprocess.run(
                 argv, input=text, capture_output=True, text=True, check=False, timeout=DEADLINE
             )
+        except FileNotFoundError:
+            raise OpenFlowError(
+                "ovs-ofctl is not installed: apt install openvswitch-switch"
+            ) from None
         except subprocess.TimeoutExpired:
             raise OpenFlowError(f"bridge {self.bridge}: no answer in {DEADLINE:.0f} s") from None
         if done.returncode not in expected:
@@ -128,10 +128,12 @@ def _read(difference: str) -> list[FlowChange]:
 
 
 def _changes(add: Sequence[str], delete: Sequence[str]) -> list[FlowChange]:
-    replaced, there = {_match(flow) for flow in add}, {_match(flow) for flow in delete}
-    gone = [f"{MINE}/-1,{match}" for match in map(_match, delete) if match not in replaced]
+    wanted = [(_match(flow), flow) for flow in add]
+    there = [_match(flow) for flow in delete]
+    replaced, known = {match for match, _ in wanted}, set(there)
+    gone = [f"{MINE}/-1,{match}" for match in there if match not in replaced]
     return [FlowChange("delete_strict", flow) for flow in gone] + [
-        FlowChange("add", flow, _match(flow) in there) for flow in add
+        FlowChange("add", flow, match in known) for match, flow in wanted
     ]
 
 

@@ -131,14 +131,15 @@ def eventually() -> Callable[..., None]:
 @pytest.fixture
 def scrape() -> Callable[[Lab, int], list[str]]:
     """The lines of a host's /metrics; its daemon is started again for that."""
-    get = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9000/metrics').read())"
+    url = "http://127.0.0.1:9000/metrics"
+    get = f"import urllib.request as r; print(r.urlopen('{url}').read().decode())"
 
     def page(lab: Lab, number: int) -> list[str]:
         lab.stop_daemon(number)
         lab.start_daemon(number, "--healthz-ip=127.0.0.1", "--healthz-port=9000")
         lab.wait_ready(number)
         argv = [*processes.enter(lab.names.host(number)), sys.executable, "-c", get]
-        return subprocess.check_output(argv, text=True).replace("\\n", "\n").splitlines()
+        return subprocess.check_output(argv, text=True).splitlines()
 
     return page
 

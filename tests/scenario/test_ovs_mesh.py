@@ -90,8 +90,7 @@ def wait_for_all_flows(lab: Lab) -> None:
 
 def assert_all_reach_all(lab: Lab) -> None:
     for family in (4, 6):
-        pods = lab.pod_endpoints(family)
-        cells = measure([*pods, *lab.host_endpoints(family)], pods, patience=30.0)
+        cells = lab.matrix(family, patience=30.0)
         assert len(cells) == 3 * 2 + 3 * 3
         assert [cell for cell in cells if not cell.good] == []
 
@@ -109,14 +108,6 @@ def stateless(lab: Lab, number: int) -> set[str]:
         check=False,
     )
     return {line.strip() for line in done.stdout.splitlines() if f"{COOKIE:#x}" in line}
-
-
-def vsctl(lab: Lab, number: int, *arguments: str) -> str:
-    database = f"--db=unix:{lab.ovs(number).directory / 'db.sock'}"
-    done = subprocess.run(
-        ["ovs-vsctl", database, *arguments], capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
 
 
 def test_every_pod_reaches_every_pod_and_every_host_every_pod(mesh: Lab) -> None:
@@ -213,12 +204,12 @@ def test_what_was_broken_by_hand_is_repaired_and_foreign_things_stay(
     eventually(lambda: stateless(mesh, 1) == before, "the changed flows are as they were")
     tunnel = next(
         name
-        for name in vsctl(mesh, 1, "list-ports", "obr0").splitlines()
+        for name in mesh.ovs(1).vsctl("list-ports", "obr0").splitlines()
         if name.startswith(("mesh-", "192."))
     )
-    vsctl(mesh, 1, "--no-wait", "del-port", "obr0", tunnel)
+    mesh.ovs(1).vsctl("--no-wait", "del-port", "obr0", tunnel)
     eventually(
-        lambda: tunnel in vsctl(mesh, 1, "list-ports", "obr0").splitlines(), "the port is back"
+        lambda: tunnel in mesh.ovs(1).vsctl("list-ports", "obr0").splitlines(), "the port is back"
     )
     assert_all_reach_all(mesh)
     assert "nw_dst=203.0.113.9" in on(host, f"ovs-ofctl dump-flows {target} table=99")
@@ -261,7 +252,7 @@ def test_ovsdb_server_away_and_back(mesh: Lab, eventually: Eventually) -> None:
 def test_cleanup_removes_all_that_is_ours(mesh: Lab, on: On) -> None:
     host = mesh.names.host(1)
     mesh.stop_daemon(1)
-    vsctl(mesh, 1, "--no-wait", "--may-exist", "add-br", "theirs")
+    mesh.ovs(1).vsctl("--no-wait", "--may-exist", "add-br", "theirs")
     done = subprocess.run(
         [*processes.enter(host), sys.executable, "-I", "-m", "agent.main", "--cleanup"],
         env={**os.environ, **mesh.environment(1)},
@@ -271,13 +262,13 @@ def test_cleanup_removes_all_that_is_ours(mesh: Lab, on: On) -> None:
     )
     try:
         assert done.returncode == 0, done.stderr
-        assert vsctl(mesh, 1, "list-br") == "theirs"
+        assert mesh.ovs(1).vsctl("list-br") == "theirs"
         links = {link["ifname"] for link in json.loads(on(host, "ip -json link"))}
         assert not links & {"obr0", "obr0-phy", "kbr0-obr0", "obr0-kbr0", "phy-host", "phy-ovs"}
         assert "flatmesh" not in on(host, "nft list tables")
         assert not (mesh.host_dir(1) / "run/attach.json").exists()
     finally:
-        vsctl(mesh, 1, "--no-wait", "del-br", "theirs")
+        mesh.ovs(1).vsctl("--no-wait", "del-br", "theirs")
         mesh.start_daemon(1)
         mesh.wait_ready(1)
 
@@ -294,12 +285,12 @@ def test_mesh_and_tunnel_change_while_pods_talk(
         lab.configure(config)
         expected = "mesh-gre" if style == "combined" else port_name_of(3)
         eventually(
-            lambda name=expected: name in vsctl(lab, 1, "list-ports", "obr0").splitlines(),
+            lambda name=expected: name in lab.ovs(1).vsctl("list-ports", "obr0").splitlines(),
             f"host 1 has followed to {tunnel} {style}",
         )
         eventually(
             lambda kind=tunnel, name=expected: (
-                vsctl(lab, 1, "--if-exists", "get", "interface", name, "type") == kind
+                lab.ovs(1).vsctl("--if-exists", "get", "interface", name, "type") == kind
             ),
             f"its tunnels are {tunnel}",
         )
@@ -317,14 +308,14 @@ def test_backend_changes_to_vxlan_and_back(
     lab.configure({**lab.spec.cluster_config(), "Backend": {"Type": "vxlan"}})
     for number in lab.host_numbers:
         host = lab.names.host(number)
-        eventually(lambda n=number: "obr0" not in vsctl(lab, n, "list-br"), "the mesh has gone")
+        eventually(lambda n=number: "obr0" not in lab.ovs(n).vsctl("list-br"), "the mesh has gone")
         eventually(lambda h=host: "flannel-v6.1" in on(h, "ip addr"), "vxlan is there")
         eventually(lambda h=host: len(vtep_addresses(on, h)) == 2, "with its addresses")
     assert_all_reach_all(lab)
     lab.configure(lab.spec.cluster_config())
     for number in lab.host_numbers:
         host = lab.names.host(number)
-        eventually(lambda n=number: "obr0" in vsctl(lab, n, "list-br"), "the mesh is back")
+        eventually(lambda n=number: "obr0" in lab.ovs(n).vsctl("list-br"), "the mesh is back")
         eventually(lambda h=host: not vtep_addresses(on, h), "vxlan has gone")
     assert_all_reach_all(lab)
 

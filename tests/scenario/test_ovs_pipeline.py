@@ -84,22 +84,16 @@ def warm(lab: Lab, known: Known) -> None:
 
 def look(lab: Lab) -> Known:
     mine, theirs = (next(p for p in lab.pods if p.host == number) for number in (1, 2))
-    rundir = lab.ovs(1).directory
+    server = lab.ovs(1)
     ports = {}
     for name in ("obr0-kbr0", "mesh-gre", host_ipv4(2)):
-        found = subprocess.run(
-            ["ovs-vsctl", f"--db=unix:{rundir / 'db.sock'}", "get", "interface", name, "ofport"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if found.returncode == 0:
-            ports["uplink" if name == "obr0-kbr0" else "tunnel"] = int(found.stdout)
+        if number := server.vsctl("--if-exists", "get", "interface", name, "ofport"):
+            ports["uplink" if name == "obr0-kbr0" else "tunnel"] = int(number)
     interfaces = {i["name"]: i["mac"] for i in mine.result["interfaces"]}
     v4, v6 = (next(a for a in mine.addresses if (":" in a) is six) for six in (False, True))
     r4, r6 = (next(a for a in theirs.addresses if (":" in a) is six) for six in (False, True))
     return Known(
-        rundir,
+        server.directory,
         ports["uplink"],
         ports["tunnel"],
         interfaces["kbr0"],

@@ -15,12 +15,10 @@ HOSTS = (1, 2, 3)
 
 def blocked_ports(lab: Lab, number: int) -> list[str]:
     """Peers whose tunnel the tree has taken out of use on a host."""
-    database = f"--db=unix:{lab.ovs(number).directory / 'db.sock'}"
     blocked = []
     for peer in HOSTS:
         if peer != number:
-            get = ["ovs-vsctl", database, "get", "port", host_ipv4(peer), "rstp_status"]
-            status = subprocess.check_output(get, text=True)
+            status = lab.ovs(number).vsctl("get", "port", host_ipv4(peer), "rstp_status")
             if "rstp_port_state=Forwarding" not in status:
                 blocked.append(host_ipv4(peer))
     return blocked
@@ -28,8 +26,7 @@ def blocked_ports(lab: Lab, number: int) -> list[str]:
 
 def assert_all_reach_all(lab: Lab) -> None:
     for family in (4, 6):
-        pods = lab.pod_endpoints(family)
-        cells = measure([*pods, *lab.host_endpoints(family)], pods, patience=60.0)
+        cells = lab.matrix(family, patience=60.0)
         assert [cell for cell in cells if not cell.good] == []
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from lab.cluster import Lab
-from lab.matrix import measure
 
 BACKENDS: list[dict[str, Any]] = [
     {"Type": "vxlan"},
@@ -21,7 +20,7 @@ BACKENDS: list[dict[str, Any]] = [
 
 def assert_full_matrix(lab: Lab, family: int) -> None:
     pods = lab.pod_endpoints(family)
-    cells = measure([*pods, *lab.host_endpoints(family)], pods, patience=20.0)
+    cells = lab.matrix(family, patience=20.0)
     assert len(pods) == lab.spec.hosts * lab.spec.pods_per_host
     assert len(cells) == len(pods) * (len(pods) - 1) + lab.spec.hosts * len(pods)
     assert [cell for cell in cells if not cell.good] == []
