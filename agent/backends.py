@@ -11,15 +11,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
-from flannel.backend import Backend, DataPlane
+from backend.protocol import Backend, DataPlane
 from ipam.network import ConfigError, NetworkConfig
 
 log = logging.getLogger("agent")
 BACKENDS = {
     "vxlan": "flannel.vxlan:VxlanBackend",
     "host-gw": "flannel.host_gw:HostGwBackend",
-    "udp": "flannel.udp:UdpBackend",
-    "wireguard": "flannel.wireguard:WireguardBackend",
+    "udp": "flannel.udp.backend:UdpBackend",
+    "wireguard": "flannel.wireguard.backend:WireguardBackend",
     "ovs": "ovs_mesh.backend:OvsBackend",
 }
 

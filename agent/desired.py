@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.settings import Settings
+from backend.protocol import Backend
 from flannel import masquerade
-from flannel.backend import Backend
 from hostnet.state import HostState, Sysctl, merge
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, PeerUnusableError

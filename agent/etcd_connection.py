@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from agent.settings import EtcdSettings
-from ipam.etcd import Etcd
+from etcd.client import Etcd
 
 
 @contextlib.asynccontextmanager

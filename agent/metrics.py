@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from flannel.backend import CountingDataPlane, DataPlane
+from backend.protocol import CountingDataPlane, DataPlane
 
 # seconds: a single changed lease takes about a millisecond, 10,000 peers from nothing about one
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)

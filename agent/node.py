@@ -37,14 +37,14 @@ from agent.lease_memory import LeaseMemory
 from agent.metrics import Metrics
 from agent.settings import Settings
 from agent.underlay import find_underlay
-from flannel.backend import Backend, DataPlane, WatchedDataPlane
+from backend.protocol import Backend, DataPlane, WatchedDataPlane
+from etcd.client import EtcdError
 from hostnet.apply import Outcome, reconcile
 from hostnet.events import Monitor
 from hostnet.kernel import Kernel
 from hostnet.state import HostState
 from hostnet.underlay import Underlay
 from hostnet.underlay_detect import UnderlayError
-from ipam.etcd import EtcdError
 from ipam.lease import Lease, PeerUnusableError
 from ipam.lease_view import LeaseView, Snapshot
 from ipam.network import ConfigError, NetworkConfig

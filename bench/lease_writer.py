@@ -11,7 +11,7 @@ import json
 import sys
 import time
 
-from ipam.etcd import Etcd
+from etcd.client import Etcd
 
 PREFIX = "/coreos.com/network/subnets/"
 RELEASED = "/coreos.com/network/released/"

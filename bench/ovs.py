@@ -52,7 +52,7 @@ from bench.report import Report
 from bench.scale import CHANGES, TICK, wait_until
 from bench.throughput import UNDERLAY, Path2, gigabits, iperf_server
 from bench.udp import Figures, busy_seconds, round_trips
-from ipam.etcd import Etcd
+from etcd.client import Etcd
 from lab import hosts, ovs_server, processes
 from lab.cluster import Lab, LabSpec
 from lab.hosts import LabError, Names, ip

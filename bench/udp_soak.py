@@ -24,7 +24,7 @@ from typing import Any
 
 import click
 
-from flannel.udp_control import UdpFiles, call
+from flannel.udp.control import UdpFiles, call
 from lab import processes
 from lab.cluster import Lab, LabSpec
 

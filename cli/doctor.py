@@ -22,12 +22,12 @@ from rich.console import Console
 
 from cni.host import from_environment, socket_path
 from cni.install import EXECUTABLES
-from flannel.udp import NOT_COMPILED
-from hostnet import nftables
+from flannel.udp.backend import NOT_COMPILED
 from hostnet.kernel import Kernel
-from hostnet.link import add_link, delete_link, settings
-from hostnet.netlink import NetlinkError, NetlinkSocket
+from hostnet.kinds.link import add_link, delete_link, settings
+from hostnet.netlink.socket import NetlinkError, NetlinkSocket
 from hostnet.netns import run_in_new
+from hostnet.nft import tables as nftables
 from ipam.subnet_env import SubnetEnv, SubnetEnvError
 
 BIN_DIR = Path("/opt/cni/bin")
@@ -122,7 +122,7 @@ def host() -> Iterator[Finding]:
 
 def tools() -> Iterator[Finding]:
     """What only some backends need."""
-    compiled = find_spec("flannel._udp") is not None
+    compiled = find_spec("flannel.udp._plane") is not None
     text = "its C part is compiled" if compiled else f"off: {NOT_COMPILED}"
     yield Finding("backend udp", compiled, text, fatal=False)
     for program, why in (

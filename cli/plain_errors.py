@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipam.etcd import EtcdError
+from etcd.client import EtcdError
 from ipam.lease import LeaseError
 from ipam.network import ConfigError
 from ipam.registry import NoFreeSubnetError

@@ -10,10 +10,10 @@ import errno
 from pathlib import Path
 
 from cni.firewall import TABLE
-from hostnet import nftables
 from hostnet.kernel import Kernel
-from hostnet.link import delete_link
-from hostnet.netlink import NetlinkError
+from hostnet.kinds.link import delete_link
+from hostnet.netlink.socket import NetlinkError
+from hostnet.nft import tables as nftables
 from hostnet.ownership import POD_ALIAS
 
 

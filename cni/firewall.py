@@ -89,7 +89,7 @@ def _text(commands: list[tuple[str, str]]) -> str:
 
 def _nftables() -> ModuleType:
     """The module, loaded when the first pod needs it: most never do, and it takes 15 ms."""
-    from hostnet import nftables  # noqa: PLC0415
+    from hostnet.nft import tables as nftables  # noqa: PLC0415
 
     return nftables
 

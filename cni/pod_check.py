@@ -14,11 +14,11 @@ from cni.attachments import Record
 from cni.errors import CHECK_FAILED, INVALID_CONFIG, CniError
 from cni.request import Request
 from cni.result import Interface, Ip, Result
-from hostnet.address import dump_addresses, parse_addresses
 from hostnet.find_link import find_link
-from hostnet.link import FoundLink
-from hostnet.netlink import NetlinkSocket
-from hostnet.route import RTM_GETROUTE, dump_routes, parse_route
+from hostnet.kinds.address import dump_addresses, parse_addresses
+from hostnet.kinds.link import FoundLink
+from hostnet.kinds.route import RTM_GETROUTE, dump_routes, parse_route
+from hostnet.netlink.socket import NetlinkSocket
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 

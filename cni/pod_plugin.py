@@ -49,10 +49,10 @@ from cni.host import Host
 from cni.ipam_config import PoolConfig
 from cni.request import Key, Request
 from cni.result import Interface, Ip, Result, Route, parse_dns
-from hostnet import sysctl
 from hostnet.find_link import find_link
-from hostnet.link import FoundLink
-from hostnet.netlink import NetlinkSocket
+from hostnet.kinds import sysctl
+from hostnet.kinds.link import FoundLink
+from hostnet.netlink.socket import NetlinkSocket
 from hostnet.netns import entered
 from hostnet.ownership import POD_ALIAS
 from hostnet.state import Sysctl

@@ -19,8 +19,8 @@ from cni.fault_points import reach
 from cni.host import Host
 from cni.request import Key, Request
 from hostnet.find_link import find_link
-from hostnet.link import RTM_GETLINK, dump_links, parse_link
-from hostnet.netlink import NetlinkSocket
+from hostnet.kinds.link import RTM_GETLINK, dump_links, parse_link
+from hostnet.netlink.socket import NetlinkSocket
 from hostnet.ownership import POD_ALIAS
 
 PLUGIN = "flatmesh"

@@ -17,8 +17,8 @@ import select
 import socket
 import threading
 
-from hostnet.link import RTM_DELLINK, delete_link, parse_link
-from hostnet.netlink import NetlinkError, NetlinkSocket, messages
+from hostnet.kinds.link import RTM_DELLINK, delete_link, parse_link
+from hostnet.netlink.socket import NetlinkError, NetlinkSocket, messages
 from hostnet.netns import NetnsRef
 
 RTNLGRP_LINK = 1  # linux/rtnetlink.h

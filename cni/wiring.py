@@ -26,15 +26,15 @@ from cni import cidr
 from cni.bridge_config import BridgeConfig
 from cni.errors import ATTACHMENT_EXISTS, INVALID_CONFIG, NETWORK_FAILURE, CniError
 from cni.result import Ip, Route
-from hostnet.address import (
+from hostnet.address_mac import GATEWAY_PREFIX, mac_after
+from hostnet.find_link import find_link
+from hostnet.kinds.address import (
     delete_addresses,
     dump_addresses,
     parse_addresses,
     put_addresses,
 )
-from hostnet.address_mac import GATEWAY_PREFIX, mac_after
-from hostnet.find_link import find_link
-from hostnet.link import (
+from hostnet.kinds.link import (
     IFF_PROMISC,
     FoundLink,
     add_link,
@@ -47,7 +47,8 @@ from hostnet.link import (
     set_port,
     settings,
 )
-from hostnet.netlink import (
+from hostnet.kinds.route import put_routes
+from hostnet.netlink.socket import (
     NLM_F_APPEND,
     NLM_F_CREATE,
     Bulk,
@@ -56,7 +57,6 @@ from hostnet.netlink import (
     Request,
 )
 from hostnet.ownership import POD_ALIAS
-from hostnet.route import put_routes
 from hostnet.state import Address, Bridge
 from hostnet.state import Route as KernelRoute
 

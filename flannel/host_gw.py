@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from flannel.backend import DataPlane, PeerUnusableError
+from backend.protocol import DataPlane, PeerUnusableError
 from hostnet.state import HostState, Route
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes

@@ -24,7 +24,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
-from flannel.backend import DataPlane, PeerUnusableError
+from backend.protocol import DataPlane, PeerUnusableError
 from hostnet.state import Address, FdbEntry, HostState, Link, Neighbour, Route, Vxlan
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes

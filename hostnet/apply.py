@@ -20,10 +20,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hostnet import nftables, plan_lines, sysctl
-from hostnet.address import delete_addresses, put_addresses
+from hostnet import plan_lines
 from hostnet.kernel import Kernel
-from hostnet.link import (
+from hostnet.kinds import sysctl
+from hostnet.kinds.address import delete_addresses, put_addresses
+from hostnet.kinds.link import (
     add_link,
     add_veth,
     bridge_data,
@@ -35,17 +36,18 @@ from hostnet.link import (
     vlan_filtering_data,
     vxlan_data,
 )
-from hostnet.neighbour import delete_fdb, delete_neighbours, put_fdb, put_neighbours
-from hostnet.netlink import Bulk, NetlinkError, Request
-from hostnet.plan import Plan, Step, diff
-from hostnet.plan_lines import LinkChange
-from hostnet.route import (
+from hostnet.kinds.neighbour import delete_fdb, delete_neighbours, put_fdb, put_neighbours
+from hostnet.kinds.route import (
     NexthopTable,
     delete_nexthops,
     delete_routes,
     put_nexthops,
     put_routes,
 )
+from hostnet.netlink.socket import Bulk, NetlinkError, Request
+from hostnet.nft import tables as nftables
+from hostnet.plan import Plan, Step, diff
+from hostnet.plan_lines import LinkChange
 from hostnet.state import Bridge, HostState, Link, Veth, Vxlan
 
 GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})

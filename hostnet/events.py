@@ -32,14 +32,14 @@ import struct
 from collections.abc import Iterable
 from typing import Self
 
-from hostnet.address import (
+from hostnet.kinds.address import (
     RT_SCOPE_LINK,
     RTM_DELADDR,
     RTM_NEWADDR,
     dump_addresses,
     parse_address,
 )
-from hostnet.link import (
+from hostnet.kinds.link import (
     IFF_LOWER_UP,
     IFF_UP,
     RTM_DELLINK,
@@ -48,34 +48,34 @@ from hostnet.link import (
     dump_links,
     parse_link,
 )
-from hostnet.neighbour import (
+from hostnet.kinds.neighbour import (
     NDA_DST,
     NDA_LLADDR,
     NUD_PERMANENT,
     RTM_DELNEIGH,
     RTM_NEWNEIGH,
 )
-from hostnet.netlink import (
-    NetlinkSocket,
-    Part,
-    messages,
-)
-from hostnet.netlink_attributes import (
-    attributes,
-    text_of,
-    unpack_address,
-    unpack_mac,
-)
-from hostnet.netns import NetnsRef
-from hostnet.ownership import MARK, OVERLAY_KINDS, POD_ALIAS, Mark
-from hostnet.plan import Plan
-from hostnet.route import (
+from hostnet.kinds.route import (
     RTM_DELNEXTHOP,
     RTM_DELROUTE,
     RTM_NEWROUTE,
     parse_route,
     route_protocol,
 )
+from hostnet.netlink.attributes import (
+    attributes,
+    text_of,
+    unpack_address,
+    unpack_mac,
+)
+from hostnet.netlink.socket import (
+    NetlinkSocket,
+    Part,
+    messages,
+)
+from hostnet.netns import NetnsRef
+from hostnet.ownership import MARK, OVERLAY_KINDS, POD_ALIAS, Mark
+from hostnet.plan import Plan
 
 # RTNLGRP_*, linux/rtnetlink.h
 GROUPS = (1, 3, 5, 7, 9, 11)  # link, neigh, IPv4 address, IPv4 route, IPv6 address, IPv6 route

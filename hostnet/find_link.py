@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 
-from hostnet.link import FoundLink, get_link, parse_link
-from hostnet.netlink import NetlinkError, NetlinkSocket
+from hostnet.kinds.link import FoundLink, get_link, parse_link
+from hostnet.netlink.socket import NetlinkError, NetlinkSocket
 
 
 def find_link(sock: NetlinkSocket, which: str | int) -> FoundLink | None:

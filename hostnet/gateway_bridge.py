@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import IPv4Interface, IPv6Interface
 
-from hostnet.address import dump_addresses, parse_addresses, put_addresses
 from hostnet.address_mac import GATEWAY_PREFIX, mac_after
 from hostnet.find_link import find_link
-from hostnet.link import (
+from hostnet.kinds.address import dump_addresses, parse_addresses, put_addresses
+from hostnet.kinds.link import (
     FoundLink,
     add_link,
     change_link,
     settings,
 )
-from hostnet.netlink import NetlinkSocket
+from hostnet.netlink.socket import NetlinkSocket
 from hostnet.ownership import POD_ALIAS
 from hostnet.state import Address
 

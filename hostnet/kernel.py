@@ -34,27 +34,18 @@ import socket
 from collections.abc import Mapping
 from typing import Self
 
-from hostnet import nftables, sysctl
-from hostnet.address import (
+from hostnet.find_link import find_link
+from hostnet.kinds import sysctl
+from hostnet.kinds.address import (
     RT_SCOPE_LINK,
     RTM_GETADDR,
     FoundAddress,
     dump_addresses,
     parse_addresses,
 )
-from hostnet.find_link import find_link
-from hostnet.link import FoundLink, dump_links, parse_link, to_state
-from hostnet.neighbour import FRONT, dump_fdb, dump_neighbours, parse_fdb, parse_neighbour
-from hostnet.netlink import (
-    NetlinkError,
-    NetlinkSocket,
-    Part,
-    Request,
-    parts_of,
-)
-from hostnet.netns import NetnsRef, open_netns
-from hostnet.ownership import MARK, OVERLAY_KINDS, Mark
-from hostnet.route import (
+from hostnet.kinds.link import FoundLink, dump_links, parse_link, to_state
+from hostnet.kinds.neighbour import FRONT, dump_fdb, dump_neighbours, parse_fdb, parse_neighbour
+from hostnet.kinds.route import (
     NexthopKey,
     NexthopTable,
     dump_nexthops,
@@ -63,8 +54,18 @@ from hostnet.route import (
     parse_route,
     route_protocol,
 )
+from hostnet.netlink.socket import (
+    NetlinkError,
+    NetlinkSocket,
+    Part,
+    Request,
+    parts_of,
+)
+from hostnet.netlink.table_reader import TableReader
+from hostnet.netns import NetnsRef, open_netns
+from hostnet.nft import tables as nftables
+from hostnet.ownership import MARK, OVERLAY_KINDS, Mark
 from hostnet.state import Address, FdbEntry, HostState, Neighbour, Route
-from hostnet.table_reader import TableReader
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 RTPROT_BY_HAND = (3, 4)  # RTPROT_BOOT, which ip(8) and flanneld say, and RTPROT_STATIC

@@ -28,9 +28,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from hostnet import plan_lines
+from hostnet.kinds.route import NexthopKey, NexthopTable
 from hostnet.ownership import MARK, OVERLAY_KINDS, Mark
 from hostnet.plan_lines import LinkChange
-from hostnet.route import NexthopKey, NexthopTable
 from hostnet.state import (
     Bridge,
     FdbEntry,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from hostnet import ownership, sysctl
+from hostnet import ownership
+from hostnet.kinds import sysctl
 from hostnet.state import MAIN_TABLE, Bridge, Link, Nexthop, Route, Veth, Vxlan
 
 

@@ -12,9 +12,9 @@ import re
 import socket
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
 
-from hostnet.address import IFA_F_SECONDARY, IFA_F_TENTATIVE, RT_SCOPE_UNIVERSE, FoundAddress
 from hostnet.kernel import Kernel
-from hostnet.link import FoundLink
+from hostnet.kinds.address import IFA_F_SECONDARY, IFA_F_TENTATIVE, RT_SCOPE_UNIVERSE, FoundAddress
+from hostnet.kinds.link import FoundLink
 from hostnet.netns import NetnsRef
 from hostnet.underlay import Underlay
 

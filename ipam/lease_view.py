@@ -24,7 +24,7 @@ import random
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ipam.etcd import CompactedError, EtcdAuthError, EtcdError, KeyValue, WatchBatch
+from etcd.client import CompactedError, EtcdAuthError, EtcdError, KeyValue, WatchBatch
 from ipam.lease import Lease, LeaseError
 from ipam.network import ConfigError, NetworkConfig, parse_config
 from ipam.registry import Registry, no_config

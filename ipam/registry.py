@@ -23,6 +23,7 @@ import logging
 import random
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
+from etcd.client import Etcd, EtcdError, KeyValue, NewKey
 from ipam import lease as codec
 from ipam.choose import (
     Choice,
@@ -34,7 +35,6 @@ from ipam.choose import (
     same_lengths,
     successor,
 )
-from ipam.etcd import Etcd, EtcdError, KeyValue, NewKey
 from ipam.lease import Lease, LeaseAttributes, LeaseError
 from ipam.network import ConfigError, NetworkConfig, parse_config
 

@@ -26,8 +26,8 @@ from hostnet.count import Count
 from hostnet.find_link import find_link
 from hostnet.gateway_bridge import ensure_addresses, ensure_gateway_bridge, set_up
 from hostnet.kernel import Kernel
-from hostnet.netlink import NetlinkSocket
-from hostnet.offload import turn_tx_checksum_off
+from hostnet.kinds.offload import turn_tx_checksum_off
+from hostnet.netlink.socket import NetlinkSocket
 from hostnet.underlay import Underlay
 from ipam.addresses import AddressBookError
 from ipam.lease import Lease, PeerUnusableError
@@ -67,7 +67,7 @@ class Settled:
 
 
 class OvsDataPlane:
-    """Open vSwitch on this host: fits flannel.backend.DataPlane."""
+    """Open vSwitch on this host: fits backend.protocol.DataPlane."""
 
     def __init__(
         self, config: OvsConfig, datapath: Datapath, state_dir: Path, run_dir: Path, rundir: Path
@@ -92,7 +92,7 @@ class OvsDataPlane:
         self._finished: set[int] = set()
         """Cables, by ifindex, whose pod computes its checksums."""
 
-    # -- flannel.backend.DataPlane -----------------------------------------------------
+    # -- backend.protocol.DataPlane -----------------------------------------------------
 
     def prepare(self, own: Lease, underlay: Underlay) -> None:
         """Make the devices that routes refer to. Raises OSError."""

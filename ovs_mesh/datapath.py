@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hostnet.generic_netlink import has_family
+from hostnet.netlink.generic import has_family
 
 FAMILY = "ovs_datapath"
 

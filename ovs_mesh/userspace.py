@@ -26,10 +26,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hostnet import nftables
 from hostnet.gateway_bridge import ensure_addresses, set_up
 from hostnet.kernel import Kernel
-from hostnet.netlink import NetlinkSocket
+from hostnet.netlink.socket import NetlinkSocket
+from hostnet.nft import tables as nftables
 from hostnet.state import NftTable
 from hostnet.underlay import Underlay
 from ovs_mesh.appctl import appctl

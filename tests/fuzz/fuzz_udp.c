@@ -14,11 +14,11 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "udp_checksum.h"
-#include "udp_fragment.h"
-#include "udp_receive.h"
-#include "udp_segment.h"
-#include "udp_transmit.h"
+#include "checksum.h"
+#include "fragment.h"
+#include "receive.h"
+#include "segment.h"
+#include "transmit.h"
 
 #define REQUIRE(condition) do { if (!(condition)) __builtin_trap(); } while (0)
 

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "flannel"))
 
 from udp_reference import ACK, CWR, FIN, GSO_TCPV6, NEEDS_CSUM, PSH, TCP, UDP, Headers, cut
 

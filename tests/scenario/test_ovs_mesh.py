@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from hostnet.generic_netlink import has_family
+from hostnet.netlink.generic import has_family
 from hostnet.netns import run_in
 from lab import processes
 from lab.cluster import Lab, LabSpec

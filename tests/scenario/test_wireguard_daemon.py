@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flannel.wireguard_key import KeyFile
+from flannel.wireguard.key import KeyFile
 from lab import processes
 from lab.cluster import Lab
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from flannel.udp import UdpBackend
-from flannel.udp_data_plane import UdpDataPlane
+from flannel.udp.backend import UdpBackend
+from flannel.udp.data_plane import UdpDataPlane
 from hostnet.apply import reconcile
 from hostnet.kernel import Kernel
 from hostnet.netns import run_in

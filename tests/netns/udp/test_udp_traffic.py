@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from flannel.udp_control import call
+from flannel.udp.control import call
 from hostnet.netns import run_in
 from lab import hosts, processes
 
@@ -236,7 +236,7 @@ def test_a_smaller_path_is_told_to_the_pod(make_mesh: MakeMesh, family: int) -> 
 def test_a_connection_outlives_the_daemon_and_an_upgrade(
     make_mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flannel import udp_data_plane
+    from flannel.udp import data_plane as udp_data_plane
 
     mesh = make_mesh()
     mesh.turn()
@@ -257,7 +257,7 @@ def test_a_connection_outlives_the_daemon_and_an_upgrade(
 def test_no_datagram_is_lost_while_the_process_is_handed_over(
     make_mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flannel import udp_data_plane
+    from flannel.udp import data_plane as udp_data_plane
 
     mesh = make_mesh()
     mesh.turn()

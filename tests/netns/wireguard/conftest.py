@@ -24,15 +24,15 @@ from typing import Any, Self
 
 import pytest
 
-from flannel.wireguard import WireguardBackend
-from flannel.wireguard_data_plane import WireguardDataPlane
+from flannel.wireguard.backend import WireguardBackend
+from flannel.wireguard.data_plane import WireguardDataPlane
 from hostnet.apply import reconcile
 from hostnet.kernel import Kernel
 from hostnet.netns import run_in
 from hostnet.state import HostState, Sysctl, merge
 from hostnet.underlay import Underlay
-from hostnet.wireguard_netlink import kernel_has_wireguard
-from hostnet.wireguard_state import WireguardDevice
+from hostnet.wireguard.netlink import kernel_has_wireguard
+from hostnet.wireguard.state import WireguardDevice
 from ipam.lease import Lease, LeaseAttributes
 from ipam.network import NetworkConfig, parse_config
 from lab import hosts, processes

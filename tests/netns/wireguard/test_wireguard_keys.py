@@ -8,7 +8,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any
 
-from flannel.wireguard_key import KeyFile
+from flannel.wireguard.key import KeyFile
 from lab import hosts, processes
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flannel.wireguard_data_plane import WireguardError
+from flannel.wireguard.data_plane import WireguardError
 from lab import hosts, processes
 
 
@@ -68,7 +68,7 @@ def test_a_process_of_a_start_that_broke_off_is_replaced(make_mesh: Callable[...
     mesh = make_mesh()
     first, _ = mesh.hosts
     holder = (
-        "import os, sys, time; from hostnet.wireguard_device import open_tun;"
+        "import os, sys, time; from hostnet.wireguard.device import open_tun;"
         "open_tun('flannel-wg', offload=False); print('held', flush=True); time.sleep(600)"
     )
     with subprocess.Popen(

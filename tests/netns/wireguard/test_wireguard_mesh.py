@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from flannel.wireguard_key import generate
-from hostnet.wireguard_state import key_text
+from flannel.wireguard.key import generate
+from hostnet.wireguard.state import key_text
 from ipam import lease
 from lab import hosts, processes
 from lab.matrix import measure

@@ -1,0 +1,1 @@
+"""What the daemon asks of a way to carry packets between hosts."""

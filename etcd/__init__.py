@@ -1,0 +1,1 @@
+"""An etcd v3 client: requests, watches, leases, authentication. Knows nothing of networks."""

@@ -1,0 +1,383 @@
+"""A thin asyncio client for etcd's v3 API: the calls flatmesh makes, and no others.
+
+Theory of operation
+-------------------
+`etcd_channel` gets a request to a member and its answer back; here are the requests. What is
+written conditionally is written so that it can be tried again: a call whose answer got lost
+may have been done, so a transaction that fails also says what is there instead, and our own
+work is recognised by its etcd lease.
+
+A watch says `hasleader: true`: a member in a minority partition ends it instead of staying
+silent for ever. It is to be resumed at the last event's mod_revision + 1, not at a header's
+revision: what happened between the two would be lost.
+
+Sources: etcd, Documentation/learning/api.md and api_guarantees.md.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from etcd import etcd_pb2 as pb
+from etcd.channel import (
+    DEADLINE,
+    END,
+    LIST_FACTOR,
+    CompactedError,
+    EtcdAuthError,
+    EtcdChannel,
+    EtcdError,
+    EtcdUnavailableError,
+    RpcError,
+)
+
+__all__ = [
+    "CompactedError",
+    "Etcd",
+    "EtcdAuthError",
+    "EtcdError",
+    "EtcdUnavailableError",
+    "FirstAbsent",
+    "KeyValue",
+    "NewKey",
+    "WatchBatch",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyValue:
+    """One key as it is at some revision."""
+
+    key: str
+    value: bytes
+    mod_revision: int
+    lease: int = 0
+    create_revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WatchBatch:
+    """Events that arrived together, in order; the first batch, without events, says: connected."""
+
+    revision: int
+    """Of the last event; go on from the one behind it."""
+    events: tuple[tuple[str, KeyValue | None], ...]
+    """Key, and what it is now; None: deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key to create, if neither it nor any key with one of the prefixes is there."""
+
+    key: str
+    value: bytes
+    absent_prefixes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FirstAbsent:
+    """What came of an attempt to create one of several keys."""
+
+    key: str | None
+    """The one that was created; None: all were there already."""
+    revision: int
+    keys: tuple[KeyValue, ...] = ()
+    """Where none was created: all keys at that moment, without their values."""
+
+
+class Etcd:
+    """A connection to an etcd cluster; an async context manager."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        *,
+        ca: Path | None = None,
+        cert: Path | None = None,
+        key: Path | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        deadline: float = DEADLINE,
+    ) -> None:
+        """Describe the cluster. Raises EtcdError for unusable URLs or certificate files."""
+        self.endpoints = tuple(endpoints)
+        self._channel = EtcdChannel(
+            self.endpoints,
+            ca=ca,
+            cert=cert,
+            key=key,
+            login=(username, password or "") if username else None,
+            deadline=deadline,
+        )
+
+    async def __aenter__(self) -> Self:
+        self._channel.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._channel.close()
+
+    def renew_connection(self) -> None:
+        """Connect anew for all calls from now on; call it when this host's address changes."""
+        self._channel.renew()
+
+    # -- keys ------------------------------------------------------------------------
+
+    async def get(self, key: str) -> tuple[KeyValue | None, int]:
+        """Read one key; also the store's revision. Raises EtcdError."""
+        request = pb.RangeRequest(key=key.encode())
+        answer = await self._channel.unary("KV/Range", request, pb.RangeResponse)
+        found = [_key_value(kv) for kv in answer.kvs]
+        return (found[0] if found else None), answer.header.revision
+
+    async def list(
+        self, prefix: str, *, keys_only: bool = False
+    ) -> tuple[builtins.list[KeyValue], int]:
+        """Read all keys below a prefix; also the revision they are of. Raises EtcdError."""
+        request = _range(prefix, keys_only=keys_only)
+        answer = await self._channel.unary(
+            "KV/Range",
+            request,
+            pb.RangeResponse,
+            deadline=self._channel.deadline * LIST_FACTOR,
+        )
+        return [_key_value(kv) for kv in answer.kvs], answer.header.revision
+
+    async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:
+        """Write one key, whatever is there; returns its revision. Raises EtcdError."""
+        request = pb.PutRequest(key=key.encode(), value=value, lease=lease)
+        answer = await self._channel.unary("KV/Put", request, pb.PutResponse)
+        return answer.header.revision
+
+    async def delete(self, key: str) -> bool:
+        """Delete one key; says whether it was there. Raises EtcdError."""
+        request = pb.DeleteRangeRequest(key=key.encode())
+        answer = await self._channel.unary("KV/DeleteRange", request, pb.DeleteRangeResponse)
+        return bool(answer.deleted)
+
+    async def put_if(
+        self, key: str, value: bytes, *, mod_revision: int, lease: int = 0
+    ) -> int | None:
+        """Write a key only if its mod_revision is this one (0: only if it doesn't exist).
+
+        Returns the key's new revision, None when it is another's. Raises EtcdError; after
+        EtcdUnavailableError it may or may not have been written.
+        """
+        put = pb.PutRequest(key=key.encode(), value=value, lease=lease)
+        look = pb.RangeRequest(key=key.encode())
+        request = pb.TxnRequest(
+            compare=[_unchanged(key, mod_revision)],
+            success=[pb.RequestOp(request_put=put)],
+            failure=[pb.RequestOp(request_range=look)],
+        )
+        answer = await self._channel.unary("KV/Txn", request, pb.TxnResponse)
+        if answer.succeeded:
+            return answer.header.revision
+        for kv in answer.responses[0].response_range.kvs:
+            if kv.value == value and kv.lease == lease and kv.mod_revision > mod_revision:
+                return kv.mod_revision  # written by our first try, whose answer got lost
+        return None
+
+    async def delete_if(
+        self, key: str, *, mod_revision: int | None, marker: str = "", lease: int = 0
+    ) -> bool:
+        """Delete a key if its mod_revision is this one (None: any); says whether it was there.
+
+        With `marker`, that key is written in the same step, attached to `lease`: whoever
+        watches both learns of the two together. Raises EtcdError.
+        """
+        delete = pb.DeleteRangeRequest(key=key.encode())
+        steps = [pb.RequestOp(request_delete_range=delete)]
+        if marker:
+            put = pb.PutRequest(key=marker.encode(), lease=lease)
+            steps.append(pb.RequestOp(request_put=put))
+        request = pb.TxnRequest(
+            compare=[_exists(key) if mod_revision is None else _unchanged(key, mod_revision)],
+            success=steps,
+        )
+        answer = await self._channel.unary("KV/Txn", request, pb.TxnResponse)
+        return bool(answer.succeeded)
+
+    async def put_first_absent(
+        self, candidates: Sequence[NewKey], prefix: str, *, lease: int
+    ) -> FirstAbsent:
+        """Create the first of some keys that isn't there, attached to `lease`, in one step.
+
+        At most one key of a prefix is ever attached to the lease, however often this is
+        tried. Keep it to 40 candidates: each is a transaction nested in the one before
+        (protobuf nests messages 100 deep; etcd counts 128 --max-txn-ops). Raises EtcdError.
+        """
+        look = pb.RequestOp(request_range=_range(prefix, keys_only=True))
+        step = look
+        for candidate in reversed(candidates):
+            put = pb.PutRequest(key=candidate.key.encode(), value=candidate.value, lease=lease)
+            compare = [_unchanged(candidate.key, 0), *map(_none_below, candidate.absent_prefixes)]
+            attempt = pb.TxnRequest(
+                compare=compare, success=[pb.RequestOp(request_put=put)], failure=[step]
+            )
+            step = pb.RequestOp(request_txn=attempt)
+        nothing_ours = pb.Compare(
+            result=pb.Compare.NOT_EQUAL,
+            target=pb.Compare.LEASE,
+            key=prefix.encode(),
+            range_end=prefix_end(prefix),
+            lease=lease,
+        )
+        request = pb.TxnRequest(compare=[nothing_ours], success=[step], failure=[look])
+        answer = await self._channel.unary("KV/Txn", request, pb.TxnResponse)
+        if not answer.succeeded:  # our first try did it, and its answer got lost
+            kvs = answer.responses[0].response_range.kvs
+            ours = next(_key_value(kv) for kv in kvs if kv.lease == lease)
+            return FirstAbsent(ours.key, ours.mod_revision)
+        reply = answer.responses[0]
+        for candidate in candidates:
+            if reply.response_txn.succeeded:
+                return FirstAbsent(candidate.key, answer.header.revision)
+            reply = reply.response_txn.responses[0]
+        kvs = reply.response_range.kvs
+        return FirstAbsent(None, answer.header.revision, tuple(map(_key_value, kvs)))
+
+    # -- leases ----------------------------------------------------------------------
+
+    async def grant(self, ttl: int) -> int:
+        """Make an etcd lease of `ttl` seconds; returns its id. Raises EtcdError."""
+        request = pb.LeaseGrantRequest(TTL=ttl)
+        answer = await self._channel.unary("Lease/LeaseGrant", request, pb.LeaseGrantResponse)
+        return answer.ID
+
+    async def revoke(self, lease: int) -> None:
+        """End an etcd lease, and with it its keys; one that is gone is no error."""
+        request = pb.LeaseRevokeRequest(ID=lease)
+        try:
+            await self._channel.unary("Lease/LeaseRevoke", request, pb.LeaseRevokeResponse)
+        except EtcdError as error:
+            if "lease not found" not in str(error):
+                raise
+
+    async def keep_alive(self, lease: int) -> int:
+        """Renew an etcd lease once; returns the seconds it was granted for, 0: it is gone.
+
+        Raises EtcdError.
+        """
+
+        async def once() -> int:
+            answer_type = pb.LeaseKeepAliveResponse
+            async with self._channel.stream("Lease/LeaseKeepAlive", answer_type) as stream:
+                await stream.write(pb.LeaseKeepAliveRequest(ID=lease))
+                answer = await stream.read()
+                if answer is END:
+                    raise EtcdUnavailableError(
+                        f"etcd {self._channel.where}: hung up on a lease's renewal"
+                    )
+                return max(int(answer.TTL), 0)
+
+        return await self._channel.retried(once)
+
+    # -- watching --------------------------------------------------------------------
+
+    async def watch(self, prefix: str, revision: int) -> AsyncGenerator[WatchBatch]:
+        """All changes below a prefix from `revision` on, each once, in order.
+
+        Lasts as long as its connection; resume it at the last batch's revision + 1. Raises
+        EtcdUnavailableError when the connection ends, EtcdAuthError, and CompactedError when
+        there is no way to go on from `revision`: compacted away, or not reached yet by an
+        etcd that was restored from a backup or started empty. Iterate in `aclosing`.
+        """
+        for last in (False, True):
+            await self._channel.log_in()
+            try:
+                metadata = ("hasleader", "true")
+                async with self._channel.stream(
+                    "Watch/Watch", pb.WatchResponse, metadata
+                ) as stream:
+                    async for batch in self._batches(stream, prefix, revision):
+                        yield batch
+                raise EtcdUnavailableError(f"etcd {self._channel.where}: ended the watch")
+            except RpcError as error:
+                self._channel.next_member()
+                self._channel.token_refused(error.details())
+                raise self._channel.explained(error) from None
+            except EtcdAuthError:
+                # etcd 3.4 says "permission denied" for a token that has expired, too
+                if last or not self._channel.forget_token():
+                    raise
+
+    async def _batches(self, stream: Any, prefix: str, revision: int) -> AsyncIterator[WatchBatch]:
+        create = pb.WatchCreateRequest(
+            key=prefix.encode(), range_end=prefix_end(prefix), start_revision=revision
+        )
+        await stream.write(pb.WatchRequest(create_request=create))
+        while (answer := await stream.read()) is not END:
+            if answer.compact_revision:
+                raise CompactedError(
+                    f"etcd has compacted revision {revision} away (up to {answer.compact_revision})"
+                )
+            if answer.canceled:
+                raise self._channel.refused(answer.cancel_reason or "watch cancelled")
+            if answer.header.revision < revision - 1:
+                raise CompactedError(
+                    f"etcd is at revision {answer.header.revision}, before {revision - 1}: "
+                    "it was restored from a backup or started empty"
+                )
+            last = max((e.kv.mod_revision for e in answer.events), default=revision - 1)
+            yield WatchBatch(last, tuple(map(_event, answer.events)))
+
+
+def prefix_end(prefix: str) -> bytes:
+    """The key after the last one that begins with `prefix` (etcd's range_end)."""
+    data = bytearray(prefix.encode())
+    while data and data[-1] == 0xFF:
+        data.pop()
+    if not data:
+        return b"\0"  # etcd's "to the end of all keys"
+    data[-1] += 1
+    return bytes(data)
+
+
+def _range(prefix: str, *, keys_only: bool) -> pb.RangeRequest:
+    return pb.RangeRequest(key=prefix.encode(), range_end=prefix_end(prefix), keys_only=keys_only)
+
+
+def _unchanged(key: str, mod_revision: int) -> pb.Compare:
+    if mod_revision == 0:
+        return pb.Compare(
+            result=pb.Compare.EQUAL, target=pb.Compare.VERSION, key=key.encode(), version=0
+        )
+    return pb.Compare(
+        result=pb.Compare.EQUAL,
+        target=pb.Compare.MOD,
+        key=key.encode(),
+        mod_revision=mod_revision,
+    )
+
+
+def _exists(key: str) -> pb.Compare:
+    return pb.Compare(
+        result=pb.Compare.NOT_EQUAL, target=pb.Compare.VERSION, key=key.encode(), version=0
+    )
+
+
+def _none_below(prefix: str) -> pb.Compare:
+    """True where no key begins with `prefix`: a range's compare holds for each of its keys."""
+    return pb.Compare(
+        result=pb.Compare.EQUAL,
+        target=pb.Compare.VERSION,
+        key=prefix.encode(),
+        range_end=prefix_end(prefix),
+        version=0,
+    )
+
+
+def _key_value(kv: pb.KeyValue) -> KeyValue:
+    return KeyValue(
+        kv.key.decode(errors="replace"), kv.value, kv.mod_revision, kv.lease, kv.create_revision
+    )
+
+
+def _event(event: pb.Event) -> tuple[str, KeyValue | None]:
+    found = _key_value(event.kv)
+    return found.key, None if event.type == pb.Event.DELETE else found

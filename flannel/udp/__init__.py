@@ -1,0 +1,1 @@
+"""The udp backend: packets in plain UDP datagrams, carried by a process of its own."""

@@ -1,0 +1,248 @@
+"""The udp data plane's own process: it outlives the daemon, and packets flow on.
+
+    python -m flannel.udp.process --run-dir DIR (--settings JSON | --take-over)
+
+The work is done by the C extension's threads; this thread only answers the daemon on a unix
+socket (`udp_control` has the protocol). What it holds is all in the daemon's leases as well, so
+it keeps no state on disk, and killing it costs only the time until the daemon starts another.
+
+With --take-over it gets descriptors and table of the process that is running: what has arrived
+meanwhile waits in the sockets, so an upgrade loses no packet.
+
+It ends when told to (SIGTERM, or over the socket), when its TUN device is deleted, and when its
+socket's file is deleted or another's: nobody could reach it any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from flannel.udp import _plane
+from flannel.udp.control import (
+    TIMEOUT,
+    UdpFiles,
+    UdpSettings,
+    build,
+    digest_of,
+    reachable,
+    receive_line,
+    take_over,
+)
+from flannel.udp.sockets import Descriptors, open_all
+from flannel.udp.table import UdpTable
+
+LOOK = 2.0  # seconds between two looks at the socket's file
+LOCK_TIMEOUT = 5.0  # seconds for the process before us to end
+
+
+@dataclass(slots=True)
+class UdpProcess:
+    """One running data plane."""
+
+    files: UdpFiles
+    settings: UdpSettings
+    descriptors: Descriptors
+    table: dict[str, Any] = field(default_factory=lambda: UdpTable().to_json())
+    counted: Mapping[str, int] = field(default_factory=dict)
+    """What the processes before us counted: counters never fall."""
+    code: str = field(default_factory=build)
+    """Read when we start: an upgrade changes the files below us."""
+    index: int = field(init=False)
+    """The TUN device's: another one of the same name may come."""
+    plane: _plane.DataPlane = field(init=False)
+    _wake: tuple[int, int] = field(default_factory=lambda: os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
+    """A signal is written into it."""
+    _stop: bool = False
+
+    def __post_init__(self) -> None:
+        """Set the threads up, not yet running. Raises OSError."""
+        self.plane = _plane.DataPlane(
+            self.descriptors.queues,
+            icmp4=self.descriptors.icmp4,
+            icmp6=self.descriptors.icmp6,
+            underlay_mtu=self.settings.underlay_mtu,
+            single=self.settings.single,
+            udp_segmentation=self.descriptors.udp_segmentation,
+        )
+        self.index = socket.if_nametoindex(self.settings.tun)
+        self.set_table(self.table)
+
+    def set_table(self, table: dict[str, Any]) -> None:
+        """Route by another table from now on. Raises ValueError, KeyError, TypeError."""
+        self.plane.set_peers(*UdpTable.from_json(table).pack(self.settings.port))
+        self.table = table
+
+    def counters(self) -> dict[str, int]:
+        """The counters, those of the processes before us included."""
+        now = self.plane.counters()
+        return {name: now[name] + self.counted.get(name, 0) for name in now}
+
+    # -- answering the daemon -----------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until told to stop. Raises OSError."""
+        with _listening(self.files) as listener:
+            mine = self.files.socket.stat()
+            self.plane.start()
+            signal.signal(signal.SIGTERM, self._told_to_stop)
+            signal.set_wakeup_fd(self._wake[1])
+            print(f"udp data plane runs: {self.settings}", flush=True)  # to udp.log
+            while not self._stop:
+                ready, _, _ = select.select([listener, self.plane, self._wake[0]], [], [], LOOK)
+                if self.plane in ready:
+                    print(f"device {self.settings.tun} is gone", flush=True)
+                    break
+                if listener in ready:
+                    self._answer(listener)
+                if not _is(self.files.socket, mine):
+                    print(f"{self.files.socket} is gone", flush=True)
+                    break
+            self.plane.stop()
+
+    def _told_to_stop(self, *_: object) -> None:
+        self._stop = True
+
+    def _answer(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # a caller that went away; the next one counts
+            caller, _ = listener.accept()
+            with caller:
+                caller.settimeout(TIMEOUT)
+                line, _ = receive_line(caller)
+                descriptors: list[int] = []
+                try:
+                    request = json.loads(line)
+                    answer = self.do(request)
+                    if request["op"] == "hand over":
+                        descriptors = self.descriptors.flat()
+                except (ValueError, KeyError, TypeError) as error:
+                    answer = {"error": f"bad request: {error}"}
+                text = json.dumps(answer).encode() + b"\n"
+                sent = socket.send_fds(caller, [text], descriptors) if descriptors else 0
+                caller.sendall(text[sent:])
+
+    def do(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry out one request. Raises KeyError, ValueError, TypeError for one that is none."""
+        match request["op"]:
+            case "status":
+                return {
+                    "build": self.code,
+                    "pid": os.getpid(),
+                    "settings": self.settings.to_json(),
+                    "index": self.index,
+                    "digest": digest_of(self.table),
+                    "counters": self.counters(),
+                }
+            case "table":
+                return {"table": self.table}
+            case "set table":
+                self.set_table(request["table"])
+                return {}
+            case "stop":
+                self._stop = True
+                return {}
+            case "hand over":
+                self._stop = True
+                self.plane.stop()
+                return {
+                    "settings": self.settings.to_json(),
+                    "table": self.table,
+                    "counters": self.counters(),
+                    "udp_segmentation": self.descriptors.udp_segmentation,
+                }
+            case other:
+                raise ValueError(f"op {other!r} is unknown")
+
+
+def _is(path: Path, known: os.stat_result) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.samestat(path.stat(), known)
+    return False
+
+
+@contextlib.contextmanager
+def _listening(files: UdpFiles) -> Any:
+    """A listening socket in place of whatever was at the path; root alone can connect."""
+    temporary = files.socket.with_suffix(f".{os.getpid()}")
+    with (
+        reachable(temporary) as path,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as listener,
+    ):
+        temporary.unlink(missing_ok=True)
+        old = os.umask(0o177)
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(old)
+        listener.listen()
+        temporary.rename(files.socket)
+        yield listener
+
+
+def lock(files: UdpFiles) -> TextIO:
+    """Be the one data plane of this run directory, as long as the file is open.
+
+    Raises OSError when another one is and stays.
+    """
+    file = files.pid.open("a+")
+    deadline = time.monotonic() + LOCK_TIMEOUT
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise OSError(errno.EBUSY, f"another data plane holds {files.pid}") from None
+            time.sleep(0.005)
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+def main() -> int:
+    """Run; the exit status is 1 with one line on stderr when that can't be."""
+    parser = argparse.ArgumentParser(prog="udp_process")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--settings", type=json.loads)
+    how.add_argument("--take-over", action="store_true")
+    arguments = parser.parse_args()
+    files = UdpFiles(arguments.run_dir)
+    try:
+        if arguments.take_over:
+            answer, fds = take_over(files)
+            settings = UdpSettings.from_json(answer["settings"])
+            descriptors = Descriptors.restore(
+                settings, fds, udp_segmentation=answer["udp_segmentation"]
+            )
+            process = UdpProcess(files, settings, descriptors, answer["table"], answer["counters"])
+            process.plane.start()  # at once; the one before us may take a moment to be gone
+            process_lock = lock(files)
+        else:
+            process_lock = lock(files)
+            settings = UdpSettings.from_json(arguments.settings)
+            process = UdpProcess(files, settings, open_all(settings))
+        with process_lock:
+            process.run()
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        print(f"udp data plane: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

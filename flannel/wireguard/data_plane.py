@@ -1,0 +1,269 @@
+"""WireGuard on this host: devices, their keys and peers, made to agree with the leases.
+
+Level-triggered like everything: `reconcile` reads each device, compares (`wireguard_diff`),
+and writes the difference in one transaction. Nothing is remembered that must not be lost:
+the private key is in its file, the peers are in the leases, the rest is in the kernel or in
+the wireguard-go process, which is found again by its socket.
+
+    prepare     the device is there: kernel WireGuard where the kernel has it, else a TUN
+                device and a wireguard-go that answers
+    reconcile   key, port and peers as they should be
+    close       nothing: device and process stay, packets flow on
+    cleanup     devices, processes, files and the key go
+
+A device of these names that isn't a WireGuard or TUN device is left alone and reported; one
+that flanneld made is taken over as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from flannel.wireguard.config import DEVICES, WireguardConfig, published_key
+from flannel.wireguard.key import KeyFile, WireguardKey
+from flannel.wireguard.plan import EndpointMemory, diff, wanted_devices
+from flannel.wireguard.process import WireguardProcess
+from hostnet.ownership import LINK_ALIAS
+from hostnet.underlay import Underlay
+from hostnet.wireguard.device import (
+    KERNEL_KIND,
+    TUN_KIND,
+    TunBusyError,
+    delete_device,
+    find_device,
+    make_kernel_device,
+)
+from hostnet.wireguard.netlink import KernelWireguard
+from hostnet.wireguard.state import DeviceChange, WireguardDevice
+from ipam.lease import Lease
+
+log = logging.getLogger("flannel.wireguard.backend")
+
+
+class WireguardError(OSError):
+    """The device can't be had; `str()` is one line with the mend."""
+
+    def __str__(self) -> str:
+        """The message alone."""
+        return str(self.args[0])
+
+
+class Control(Protocol):
+    """Read and change one device's WireGuard. Both raise OSError."""
+
+    def read(self) -> WireguardDevice:
+        """What is there."""
+
+    def write(self, change: DeviceChange) -> None:
+        """Change it."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelControl:
+    """One of the kernel's WireGuard devices, in the caller's namespace."""
+
+    device: str
+
+    def read(self) -> WireguardDevice:
+        """What is there. Raises NetlinkError."""
+        with contextlib.closing(KernelWireguard()) as kernel:
+            return kernel.read(self.device)
+
+    def write(self, change: DeviceChange) -> None:
+        """Change it. Raises NetlinkError."""
+        with contextlib.closing(KernelWireguard()) as kernel:
+            kernel.write(self.device, change)
+
+
+@dataclass(slots=True)
+class WireguardDataPlane:
+    """The tunnel devices of one host. Used from the network namespace that it serves."""
+
+    config: WireguardConfig
+    state_dir: Path
+    run_dir: Path
+    in_kernel: bool
+    processes: dict[str, WireguardProcess] = field(init=False)
+    _memory: dict[str, EndpointMemory] = field(init=False)
+    _problem: str | None = None
+    _said: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        """Name the processes there may be, wanted or left over."""
+        self.processes = {name: WireguardProcess(self.run_dir, name) for name in DEVICES}
+        self._memory = {name: EndpointMemory() for name in DEVICES}
+
+    def control(self, device: str) -> Control:
+        """How a device's WireGuard is read and changed."""
+        return KernelControl(device) if self.in_kernel else self.processes[device].uapi
+
+    # -- the daemon's calls ------------------------------------------------------------
+
+    def prepare(self, own: Lease, underlay: Underlay) -> None:
+        """Make the devices. Raises OSError."""
+        del own, underlay
+        with self._noting_problems():
+            for name, process in self.processes.items():
+                if name not in self.config.ports:
+                    self._drop(process)
+            for name in self.config.ports:
+                if self.in_kernel:
+                    self._have_kernel_device(name)
+                else:
+                    self._have_process(name)
+
+    def reconcile(self, own: Lease, peers: Sequence[Lease], underlay: Underlay) -> list[str]:
+        """Make the peers agree with the leases; returns the changes. Raises OSError."""
+        with self._noting_problems():
+            lines = []
+            for name, change in self._changes(own, peers, underlay):
+                if change:
+                    self.control(name).write(change)
+                    lines += change.lines(name)
+            KeyFile(self.state_dir).forget_old(published_key(own.attributes))
+            return lines
+
+    def plan(self, own: Lease, peers: Sequence[Lease], underlay: Underlay) -> list[str]:
+        """The lines that `prepare` and `reconcile` would do. Raises OSError."""
+        lines = []
+        for name in self.config.ports:
+            if not self._is_there(name):
+                started = f"ip link add {name} type wireguard"
+                lines.append(started if self.in_kernel else f"wireguard-go {name}")
+        for name, change in self._changes(own, peers, underlay):
+            lines += change.lines(name)
+        return lines
+
+    def problem(self) -> str | None:
+        """Why pods can't reach other hosts now, or None."""
+        if self._problem is not None:
+            return self._problem
+        for name in self.config.ports:
+            if not self._is_there(name):
+                what = f"device {name} is gone" if self.in_kernel else "wireguard-go is not running"
+                return f"wireguard: {what}"
+        return None
+
+    def close(self) -> None:
+        """Nothing: device and process outlive the daemon."""
+
+    def cleanup(self) -> None:
+        """Remove devices, processes, files and the key. Goes on past errors, raises the first."""
+        errors: list[OSError] = []
+        for name, process in self.processes.items():
+            try:
+                self._drop(process)
+                found = find_device(name)
+                if found and found.alias == LINK_ALIAS and found.kind in (KERNEL_KIND, TUN_KIND):
+                    delete_device(name)
+                process.forget()
+            except OSError as error:
+                errors.append(error)
+        try:
+            KeyFile(self.state_dir).remove()
+        except OSError as error:
+            errors.append(error)
+        if errors:
+            raise errors[0]
+
+    # -- keys --------------------------------------------------------------------------
+
+    def set_key(self, key: WireguardKey) -> None:
+        """Give the devices that are there this key, and their port. Raises OSError."""
+        for name, port in self.config.ports.items():
+            if not self._is_there(name):
+                continue
+            found = self.control(name).read()
+            change = diff(WireguardDevice(key.private, port, found.peers), found)
+            if change:
+                self.control(name).write(change)
+
+    # -- devices -----------------------------------------------------------------------
+
+    def _have_kernel_device(self, name: str) -> None:
+        found = find_device(name)
+        if found is not None and found.kind == TUN_KIND:  # of a wireguard-go, before the module
+            self.processes[name].stop()
+            delete_device(name)
+            found = None
+        if found is None:
+            make_kernel_device(name)
+            log.info("made device %s", name)
+        elif found.kind != KERNEL_KIND:
+            raise _in_the_way(name, found.kind)
+
+    def _have_process(self, name: str) -> None:
+        process = self.processes[name]
+        process.reap()
+        found = find_device(name)
+        if found is not None and found.kind == KERNEL_KIND:
+            delete_device(name)
+            found = None
+        if found is not None and found.kind != TUN_KIND:
+            raise _in_the_way(name, found.kind)
+        if found is not None and process.uapi.answers():
+            process.trim_log()
+            return
+        if found is None and process.uapi.answers():
+            process.stop()  # it is on its way out, its device was deleted, but holds the port
+        try:
+            process.start()
+        except TunBusyError:
+            process.stop()  # its socket was deleted, or it hangs, or we died while starting it
+            process.start()
+        log.info("started wireguard-go for %s", name)
+
+    def _drop(self, process: WireguardProcess) -> None:
+        """End a process of ours that nobody wants."""
+        if process.directory.exists() and (process.uapi.answers() or process.log.exists()):
+            process.stop()
+            process.forget()
+
+    def _is_there(self, name: str) -> bool:
+        if not self.in_kernel:
+            return self.processes[name].uapi.answers()
+        found = find_device(name)
+        return found is not None and found.kind == KERNEL_KIND
+
+    # -- peers -------------------------------------------------------------------------
+
+    def _changes(
+        self, own: Lease, peers: Sequence[Lease], underlay: Underlay
+    ) -> list[tuple[str, DeviceChange]]:
+        key = KeyFile(self.state_dir).known_as(published_key(own.attributes))
+        wanted = wanted_devices(self.config, key.private if key else None, own, peers, underlay)
+        self._say(wanted.problems)
+        changes = []
+        for name, device in wanted.devices.items():
+            found = self.control(name).read() if self._is_there(name) else WireguardDevice()
+            memory = self._memory[name]
+            stay = memory.look(device.peers, found.peers, time.time())
+            changes.append((name, diff(device, found, stay)))
+        return changes
+
+    def _say(self, problems: list[str]) -> None:
+        for problem in problems:
+            if problem not in self._said:
+                log.warning("%s", problem)
+        self._said = set(problems)
+
+    @contextlib.contextmanager
+    def _noting_problems(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._problem = f"wireguard: {error}"
+            raise
+        self._problem = None
+
+
+def _in_the_way(name: str, kind: str) -> WireguardError:
+    return WireguardError(
+        f"device {name} exists and is of type {kind or 'hardware'}: rename or remove it"
+    )

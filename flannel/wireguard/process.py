@@ -1,0 +1,195 @@
+"""A wireguard-go process per device: started, found again, stopped.
+
+The process isn't ours to keep: it outlives the daemon, and packets flow on. Nothing but the
+kernel is asked whether it is there: whoever answers on the socket
+
+    <run_dir>/wireguard/<device>.sock
+
+is it, and whoever has the TUN device attached (said by /proc/<pid>/fdinfo) is it too, even
+when the daemon died between starting it and the socket's appearance. So there is no pid
+file to be stale, and a second process can't be started by mistake: a TUN device takes one.
+
+wireguard-go puts its socket into /var/run/wireguard, which all namespace hosts of a machine
+share, where they would take each other's. So it gets a mount namespace of its own with our
+directory mounted there. It gets the TUN device as a descriptor (WG_TUN_FD, as it passes it to
+itself when it daemonizes): see `hostnet.wireguard.device` for why.
+
+Deleting the TUN device, or the socket's file, ends the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from flannel.wireguard.uapi import Uapi
+from hostnet.wireguard.device import open_tun
+
+PROGRAM = "wireguard-go"
+START_TIMEOUT = 15.0  # seconds until it answers
+STOP_TIMEOUT = 5.0  # seconds between SIGTERM and SIGKILL, and again after that
+POLL = 0.01  # seconds
+LOG_LIMIT = 1 << 20  # bytes; wireguard-go logs each failed handshake
+OFFLOADS_SINCE = 20231211
+"""wireguard-go's first release whose packets are preceded by a struct virtio_net_hdr."""
+CONFINED = """
+cd "$1" && mount -n -t tmpfs -o mode=0755,size=16k tmpfs /var/run &&
+mkdir /var/run/wireguard && mount -n -c --bind . /var/run/wireguard && exec "$2" -f "$3"
+"""
+"""Shell, run in a fresh mount namespace. `.` stays reachable below what is mounted over it."""
+
+
+class WireguardProcessError(OSError):
+    """wireguard-go can't be started or stopped; `str()` is one line with the mend."""
+
+    def __str__(self) -> str:
+        """The message alone."""
+        return str(self.args[0])
+
+
+class WireguardProcess:
+    """The wireguard-go of one device in the caller's network namespace."""
+
+    def __init__(self, run_dir: Path, device: str) -> None:
+        self.device = device
+        self.directory = run_dir / "wireguard"
+        self.socket = self.directory / f"{device}.sock"
+        self.log = self.directory / f"{device}.log"
+        self.uapi = Uapi(self.socket)
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; returns when it answers.
+
+        Raises TunBusyError while another process holds the device, WireguardProcessError, OSError.
+        """
+        program = shutil.which(PROGRAM)
+        if program is None:
+            raise WireguardProcessError(
+                "this kernel has no WireGuard and wireguard-go is not installed: install either "
+                "(Debian: apt install wireguard-go)"
+            )
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.socket.unlink(missing_ok=True)
+        self.reap()
+        tun = open_tun(self.device, offload=_offloads(program))
+        try:
+            self._spawn(program, tun)
+        finally:
+            os.close(tun)
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self.uapi.answers():
+            if self.reap():
+                raise WireguardProcessError(f"wireguard-go for {self.device} ended: {self._why()}")
+            if time.monotonic() > deadline:
+                raise WireguardProcessError(
+                    f"wireguard-go for {self.device} does not answer: {self._why()}"
+                )
+            time.sleep(POLL)
+
+    def _spawn(self, program: str, tun: int) -> None:
+        with self.log.open("wb") as log:
+            self._child = subprocess.Popen(
+                [
+                    *("unshare", "--mount", "--", "/bin/sh", "-c", CONFINED),
+                    *("sh", str(self.directory), program, self.device),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={"PATH": os.environ.get("PATH", os.defpath), "WG_TUN_FD": str(tun)},
+                cwd="/",
+                pass_fds=(tun,),
+                start_new_session=True,
+            )
+
+    def reap(self) -> bool:
+        """Whether the process that we started has ended; forgets it then."""
+        if self._child is None or self._child.poll() is None:
+            return False
+        self._child = None
+        return True
+
+    def trim_log(self) -> None:
+        """Empty a log that has grown large. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            if self.log.stat().st_size > LOG_LIMIT:
+                os.truncate(self.log, 0)
+
+    def stop(self) -> None:
+        """End whoever answers or has the TUN device attached. Raises WireguardProcessError."""
+        waiting = dict(self._holders())
+        pid = self.uapi.pid()
+        if pid is not None and pid not in waiting:  # its device was deleted
+            with contextlib.suppress(ProcessLookupError):
+                waiting[pid] = os.pidfd_open(pid)
+        try:
+            for how in (signal.SIGTERM, signal.SIGKILL):
+                for fd in waiting.values():
+                    with contextlib.suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(fd, how)
+                self._await_end(waiting)
+        finally:
+            for fd in waiting.values():
+                os.close(fd)
+        if waiting:
+            raise WireguardProcessError(
+                f"wireguard-go for {self.device} (pid {', '.join(map(str, waiting))}) won't end"
+            )
+        self.reap()
+        self.socket.unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """Delete its files. Raises OSError."""
+        for path in (self.socket, self.log):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.directory.rmdir()  # another device's files may be there
+
+    def _await_end(self, waiting: dict[int, int]) -> None:
+        """Take those that end out of `waiting` (pidfds by pid)."""
+        deadline = time.monotonic() + STOP_TIMEOUT
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            ended, _, _ = select.select(list(waiting.values()), [], [], left)
+            for pid in [pid for pid, fd in waiting.items() if fd in ended]:
+                os.close(waiting.pop(pid))
+
+    def _holders(self) -> Iterator[tuple[int, int]]:
+        """Yield pid and pidfd of the processes of this namespace that have the device attached."""
+        here = Path("/proc/thread-self/ns/net").stat()
+        mark = f"\niff:\t{self.device}\n"
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                there = (entry / "ns/net").stat()
+                if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
+                    continue
+                fd = os.pidfd_open(int(entry.name))
+                if any(mark in info.read_text() for info in (entry / "fdinfo").iterdir()):
+                    yield int(entry.name), fd
+                else:
+                    os.close(fd)
+
+    def _why(self) -> str:
+        """What it last wrote, as one line."""
+        try:
+            lines = self.log.read_text(errors="replace").strip().splitlines()
+        except OSError:
+            lines = []
+        return lines[-1] if lines else "it wrote nothing"
+
+
+def _offloads(program: str) -> bool:
+    """Whether this wireguard-go takes 64 KiB packets with a struct virtio_net_hdr."""
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    version = re.search(r"v?0\.0\.(\d{8})", done.stdout)
+    return version is not None and int(version[1]) >= OFFLOADS_SINCE

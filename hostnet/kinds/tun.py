@@ -1,0 +1,139 @@
+"""Multi-queue TUN devices: made, attached to, taken away.
+
+A TUN device hands packets to whoever has a *queue* of it attached. Ours are persistent: the
+device with its addresses and routes outlives the process, so that packets for pods are
+dropped, not sent elsewhere, while nobody is attached.
+
+With `IFF_VNET_HDR` each packet is preceded by a struct virtio_net_hdr, and may be a
+super-packet of up to 64 KiB that nobody has cut into segments or summed yet; which kinds the
+kernel may send us is said by TUNSETOFFLOAD. What it takes from us needs no asking.
+
+Sources: linux/if_tun.h, Documentation/networking/tuntap.rst.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+
+from hostnet.find_link import find_link
+from hostnet.kinds.link import FoundLink, change_link, delete_link, settings
+from hostnet.netlink.socket import NetlinkError, NetlinkSocket
+from hostnet.ownership import LINK_ALIAS
+
+TUN = "/dev/net/tun"
+KIND = "tun"
+TUNSETIFF, TUNSETPERSIST, TUNSETOFFLOAD = 0x400454CA, 0x400454CB, 0x400454D0
+TUNSETVNETHDRSZ = 0x400454D8
+IFF_TUN, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR = 0x1, 0x100, 0x1000, 0x4000
+TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN = 0x01, 0x02, 0x04, 0x08
+TUN_F_USO4, TUN_F_USO6 = 0x20, 0x40  # Linux 6.2
+VNET_HEADER = 10  # bytes of struct virtio_net_hdr
+
+
+class TunError(OSError):
+    """A TUN device that can't be had; `str()` is one line with the mend."""
+
+    def __str__(self) -> str:
+        """The message alone."""
+        return str(self.args[-1])
+
+
+def find(name: str) -> FoundLink | None:
+    """The device of that name, of whatever kind, in the caller's namespace.
+
+    Raises NetlinkError.
+    """
+    with NetlinkSocket() as sock:
+        return find_link(sock, name)
+
+
+def make(name: str, *, single: bool = False) -> int:
+    """Make a persistent multi-queue TUN device with our mark; one of ours that is there stays.
+
+    `single` as for `attach`. Returns its index. Raises TunError when something else has the
+    name, or without /dev/net/tun.
+    """
+    found = find(name)
+    if found is not None and (found.kind != KIND or found.alias != LINK_ALIAS):
+        raise TunError(
+            errno.EEXIST,
+            f"device {name} exists and is not ours: stop what made it (flanneld?), "
+            f"or ip link delete {name}",
+        )
+    try:
+        fd = attach(name, single=single)
+    except OSError as error:
+        if found is not None and single and error.errno == errno.EBUSY:
+            return found.index  # its one queue is in use
+        if found is None or error.errno != errno.EINVAL:
+            raise
+        remove(name)  # ours, made for another number of queues
+        fd = attach(name, single=single)
+    try:
+        fcntl.ioctl(fd, TUNSETPERSIST, 1)
+        with NetlinkSocket() as sock:
+            mark = change_link(name, settings(alias=LINK_ALIAS))
+            sock.request(mark, f"ip link set {name} alias {LINK_ALIAS}")
+        return socket.if_nametoindex(name)
+    finally:
+        os.close(fd)
+
+
+def attach(name: str, *, single: bool = False) -> int:
+    """A descriptor of one more queue of the device, which is made if it isn't there.
+
+    `single` asks for a plain device instead: one queue, no vnet header. Non-blocking.
+    Raises TunError without /dev/net/tun; OSError, EINVAL when the device is of another make.
+    """
+    try:
+        fd = os.open(TUN, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise TunError(
+            error.errno, f"{TUN}: {error.strerror}; load the module: modprobe tun"
+        ) from None
+    flags = IFF_TUN | IFF_NO_PI | (0 if single else IFF_MULTI_QUEUE | IFF_VNET_HDR)
+    try:
+        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+        if not single:
+            fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", VNET_HEADER))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def take_super_packets(fd: int) -> bool:
+    """Let the kernel hand out super-packets; whether UDP ones are among them (Linux 6.2).
+
+    It says so for the device, not the queue, and takes of us what it would give.
+    Raises OSError.
+    """
+    tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
+    try:
+        fcntl.ioctl(fd, TUNSETOFFLOAD, tcp | TUN_F_USO4 | TUN_F_USO6)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        fcntl.ioctl(fd, TUNSETOFFLOAD, tcp)
+        return False
+    return True
+
+
+def remove(name: str) -> None:
+    """`ip link delete NAME` if it is a TUN device of ours; anything else is left alone.
+
+    Raises NetlinkError.
+    """
+    found = find(name)
+    if found is None or found.kind != KIND or found.alias != LINK_ALIAS:
+        return
+    with NetlinkSocket() as sock:
+        try:
+            sock.request(delete_link(name), f"ip link delete {name}")
+        except NetlinkError as error:
+            if error.errno != errno.ENODEV:  # somebody else was faster
+                raise

@@ -1,0 +1,1 @@
+"""Netlink messages and sockets: what is sent to the kernel in bulk."""

@@ -1,0 +1,38 @@
+"""Generic netlink: families by name (linux/genetlink.h).
+
+Asking for a family makes the kernel load its module, where it has one.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+from hostnet.netlink.attributes import attr_text, attributes
+from hostnet.netlink.socket import NetlinkError, NetlinkSocket, Request
+from hostnet.netns import NetnsRef
+
+NETLINK_GENERIC = 16  # linux/netlink.h
+GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 16, 3
+CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 1, 2
+GENL_HEADER = struct.Struct("=BBH")  # struct genlmsghdr: command, version, reserved
+
+
+def family_id(sock: NetlinkSocket, name: str) -> int:
+    """The message type of a family. Raises NetlinkError: ENOENT, the kernel has none such."""
+    body = GENL_HEADER.pack(CTRL_CMD_GETFAMILY, 1, 0) + attr_text(CTRL_ATTR_FAMILY_NAME, name)
+    data, begin, end = sock.get(Request(GENL_ID_CTRL, 0, body), f"generic netlink {name}")
+    found = attributes(data, begin + 4, end)
+    return int(struct.unpack_from("=H", found[CTRL_ATTR_FAMILY_ID])[0])
+
+
+def has_family(name: str, netns: NetnsRef | None = None) -> bool:
+    """Whether the kernel speaks a family. Raises NetlinkError, OSError."""
+    with NetlinkSocket(netns, protocol=NETLINK_GENERIC) as sock:
+        try:
+            family_id(sock, name)
+        except NetlinkError as error:
+            if error.errno == errno.ENOENT:
+                return False
+            raise
+    return True

@@ -1,0 +1,1 @@
+"""nftables: tables, sets and maps."""

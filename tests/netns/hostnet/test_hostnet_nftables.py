@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import threading
+from typing import Any
+
+import pytest
+
+from hostnet.apply import plan_full, reconcile
+from hostnet.kernel import Kernel
+from hostnet.nft import tables as nftables
+from hostnet.state import HostState, NftTable
+
+BODY = """
+set pods {
+    type ipv4_addr
+}
+chain forward {
+    type filter hook forward priority filter; policy accept;
+    ip saddr 10.5.0.0/16 counter accept
+    ip daddr 10.5.0.0/16 accept
+}
+chain postrouting {
+    type nat hook postrouting priority srcnat; policy accept;
+    meta mark & 0x4000 == 0x4000 return
+    ip saddr 10.5.0.0/16 ip daddr != 224.0.0.0/4 oifname != "kbr0" masquerade fully-random
+}
+"""
+TABLE = NftTable("inet", "flatmesh", BODY)
+WANTED = HostState(tables=frozenset([TABLE]))
+
+
+def nft(netns: str, command: str) -> str:
+    done = subprocess.run(
+        ["ip", "netns", "exec", netns, "nft", command], capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def test_table_is_made_once_and_recognised_ever_after(netns: str) -> None:
+    with Kernel(netns) as kernel:
+        assert reconcile(WANTED, kernel).failures == []
+        assert reconcile(WANTED, kernel).changes == 0
+    with Kernel(netns) as restarted:
+        assert plan_full(WANTED, restarted).lines() == []
+    assert "masquerade fully-random" in nft(netns, "list table inet flatmesh")
+
+
+@pytest.mark.parametrize(
+    "sabotage",
+    [
+        "delete table inet flatmesh",
+        "flush chain inet flatmesh postrouting",
+        "add rule inet flatmesh forward drop",
+        "add element inet flatmesh pods { 10.5.76.2 }",
+        "add chain inet flatmesh other",
+        "add chain inet flatmesh forward { policy drop; }",
+    ],
+)
+def test_drift_of_any_kind_is_put_right(netns: str, sabotage: str) -> None:
+    with Kernel(netns) as kernel:
+        reconcile(WANTED, kernel)
+        nft(netns, sabotage)
+        (line,) = plan_full(WANTED, kernel).lines()
+        assert line.startswith("nft replace table inet flatmesh { set pods { type ipv4_addr }")
+        assert reconcile(WANTED, kernel).failures == []
+        assert plan_full(WANTED, kernel).lines() == []
+
+
+def test_counters_are_no_drift(netns: str) -> None:
+    with Kernel(netns) as kernel:
+        table = NftTable(
+            "inet",
+            "flatmesh",
+            "chain o {\n type filter hook output priority 0;\n counter packets 5 bytes 9\n}",
+        )
+        wanted = HostState(tables=frozenset([table]))
+        reconcile(wanted, kernel)
+        subprocess.run(
+            ["ip", "netns", "exec", netns, "ping", "-c1", "-W1", "127.0.0.1"],
+            capture_output=True,
+            check=True,
+        )
+        assert "packets 5 " not in nft(netns, "list table inet flatmesh")
+        assert plan_full(wanted, kernel).lines() == []
+
+
+def test_unwanted_table_goes_and_those_of_others_stay(netns: str) -> None:
+    nft(netns, "add table inet kube-proxy")
+    nft(netns, "add table ip flatmesh")
+    with Kernel(netns) as kernel:
+        reconcile(WANTED, kernel)
+        assert reconcile(HostState(), kernel).lines() == ["nft delete table inet flatmesh"]
+    assert nftables.list_tables(netns) == {("inet", "kube-proxy"), ("ip", "flatmesh")}
+
+
+def test_a_refused_table_leaves_the_old_one_and_says_why(netns: str) -> None:
+    with Kernel(netns) as kernel:
+        reconcile(WANTED, kernel)
+        before = nft(netns, "list ruleset")
+        broken = HostState(tables=frozenset([NftTable("inet", "flatmesh", "chain a { no such }")]))
+        (failure,) = reconcile(broken, kernel).failures
+    assert "syntax error" in str(failure)
+    assert "\n" not in str(failure)
+    assert nft(netns, "list ruleset") == before
+
+
+def test_elements_come_and_go_singly_and_twice_is_no_error(netns: str) -> None:
+    nftables.replace_table(TABLE, netns)
+    for _ in range(2):
+        nftables.add_elements("inet", "flatmesh", "pods", ["10.5.76.2", "10.5.76.3"], netns)
+    assert "10.5.76.2, 10.5.76.3" in nft(netns, "list set inet flatmesh pods")
+    for _ in range(2):
+        nftables.delete_elements("inet", "flatmesh", "pods", ["10.5.76.2"], netns)
+    listed = nft(netns, "list set inet flatmesh pods")
+    assert "10.5.76.2" not in listed
+    assert "10.5.76.3" in listed
+
+
+def test_many_threads_write_to_their_own_namespaces(make_netns: Any) -> None:
+    names = [make_netns() for _ in range(3)]
+    wrong: list[str] = []
+
+    def work(name: str) -> None:
+        for number in range(20):
+            table = NftTable("inet", "flatmesh", f"chain {name}-{number} {{ }}")
+            nftables.replace_table(table, name)
+            found = nftables.list_table("inet", "flatmesh", name)
+            if found is None or f"chain {name}-{number} " not in found.body:
+                wrong.append(name)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_without_libnftables_all_else_is_done_and_the_mend_is_told(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ctypes.CDLL
+
+    def missing(name: str | None, *args: Any, **options: Any) -> Any:
+        if name == nftables.LIBRARY:
+            raise OSError(name)
+        return real(name, *args, **options)
+
+    nftables._library.cache_clear()
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    try:
+        with Kernel(host) as kernel:
+            assert reconcile(HostState(), kernel).ok
+            (failure,) = reconcile(WANTED, kernel).failures
+    finally:
+        nftables._library.cache_clear()
+    assert "libnftables.so.1 is not installed: install it" in str(failure)

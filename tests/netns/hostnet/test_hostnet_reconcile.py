@@ -1,0 +1,510 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from hostnet import apply as apply_module
+from hostnet.apply import plan_full, reconcile
+from hostnet.kernel import Kernel
+from hostnet.kinds.route import dump_routes
+from hostnet.netlink.socket import HEADER, NetlinkError, NetlinkSocket
+from hostnet.ownership import Mark
+from hostnet.state import (
+    Address,
+    Bridge,
+    FdbEntry,
+    HostState,
+    Link,
+    Neighbour,
+    Route,
+    Sysctl,
+    Veth,
+    Vxlan,
+    merge,
+)
+
+VTEP = Link(
+    "flannel.1",
+    "vxlan",
+    mtu=1450,
+    mac="c6:d2:32:6f:8f:44",
+    addrgenmode="none",
+    details=Vxlan(1, 8472, "192.168.64.2", "eth0"),
+)
+VTEP6 = Link(
+    "flannel-v6.1",
+    "vxlan",
+    mtu=1430,
+    mac="c6:d2:32:6f:8f:46",
+    addrgenmode="none",
+    details=Vxlan(1, 8472, "fd00:1::2", "eth0"),
+)
+BASE = HostState(
+    links=frozenset([VTEP, VTEP6]),
+    addresses=frozenset(
+        [Address("flannel.1", "10.5.76.0/32"), Address("flannel-v6.1", "fc00:0:0:4c::/128")]
+    ),
+    sysctls=frozenset([Sysctl("net/ipv4/ip_forward", "1")]),
+)
+
+
+def peer(number: int) -> HostState:
+    high, low = divmod(number, 256)
+    subnet, mac = f"10.{64 + high}.{low}.0", f"c6:d2:33:00:{high:02x}:{low:02x}"
+    subnet6, mac6 = f"fc00:0:1:{number + 1:x}::", f"c6:d2:33:06:{high:02x}:{low:02x}"
+    return HostState(
+        routes=frozenset(
+            [
+                Route(f"{subnet}/24", "flannel.1", subnet, onlink=True),
+                Route(f"{subnet6}/64", "flannel-v6.1", subnet6, onlink=True),
+            ]
+        ),
+        neighbours=frozenset(
+            [Neighbour("flannel.1", subnet, mac), Neighbour("flannel-v6.1", subnet6, mac6)]
+        ),
+        fdb=frozenset(
+            [
+                FdbEntry("flannel.1", mac, f"192.168.{65 + high}.{low}"),
+                FdbEntry("flannel-v6.1", mac6, f"fd00:2::{number + 1:x}"),
+            ]
+        ),
+    )
+
+
+RIGHT = "id 1 dev eth0 local 192.168.64.2 dstport 8472 nolearning"
+WANTED = merge([BASE, *(peer(n) for n in range(4))])
+
+
+@pytest.fixture(params=["nexthop objects", "plain routes"])
+def kernel(request: pytest.FixtureRequest, host: str) -> Iterator[Kernel]:
+    with Kernel(host, nexthop_objects=request.param == "nexthop objects") as opened:
+        yield opened
+
+
+def ip(netns: str, command: str) -> str:
+    words = command.split()
+    tool = words.pop(0) if words[0] in ("bridge", "nft") else "ip"
+    argv = ["ip", "netns", "exec", netns, tool, *words] if tool == "nft" else None
+    done = subprocess.run(
+        argv or [tool, "-n", netns, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout
+
+
+def ip_json(netns: str, command: str) -> list[dict[str, Any]]:
+    tool, *words = command.split()
+    done = subprocess.run(
+        [tool, "-n", netns, "-j", "-d", *words], capture_output=True, text=True, check=True
+    )
+    found: list[dict[str, Any]] = json.loads(done.stdout or "[]")
+    return found
+
+
+def settled(kernel: Kernel, desired: HostState = WANTED) -> None:
+    """The kernel agrees, and a fresh daemon, knowing nothing, thinks so too."""
+    assert plan_full(desired, kernel).lines() == []
+    with Kernel(kernel.netns_fd, nexthop_objects=kernel.nexthop_objects) as fresh:
+        assert plan_full(desired, fresh).lines() == []
+
+
+def test_everything_is_made_as_wanted_and_a_second_time_changes_nothing(
+    kernel: Kernel, host: str
+) -> None:
+    assert reconcile(WANTED, kernel).failures == []
+    settled(kernel)
+    assert reconcile(WANTED, kernel).changes == 0
+
+    link = ip_json(host, "ip link show flannel.1")[0]
+    data = link["linkinfo"]["info_data"]
+    assert (link["mtu"], link["address"], link["ifalias"]) == (1450, VTEP.mac, "flatmesh")
+    assert (data["id"], data["port"], data["local"], data["link"]) == (
+        *(1, 8472, "192.168.64.2", "eth0"),
+    )
+    assert not data.get("learning")
+    assert link["inet6_addr_gen_mode"] == "none"
+    routes = ip_json(host, "ip route show dev flannel.1")
+    assert {(r["dst"], r["gateway"], r["protocol"]) for r in routes} == {
+        (f"10.64.{n}.0/24", f"10.64.{n}.0", "102") for n in range(4)
+    }
+    assert all("onlink" in r["flags"] for r in routes)
+    routes6 = ip_json(host, "ip -6 route show dev flannel-v6.1 proto 102")
+    assert {r["dst"] for r in routes6} == {f"fc00:0:1:{n + 1:x}::/64" for n in range(4)}
+    assert len(ip_json(host, "ip neigh show dev flannel.1 nud permanent")) == 4
+    fdb = ip_json(host, "bridge fdb show dev flannel.1")
+    assert {(e["mac"], e["dst"], e["state"]) for e in fdb} == {
+        (f"c6:d2:33:00:00:0{n}", f"192.168.65.{n}", "permanent") for n in range(4)
+    }
+    expected_hops = 8 if kernel.nexthop_objects else 0
+    assert len(ip_json(host, "ip nexthop show")) == expected_hops
+
+
+def test_peers_that_left_are_forgotten(kernel: Kernel, host: str) -> None:
+    reconcile(WANTED, kernel)
+    fewer = merge([BASE, peer(1)])
+    assert reconcile(fewer, kernel).failures == []
+    settled(kernel, fewer)
+    assert len(ip_json(host, "ip route show proto 102")) == 1
+    assert len(ip_json(host, "ip nexthop show")) == (2 if kernel.nexthop_objects else 0)
+
+
+def test_nothing_wanted_leaves_nothing_of_ours_and_all_else(kernel: Kernel, host: str) -> None:
+    def seen() -> list[str]:
+        shown = ip(host, "-o link") + ip(host, "route") + ip(host, "-6 route")
+        # the kernel makes link-local ones when it gets round to it
+        return [line for line in shown.splitlines() if not line.startswith("fe80:")]
+
+    before = seen()
+    reconcile(WANTED, kernel)
+    assert reconcile(HostState(), kernel).failures == []
+    settled(kernel, HostState())
+    assert seen() == before
+    assert ip(host, "nexthop") == ""
+
+
+def test_a_delta_of_parts_adds_replaces_and_removes_one_peer(kernel: Kernel) -> None:
+    reconcile(WANTED, kernel)
+    moved = replace(peer(1), fdb=frozenset([FdbEntry("flannel.1", "c6:d2:33:00:00:01", "1.2.3.4")]))
+    assert reconcile(peer(9), kernel, delta_of=HostState()).failures == []
+    assert reconcile(moved, kernel, delta_of=peer(1)).failures == []
+    assert reconcile(HostState(), kernel, delta_of=peer(2)).failures == []
+    now = merge([BASE, peer(0), moved, peer(3), peer(9)])
+    leftovers = plan_full(now, kernel).lines()
+    assert all(line.startswith("ip nexthop del") for line in leftovers)
+    reconcile(now, kernel)
+    settled(kernel, now)
+
+
+def test_a_delta_on_a_kernel_that_is_not_as_thought_is_reported(kernel: Kernel, host: str) -> None:
+    reconcile(WANTED, kernel)
+    ip(host, "link del flannel.1")
+    outcome = reconcile(peer(9), kernel, delta_of=HostState())
+    assert not outcome.ok
+    assert any("10.64.9.0/24" in failure.line for failure in outcome.failures)
+    now = WANTED | peer(9)
+    assert reconcile(now, kernel).ok
+    settled(kernel, now)
+
+
+@pytest.mark.parametrize(
+    "sabotage",
+    [
+        "link del flannel.1",
+        "link set flannel.1 down",
+        "link set flannel.1 mtu 1300",
+        "link set flannel.1 address 02:00:00:00:00:01",
+        "link set flannel.1 alias somebody-else",
+        "route del 10.64.1.0/24",
+        "route replace 10.64.1.0/24 via 192.168.64.9",
+        "-6 route del fc00:0:1:2::/64",
+        "route add 10.99.0.0/24 via 10.99.0.0 dev flannel.1 onlink proto 102",
+        "neigh del 10.64.1.0 dev flannel.1",
+        "neigh replace 10.64.1.0 lladdr 02:00:00:00:00:09 dev flannel.1 nud permanent",
+        "neigh add 10.99.0.0 lladdr 02:00:00:00:00:09 dev flannel.1 nud permanent",
+        "bridge fdb del c6:d2:33:00:00:01 dev flannel.1 dst 192.168.65.1 self",
+        "bridge fdb replace c6:d2:33:00:00:01 dev flannel.1 dst 192.168.65.99 self",
+        "bridge fdb append 00:00:00:00:00:00 dev flannel.1 dst 192.168.65.99 self",
+        "route append 10.64.1.0/24 via 192.168.64.9 proto 102",
+        "bridge fdb add 02:00:00:00:00:09 dev flannel.1 dst 192.168.65.99 self",
+        "addr del 10.5.76.0/32 dev flannel.1",
+        "addr add 10.5.77.0/32 dev flannel.1",
+        "link set eth0 down",
+    ],
+)
+def test_drift_is_put_right(host: str, sabotage: str) -> None:
+    with Kernel(host) as kernel:
+        reconcile(WANTED, kernel)
+        ip(host, sabotage)
+        if sabotage == "link set eth0 down":
+            ip(host, "link set eth0 up")
+            ip(host, "addr replace fd00:1::2/64 dev eth0 nodad")
+        else:
+            assert plan_full(WANTED, kernel).lines() != []
+        assert reconcile(WANTED, kernel).failures == []
+        settled(kernel)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "id 2 dev eth0 local 192.168.64.2 dstport 8472 nolearning",
+        "id 1 dev eth0 local 192.168.64.2 dstport 4789 nolearning",
+        "id 1 dev eth0 local 192.168.64.3 dstport 8472 nolearning",
+        "id 1 dev eth0 local 192.168.64.2 dstport 8472 learning",
+        "id 1 dev eth1 local 192.168.64.2 dstport 8472 nolearning",
+    ],
+)
+def test_vxlan_that_can_not_be_changed_is_made_anew_with_all_that_is_on_it(
+    host: str, wrong: str
+) -> None:
+    with Kernel(host) as kernel:
+        reconcile(WANTED, kernel)
+        ip(host, "link del flannel.1")
+        ip(host, f"link add flannel.1 type vxlan {wrong}")
+        ip(host, "link set flannel.1 up alias flatmesh")
+        outcome = reconcile(WANTED, kernel)
+        assert outcome.failures == []
+        assert "ip link del flannel.1" in outcome.lines()
+        settled(kernel)
+
+
+def test_what_a_flanneld_left_is_taken_over_without_touching_the_device(host: str) -> None:
+    for command in (
+        f"link add flannel.1 address {VTEP.mac} mtu 1450 type vxlan {RIGHT}",
+        "link set flannel.1 up",
+        "addr add 10.5.76.0/32 dev flannel.1",
+        "route add 10.64.1.0/24 via 10.64.1.0 dev flannel.1 onlink",
+        "neigh add 10.64.1.0 lladdr c6:d2:33:00:00:01 dev flannel.1 nud permanent",
+        "bridge fdb add c6:d2:33:00:00:01 dev flannel.1 dst 192.168.65.1 self",
+        # of a host that left while nobody looked
+        "route add 10.77.0.0/24 via 10.77.0.0 dev flannel.1 onlink",
+        "neigh add 10.77.0.0 lladdr c6:d2:33:00:00:77 dev flannel.1 nud permanent",
+        "bridge fdb add c6:d2:33:00:00:77 dev flannel.1 dst 192.168.65.77 self",
+    ):
+        ip(host, command)
+    index = ip_json(host, "ip link show flannel.1")[0]["ifindex"]
+    with Kernel(host) as kernel:
+        outcome = reconcile(WANTED, kernel)
+        assert outcome.failures == []
+        assert not any(re.match("ip link (del|add) flannel.1 ", line) for line in outcome.lines())
+        settled(kernel)
+    assert ip_json(host, "ip link show flannel.1")[0]["ifindex"] == index
+    assert "10.77" not in ip(host, "route") + ip(host, "neigh")
+    assert {r["protocol"] for r in ip_json(host, "ip route show dev flannel.1")} == {"102"}
+
+
+def test_foreign_objects_are_never_touched(kernel: Kernel, host: str) -> None:
+    foreign = (
+        "link add br7 type bridge",
+        "link set br7 up alias somebody",
+        "addr add 10.200.0.1/24 dev br7",
+        "route add 10.201.0.0/24 via 192.168.64.7",
+        "route add 10.202.0.0/24 dev eth0 table 77",
+        "neigh add 192.168.64.7 lladdr 02:00:00:00:00:07 dev eth0 nud permanent",
+        "nexthop add id 7 via 192.168.64.7 dev eth0",
+        "route add 10.203.0.0/24 nhid 7",
+    )
+    for command in foreign:
+        ip(host, command)
+
+    def seen() -> list[str]:
+        shown = ("-o link show br7", "addr show br7", "route show dev eth0", "route show table 77")
+        return [ip(host, c) for c in (*shown, "neigh show dev eth0 nud permanent", "nexthop")]
+
+    before = seen()
+    reconcile(WANTED, kernel)
+    reconcile(HostState(), kernel)
+    assert seen() == before
+
+
+def test_a_foreign_device_of_our_name_is_reported_and_left_alone(host: str) -> None:
+    ip(host, "link add flannel.1 type bridge")
+    with Kernel(host) as kernel:
+        outcome = reconcile(BASE, kernel)
+    assert "device flannel.1 exists, is of type bridge and not ours" in str(outcome.failures[0])
+    assert ip_json(host, "ip link show flannel.1")[0]["linkinfo"]["info_kind"] == "bridge"
+
+
+def test_bridges_and_veths_are_made_and_put_right(kernel: Kernel, host: str) -> None:
+    wanted = HostState(
+        links=frozenset(
+            [
+                Link("kbr9", "bridge", mtu=1400, mac="02:00:00:00:00:01", details=Bridge()),
+                Link("tap-a", "veth", mtu=1400, master="kbr9", details=Veth("tap-b")),
+                Link("tap-b", "veth", mtu=1400, details=Veth("tap-a")),
+            ]
+        ),
+        addresses=frozenset([Address("kbr9", "10.5.76.1/24"), Address("tap-b", "10.9.9.9/32")]),
+    )
+    assert reconcile(wanted, kernel).failures == []
+    settled(kernel, wanted)
+    assert ip_json(host, "ip link show tap-a")[0]["master"] == "kbr9"
+    ip(host, "link set tap-a nomaster")
+    ip(host, "link set kbr9 down")
+    assert reconcile(wanted, kernel).failures == []
+    settled(kernel, wanted)
+    reconcile(HostState(), kernel)
+    assert "kbr9" not in ip(host, "-o link")
+
+
+def test_addresses_are_added_before_the_old_ones_go(kernel: Kernel, host: str) -> None:
+    link = Link("kbr9", "bridge", details=Bridge())
+    old = HostState(
+        links=frozenset([link]),
+        addresses=frozenset([Address("kbr9", "10.5.76.1/24")]),
+        routes=frozenset([Route("10.60.0.0/16", "kbr9", scope=253)]),
+    )
+    reconcile(old, kernel)
+    new = replace(old, addresses=frozenset([Address("kbr9", "10.5.76.9/24")]))
+    lines = reconcile(new, kernel).lines()
+    assert lines.index("ip addr replace 10.5.76.9/24 dev kbr9") < lines.index(
+        "ip addr del 10.5.76.1/24 dev kbr9"
+    )
+    settled(kernel, new)
+    assert "10.60.0.0/16" in ip(host, "route")
+
+
+def test_route_attributes_reach_the_kernel_and_come_back(kernel: Kernel, host: str) -> None:
+    wanted = HostState(
+        routes=frozenset(
+            [
+                Route("10.60.0.0/16", "eth0", "192.168.64.7", metric=50, mtu=1400, advmss=1360),
+                Route("10.60.0.0/16", "eth0", "192.168.64.8", metric=60),
+                Route("10.61.0.0/16", "eth0", source="192.168.64.2", scope=253),
+                Route("10.62.0.0/16", "eth0", "192.168.64.7", table=1000),
+                Route("10.63.0.0/16", "eth0", "fd00:1::7"),
+                Route("fd00:60::/48", "eth0", "fd00:1::7", metric=7, mtu=1300),
+                Route("fd00:61::/48", "eth0", "fd00:1::7", source="fd00:1::2"),
+            ]
+        )
+    )
+    assert reconcile(wanted, kernel).failures == []
+    settled(kernel, wanted)
+    shown = ip(host, "route")
+    assert "metric 50 mtu 1400 advmss 1360" in shown
+    assert "via inet6 fd00:1::7" in shown
+    assert reconcile(HostState(), kernel).failures == []
+    assert ip(host, "route show proto 102") + ip(host, "route show table 1000") == ""
+
+
+def test_one_bad_object_among_many_fails_alone_and_is_named(kernel: Kernel) -> None:
+    bad = HostState(
+        routes=frozenset([Route("10.70.0.0/16", "no-such-device", "10.70.0.1", onlink=True)]),
+        neighbours=frozenset([Neighbour("flannel.1", "10.300.1.1", "02:00:00:00:00:01")]),
+    )
+    outcome = reconcile(WANTED | bad, kernel)
+    named = {failure.line.split()[3] for failure in outcome.failures}
+    assert named - {"id"} == {"10.70.0.0/16", "10.300.1.1"}
+    settled(kernel)
+
+
+def test_the_kernels_own_words_are_in_the_error(host: str) -> None:
+    with Kernel(host) as kernel:
+        bad = HostState(routes=frozenset([Route("10.70.0.0/16", "eth0", "10.70.0.1")]))
+        failures = reconcile(bad, kernel).failures
+    assert "Nexthop has invalid gateway" in str(failures[0])
+
+
+def test_two_owners_share_a_host(host: str) -> None:
+    other = Mark(protocol=103, alias="flatmesh-blue", tables=frozenset())
+    mine = HostState(routes=frozenset([Route("10.70.0.0/16", "eth0", "192.168.64.7")]))
+    theirs = HostState(routes=frozenset([Route("10.71.0.0/16", "eth0", "192.168.64.8")]))
+    with Kernel(host) as kernel, Kernel(host, mark=other) as blue:
+        reconcile(mine, kernel)
+        reconcile(theirs, blue)
+        reconcile(HostState(), kernel)
+        assert plan_full(theirs, blue).lines() == []
+        assert "10.71.0.0/16" in ip(host, "route")
+        assert "10.70.0.0/16" not in ip(host, "route")
+
+
+def test_no_nexthop_compatibility_mode_is_understood(host: str) -> None:
+    with Kernel(host, nexthop_objects=True) as kernel:
+        compat = HostState(sysctls=frozenset([Sysctl("net/ipv4/nexthop_compat_mode", "0")]))
+        reconcile(WANTED | compat, kernel)
+        settled(kernel, WANTED | compat)
+
+
+def test_kernel_detects_nexthop_objects(host: str) -> None:
+    with Kernel(host) as kernel:
+        assert kernel.nexthop_objects
+
+
+def test_a_dump_that_changed_underneath_is_taken_again(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = NetlinkSocket._dump
+    interruptions = iter([True, True])
+
+    def interrupted(
+        self: NetlinkSocket, kind: int, body: bytes, operation: str
+    ) -> list[bytes] | None:
+        found = real(self, kind, body, operation)
+        return None if next(interruptions, False) else found
+
+    with Kernel(host) as kernel:
+        reconcile(WANTED, kernel)
+        monkeypatch.setattr(NetlinkSocket, "_dump", interrupted)
+        settled(kernel)
+        monkeypatch.setattr(NetlinkSocket, "_dump", lambda *_: None)
+        with pytest.raises(NetlinkError, match="kept changing"):
+            plan_full(WANTED, kernel)
+
+
+def test_a_dump_left_half_read_does_not_block_the_next(host: str) -> None:
+    many = merge([BASE, *(peer(n) for n in range(1000))])
+    with Kernel(host) as kernel:
+        reconcile(many, kernel)
+        kind, flags, body = dump_routes(socket.AF_INET)
+        kernel.socket._sequence += 1
+        header = HEADER.pack(16 + len(body), kind, flags | 0x301, kernel.socket._sequence, 0)
+        kernel.socket._send(header + body)
+        kernel.socket._receive()
+        settled(kernel, many)
+
+
+def test_no_entry_is_ever_missed_while_others_come_and_go(host: str) -> None:
+    stable = merge([BASE, *(peer(n) for n in range(300))])
+    moving = merge([peer(n) for n in range(1000, 1100)])
+    stop = threading.Event()
+
+    def churn() -> None:
+        with Kernel(host) as other:
+            while not stop.is_set():
+                reconcile(moving, other, delta_of=HostState())
+                reconcile(HostState(), other, delta_of=moving)
+
+    with Kernel(host) as kernel:
+        reconcile(stable, kernel)
+        thread = threading.Thread(target=churn)
+        thread.start()
+        try:
+            for _ in range(30):
+                with contextlib.suppress(NetlinkError):  # it never stood still: that is told
+                    found = kernel.dump(stable)
+                    assert not stable.routes - found.routes
+                    assert not stable.neighbours - found.neighbours
+                    assert not stable.fdb - found.fdb
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_five_thousand_peers_go_in_and_out(host: str) -> None:
+    many = merge([BASE, *(peer(n) for n in range(5000))])
+    with Kernel(host) as kernel:
+        assert reconcile(many, kernel).failures == []
+        assert reconcile(many, kernel).changes == 0
+        # the first look parses all anew, later ones only what changed
+        assert reconcile(many, kernel).changes == 0
+        renamed = replace(many, routes=many.routes - peer(17).routes)
+        assert reconcile(renamed, kernel).changes == 4
+        assert reconcile(HostState(), kernel).failures == []
+        assert plan_full(HostState(), kernel).lines() == []
+
+
+def test_a_plan_that_fights_another_program_ends(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = apply_module.apply
+
+    def sabotaged(plan: Any, kernel: Kernel) -> Any:
+        outcome = real(plan, kernel)
+        ip(host, "link set flannel.1 mtu 1300")
+        return outcome
+
+    with Kernel(host) as kernel:
+        reconcile(BASE, kernel)
+        ip(host, "link set flannel.1 mtu 1300")
+        monkeypatch.setattr(apply_module, "apply", sabotaged)
+        outcome = reconcile(BASE, kernel)
+    assert len(outcome.plans) == apply_module.ROUNDS
