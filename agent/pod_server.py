@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from agent.node import Node
 from agent.settings import Settings
 from cni.host import SOCKET_NAME, Host, Status
-from cni.server import CniServer
+from cni.socket.server import CniServer
 
 
 @contextlib.contextmanager
 def serve_pods(settings: Settings, node: Node) -> Iterator[CniServer]:
-    """Serve CNI requests inside the block. Raises cni.server.ServerError."""
+    """Serve CNI requests inside the block. Raises cni.socket.server.ServerError."""
     host = Host(
         settings.run_dir,
         settings.state_dir,

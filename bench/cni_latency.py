@@ -174,7 +174,7 @@ def served(host: BenchHost) -> Iterator[None]:
     """Run the CNI half of the daemon in the host's namespace."""
     with netns.entered(host.fd):
         server = subprocess.Popen(
-            [sys.executable, "-I", "-m", "cni.server"],
+            [sys.executable, "-I", "-m", "cni.socket.server"],
             env=host.variables("", "", daemon=True),
             stdout=subprocess.PIPE,
             text=True,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from cni.firewall import TABLE
+from cni.pod.firewall import TABLE
 from hostnet.kernel import Kernel
 from hostnet.kinds.link import delete_link
 from hostnet.netlink.socket import NetlinkError

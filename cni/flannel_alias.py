@@ -27,9 +27,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cni import attachment_lock, delegate, ipam_config
+from cni import delegate, ipam_config
 from cni.errors import INVALID_CONFIG, IO_FAILURE, NOT_AVAILABLE, CniError
 from cni.host import Host
+from cni.pod import attachment_lock
 from cni.request import Key, Request
 from cni.result import Result
 from ipam.subnet_env import SubnetEnv

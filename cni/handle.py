@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cni.result import Result
 
 PLUGINS = {
-    "flatmesh": "cni.pod_plugin",
+    "flatmesh": "cni.pod.plugin",
     "flatmesh-ipam": "cni.ipam_plugin",
     "flannel": "cni.flannel_alias",
 }

@@ -22,8 +22,8 @@ from pathlib import Path
 EXECUTABLES = ("flatmesh", "flatmesh-ipam", "flannel")
 MARKS = (b"FLATMESH_SOCKET",)  # text that every executable of ours holds, and no other
 COMPILERS = ("cc", "gcc", "clang", "musl-gcc")
-SOURCE = Path(__file__).with_name("client.c")
-PYTHON_SOURCE = Path(__file__).with_name("socket_client.py")
+SOURCE = Path(__file__).parent / "socket" / "client.c"
+PYTHON_SOURCE = Path(__file__).parent / "socket" / "client.py"
 
 
 class InstallError(Exception):

@@ -7,10 +7,11 @@ nothing to undo: an attachment's addresses are written, and are there or not.
 
 from __future__ import annotations
 
-from cni import attachment_lock, ipam_config
-from cni.attachments import Attachments
+from cni import ipam_config
 from cni.errors import CHECK_FAILED, INVALID_CONFIG, NOT_AVAILABLE, CniError
 from cni.host import Host
+from cni.pod import attachment_lock
+from cni.pod.attachments import Attachments
 from cni.request import Request
 from cni.result import Result
 

@@ -45,7 +45,7 @@ from ovs_mesh.userspace import PHY, SWITCH_END, UserspaceUnderlay, phy_flows
 from ovs_mesh.watch import Watch, words_of
 
 log = logging.getLogger("ovs")
-ATTACH_FILE = "attach.json"  # read by the CNI plugins: cni.attach_mode
+ATTACH_FILE = "attach.json"  # read by the CNI plugins: cni.pod.attach_mode
 PATIENCE = 5.0  # seconds for ovs-vswitchd to open a port
 
 

@@ -101,7 +101,7 @@ class Host:
     def serve(self, **variables: str) -> None:
         """Start the CNI half of the daemon; wait until it serves."""
         self.server = subprocess.Popen(
-            [*self.enter, sys.executable, "-I", "-m", "cni.server"],
+            [*self.enter, sys.executable, "-I", "-m", "cni.socket.server"],
             env={**self.variables, **variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

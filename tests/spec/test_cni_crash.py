@@ -1,6 +1,6 @@
 """Killed at any step, by SIGKILL: DEL, GC or the next start leaves nothing.
 
-`FLATMESH_CRASH_AT` kills the process at a named step (`cni.fault_points`); it is given to the
+`FLATMESH_CRASH_AT` kills the process at a named step (`cni.crash_points`); it is given to the
 daemon *and* to the executable, which would otherwise do the work when the daemon has died.
 """
 
@@ -15,11 +15,11 @@ import time
 
 import pytest
 
-from cni import fault_points
+from cni import crash_points
 
 LONG = bool(os.environ.get("FLATMESH_LONG"))
 ROUNDS = 1000 if LONG else 60
-POINTS = [("ADD", p) for p in fault_points.ADD] + [("DEL", p) for p in fault_points.DELETE]
+POINTS = [("ADD", p) for p in crash_points.ADD] + [("DEL", p) for p in crash_points.DELETE]
 # before these the pod is whole, and the next start has no reason to touch it
 WHOLE = ("add-ready", "del-found", "del-unfirewalled")
 
@@ -55,7 +55,7 @@ def crash(host, command, point, settings, container, pod):
     """Call the plugin and die at the point: nobody answers."""
     if command == "DEL":
         host.call("ADD", settings, container, pod).result()
-    with_fault = {fault_points.VARIABLE: point}
+    with_fault = {crash_points.VARIABLE: point}
     if host.server is not None:
         host.kill_server(signal.SIGTERM)
         host.serve(**with_fault)
@@ -75,7 +75,7 @@ def collect(host, settings):
 def start_again(host):
     """A daemon's start; it tells when it has looked for leftovers."""
     from cni.host import from_environment
-    from cni.pod_removal import sweep
+    from cni.pod.removal import sweep
     from hostnet.netns import run_in
 
     return run_in(host.name, lambda: sweep(from_environment(host.variables)))
@@ -136,16 +136,16 @@ def cured(host, container, conf, command, point, cure):
 
 def test_a_daemon_that_dies_is_done_without_and_the_pod_comes(own_host, container, conf):
     """The runtime notices nothing: the executable finds the half-made pod and makes it anew."""
-    for point in fault_points.ADD[:-1]:
+    for point in crash_points.ADD[:-1]:
         if "delegated" in point:
             continue
-        own_host.serve(**{fault_points.VARIABLE: point})
+        own_host.serve(**{crash_points.VARIABLE: point})
         pod = own_host.pod()
         own_host.call("ADD", config(own_host, conf, point), f"{container}-{point}", pod).result()
         own_host.kill_server()
     held = own_host.held()
     assert len(set(held)) == len(held)
-    for point in fault_points.ADD[:-1]:
+    for point in crash_points.ADD[:-1]:
         own_host.call("DEL", config(own_host, conf, point), f"{container}-{point}").result()
     assert nothing_left(own_host) == []
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 import cni.install
-from cni import wire
 from cni.host import Host, Status, from_environment, socket_path
-from cni.server import CniServer, ServerError
+from cni.socket import protocol as wire
+from cni.socket.server import CniServer, ServerError
 
 VERSION = {"CNI_COMMAND": "VERSION"}
 
@@ -156,7 +156,7 @@ def test_junk_is_dropped_and_the_server_serves_on(tmp_path, junk):
 
 
 def test_clients_that_say_nothing_don_t_keep_others_out(tmp_path, monkeypatch):
-    monkeypatch.setattr("cni.server.REQUEST_TIMEOUT", 0.2)
+    monkeypatch.setattr("cni.socket.server.REQUEST_TIMEOUT", 0.2)
     server = serving(tmp_path)
     server.workers = 2
     server.start()

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cni import bridge_config, flannel_alias, ipam_config, wiring
+from cni import flannel_alias, ipam_config
 from cni.handle import handle
 from cni.host import Host
-from cni.pod_plugin import with_gateways
+from cni.pod import bridge_config, wiring
+from cni.pod.plugin import with_gateways
 from cni.request import Call, parse
 from cni.result import Ip, Route
 from hostnet.kinds.link import FoundLink

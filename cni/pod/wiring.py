@@ -23,8 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cni import cidr
-from cni.bridge_config import BridgeConfig
 from cni.errors import ATTACHMENT_EXISTS, INVALID_CONFIG, NETWORK_FAILURE, CniError
+from cni.pod.bridge_config import BridgeConfig
 from cni.result import Ip, Route
 from hostnet.address_mac import GATEWAY_PREFIX, mac_after
 from hostnet.find_link import find_link

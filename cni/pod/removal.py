@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cni import attachment_lock, delegate, firewall, veth_removal, wiring
-from cni.attachments import Attachments, Record
+from cni import delegate
+from cni.crash_points import reach
 from cni.errors import IO_FAILURE, NETWORK_FAILURE, CniError
-from cni.fault_points import reach
 from cni.host import Host
+from cni.pod import attachment_lock, firewall, veth_removal, wiring
+from cni.pod.attachments import Attachments, Record
 from cni.request import Key, Request
 from hostnet.find_link import find_link
 from hostnet.kinds.link import RTM_GETLINK, dump_links, parse_link

@@ -8,7 +8,7 @@
 Numbers are 32-bit in the machine's order: both ends are one machine. The environment is as
 execve has it, `K=V` each ended by a zero byte. The client opens CNI_NETNS because the path
 means what it means in *its* mount namespace, and because an open namespace can't be swapped
-for another while we work. `client.c` and `socket_client.py` are the other ends of this.
+for another while we work. `client.c` and `client.py` are the other ends of this.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Theory of operation
 ADD is all or nothing. Everything that can be refused is refused before anything is touched;
 then the intent is recorded, with the addresses, in one transaction; then the kernel is
 changed; then the record says `ready`. Whatever goes wrong in between, and wherever we are
-killed, `pod_removal.detach` leads back to nothing: the undo of a failed ADD, DEL, GC and the
+killed, `removal.detach` leads back to nothing: the undo of a failed ADD, DEL, GC and the
 sweep at a daemon's start are that one function, which works from the record and finds out
 for itself how far things had come. The record goes last, so there is a trace until there is
 nothing.
@@ -22,20 +22,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cni import (
-    attachment_lock,
-    bridge_config,
-    cidr,
-    container_netns,
-    delegate,
-    firewall,
-    ipam_config,
-    pod_removal,
-    wiring,
-)
-from cni.attach_mode import AttachMode
-from cni.attachments import Attachments
-from cni.bridge_config import BridgeConfig
+from cni import cidr, delegate, ipam_config
+from cni.crash_points import reach
 from cni.errors import (
     ATTACHMENT_EXISTS,
     INVALID_CONFIG,
@@ -44,9 +32,12 @@ from cni.errors import (
     TRY_AGAIN_LATER,
     CniError,
 )
-from cni.fault_points import reach
 from cni.host import Host
 from cni.ipam_config import PoolConfig
+from cni.pod import attachment_lock, bridge_config, container_netns, firewall, removal, wiring
+from cni.pod.attach_mode import AttachMode
+from cni.pod.attachments import Attachments
+from cni.pod.bridge_config import BridgeConfig
 from cni.request import Key, Request
 from cni.result import Interface, Ip, Result, Route, parse_dns
 from hostnet.find_link import find_link
@@ -111,13 +102,13 @@ def delete(request: Request, host: Host) -> None:
         if delegate_type:
             delegate.prepare(delegate_type, request)
         reach("del-found")
-        pod_removal.detach(pod_removal.Removal(key, record, netns, request), book, host)
+        removal.detach(removal.Removal(key, record, netns, request), book, host)
     _tell(host)
 
 
 def check(request: Request, host: Host) -> None:
     """Look whether the attachment is as ADD made it. Raises CniError (103)."""
-    from cni import pod_check  # noqa: PLC0415 - 3 ms that ADD and DEL needn't pay
+    from cni.pod import check as pod_check  # noqa: PLC0415 - 3 ms that ADD and DEL needn't pay
 
     plan = _plan(request, host)
     with container_netns.opened(request) as netns:
@@ -132,7 +123,7 @@ def check(request: Request, host: Host) -> None:
 
 def gc(request: Request, host: Host) -> None:
     """Detach all of this network that is not valid, past errors. Raises CniError."""
-    pod_removal.collect(request, request.valid_attachments(), host)
+    removal.collect(request, request.valid_attachments(), host)
     delegate_type = _delegate_type(request)
     if delegate_type:
         delegate.forward(delegate_type, request, host)
@@ -216,8 +207,8 @@ def _require_free(
                 "already: DEL comes before another ADD",
             )
     if record is not None:
-        removal = pod_removal.Removal(plan.key, record, ends.pod_netns, request)
-        pod_removal.detach(removal, book, host)
+        attachment = removal.Removal(plan.key, record, ends.pod_netns, request)
+        removal.detach(attachment, book, host)
 
 
 @contextlib.contextmanager
@@ -227,7 +218,7 @@ def _undone_on_failure(request: Request, key: Key, book: Attachments, host: Host
     except BaseException as failure:
         try:
             record = book.find(key)
-            pod_removal.detach(pod_removal.Removal(key, record, None, request), book, host)
+            removal.detach(removal.Removal(key, record, None, request), book, host)
         except Exception as trouble:  # noqa: BLE001 - the first fault is the one to report
             failure.add_note(f"and undoing it failed too; DEL will try again: {trouble}")
         raise

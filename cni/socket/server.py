@@ -27,10 +27,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cni import pod_removal, wire
 from cni.errors import CniError
 from cni.handle import Response, RunInClientError, handle
 from cni.host import Host, from_environment, socket_path
+from cni.pod import removal as pod_removal
+from cni.socket import protocol as wire
 
 WORKERS = 32  # threads; delegated plugins are waited for, so more than the processors
 BACKLOG = 1024
@@ -207,7 +208,7 @@ def _answers(path: str) -> bool:
 
 
 def main() -> int:
-    """Run `python -m cni.server`: the CNI half of the daemon alone, until SIGTERM or SIGINT.
+    """Run `python -m cni.socket.server`: the CNI half of the daemon alone, until SIGTERM or SIGINT.
 
     For benchmarks and tests; paths come from the FLATMESH_* variables.
     """

@@ -6,7 +6,7 @@
  * costs more than all the work of plugging in a pod. So this program only carries the call
  * (environment, stdin, the network namespace as an open descriptor) over the daemon's unix
  * socket, prints the answer, and exits with its status. It is static and uses libc alone:
- * it starts in under a millisecond. The protocol is described in wire.py.
+ * it starts in under a millisecond. The protocol is described in protocol.py.
  *
  * Where no daemon answers (not running, refused, died before it answered, or told us to),
  * the Python program does the same work in this process, with the same stdin.
@@ -34,7 +34,7 @@
 #define ANSWER_TIMEOUT 100     /* seconds; the daemon itself gives up earlier */
 #define MAX_STDIN (16u << 20)  /* bytes, as in request.py */
 #define MAX_ANSWER (64u << 20) /* bytes */
-#define RUN_IT_YOURSELF 254    /* as in wire.py */
+#define RUN_IT_YOURSELF 254    /* as in protocol.py */
 
 extern char **environ;
 

@@ -3,7 +3,7 @@
 `cni.install` copies this file under the plugins' names, behind a line
 `#!<python> -ISE`. It imports `_socket` and `posix` alone, both compiled into or next to the
 interpreter: `socket`, `os` and `json` would double the time to start. The protocol is
-described in wire.py; everything else in client.c.
+described in protocol.py; everything else in client.c.
 """
 
 import _socket
@@ -13,7 +13,7 @@ import sys
 SEND_TIMEOUT = 10.0  # seconds
 ANSWER_TIMEOUT = 100.0  # seconds
 MAX_STDIN = 16 << 20  # bytes, as in request.py
-RUN_IT_YOURSELF = 254  # as in wire.py
+RUN_IT_YOURSELF = 254  # as in protocol.py
 O_CLOEXEC = posix.O_CLOEXEC
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import socket
 
-from cni import cidr, wiring
-from cni.attachments import Record
+from cni import cidr
 from cni.errors import CHECK_FAILED, INVALID_CONFIG, CniError
+from cni.pod import wiring
+from cni.pod.attachments import Record
 from cni.request import Request
 from cni.result import Interface, Ip, Result
 from hostnet.find_link import find_link

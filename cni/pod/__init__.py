@@ -1,0 +1,1 @@
+"""The main plugin: a pod's interface, addresses and routes."""

@@ -1,0 +1,1 @@
+"""CNI calls answered by the daemon, over a unix socket."""
