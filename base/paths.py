@@ -1,0 +1,32 @@
+"""Default paths and the names of all files that more than one part of flatmesh reads or writes.
+
+Strings, not `Path` objects: the CNI executable's slow path imports this module, and `pathlib`
+would cost it two milliseconds before it needs a path at all.
+"""
+
+from __future__ import annotations
+
+RUN_DIR = "/run/flatmesh"
+"""Cleared by a reboot. Flag `--run-dir`, variable FLATMESH_RUN_DIR."""
+STATE_DIR = "/var/lib/flatmesh"
+"""Survives a reboot. Flag `--state-dir`, variable FLATMESH_STATE_DIR."""
+SUBNET_FILE = "/run/flannel/subnet.env"
+"""flanneld's path (flag `--subnet-file`), so that the flannel CNI plugin finds it."""
+LAB_DIR = "/var/lib/flatmesh-lab"
+"""One directory for each lab on this machine."""
+NETNS_DIR = "/run/netns"
+"""Named network namespaces (ip-netns(8))."""
+
+# In the run directory:
+CNI_SOCKET = "cni.sock"
+"""The daemon answers CNI calls here."""
+READY_FILE = "ready"
+"""Holds the daemon's pid while pods can be served."""
+ATTACH_FILE = "attach.json"
+"""How pods are attached, where a backend attaches them to something other than kbr0."""
+
+# In the state directory:
+ADDRESS_STORE = "addresses.sqlite"
+"""Which pod holds which address."""
+LEASE_FILE = "lease.json"
+"""Which lease was ours in the last run."""
