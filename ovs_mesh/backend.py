@@ -20,9 +20,15 @@ from ovs_mesh import topology
 from ovs_mesh.config import OvsConfig
 from ovs_mesh.data_plane import OvsDataPlane
 from ovs_mesh.datapath import Datapath, choose
-from ovs_mesh.flows import ROUTER_IPV4, ROUTER_IPV6
-from ovs_mesh.layout import BRIDGE_END, KBR0, OBR0, SWITCH_CABLE_END
-from ovs_mesh.userspace import HOST_END, SWITCH_END
+from ovs_mesh.devices import (
+    KBR0,
+    KBR0_VETH,
+    OBR0,
+    OBR0_VETH,
+    UNDERLAY_BRIDGE_VETH,
+    UNDERLAY_VETH,
+)
+from ovs_mesh.tables.neighbour import ROUTER_IPV4, ROUTER_IPV6
 
 RT_SCOPE_LINK = 253  # linux/rtnetlink.h
 DEFAULT_RUNDIR = "/var/run/openvswitch"  # ovs-vswitchd(8); OVS_RUNDIR overrides it
@@ -64,9 +70,9 @@ class OvsBackend:
         sysctls = [Sysctl("net/ipv4/conf/all/send_redirects", "0")]
         if self.config.attach == KBR0:
             sysctls.append(Sysctl(f"net/ipv4/conf/{KBR0}/send_redirects", "0"))
-            links += _cable(BRIDGE_END, SWITCH_CABLE_END, self.mtu(underlay), master=KBR0)
+            links += _cable(KBR0_VETH, OBR0_VETH, self.mtu(underlay), master=KBR0)
         if self.datapath.userspace:
-            links += _cable(HOST_END, SWITCH_END, underlay.mtu)
+            links += _cable(UNDERLAY_VETH, UNDERLAY_BRIDGE_VETH, underlay.mtu)
         return HostState(links=frozenset(links), sysctls=frozenset(sysctls))
 
     def peer(self, peer: Lease, own: Lease, underlay: Underlay) -> HostState:

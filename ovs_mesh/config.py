@@ -42,11 +42,11 @@ OVERHEAD = {
     "geneve": 14 + 8 + 8 + 20,  # the same without options (RFC 8926)
 }
 IPV6_MORE = 20  # bytes by which the outer IPv6 header is longer
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
 
 
-class Tunnel(NamedTuple):
+class OvsTunnel(NamedTuple):
     """How frames travel between two hosts."""
 
     kind: str
@@ -55,22 +55,22 @@ class Tunnel(NamedTuple):
     """UDP destination port; 0 for GRE."""
 
 
-DEFAULT_TUNNEL = Tunnel("vxlan", 1, IANA_PORT["vxlan"])
+DEFAULT_TUNNEL = OvsTunnel("vxlan", 1, IANA_PORT["vxlan"])
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """Hosts that use a tunnel of their own among themselves."""
 
-    cidr: Network
-    tunnel: Tunnel
+    cidr: IPNetwork
+    tunnel: OvsTunnel
 
 
 @dataclass(frozen=True, slots=True)
 class OvsConfig:
     """The Backend object of the cluster config."""
 
-    tunnel: Tunnel = DEFAULT_TUNNEL
+    tunnel: OvsTunnel = DEFAULT_TUNNEL
     mesh: str = "flow"
     datapath: str = "auto"
     attach: str = "kbr0"
@@ -88,7 +88,7 @@ class OvsConfig:
         """Read the options. Raises ConfigError."""
         mesh = _choice(config, "Mesh", MESHES, "flow")
         kind = _choice(config, "Tunnel", TUNNELS, "vxlan")
-        tunnel = Tunnel(
+        tunnel = OvsTunnel(
             kind,
             option(config, "Key", 1, minimum=1, maximum=MAX_KEY[kind]),
             option(config, "Port", 0, minimum=0, maximum=65535),
@@ -120,11 +120,11 @@ class OvsConfig:
         )
 
     @property
-    def tunnels(self) -> list[Tunnel]:
+    def tunnels(self) -> list[OvsTunnel]:
         """All tunnels that may be in use, each once, the default first."""
         return list(dict.fromkeys([self.tunnel, *(rule.tunnel for rule in self.rules)]))
 
-    def tunnel_between(self, ours: Address, theirs: Address) -> Tunnel | None:
+    def tunnel_between(self, ours: IPAddress, theirs: IPAddress) -> OvsTunnel | None:
         """The tunnel of the first rule that holds for two hosts; None: no rule does."""
         for rule in self.rules:
             if ours in rule.cidr and theirs in rule.cidr:
@@ -151,13 +151,13 @@ def _known(value: object, name: str, known: tuple[str, ...]) -> str:
     return value.lower()
 
 
-def _with_port(tunnel: Tunnel, name: str) -> Tunnel:
+def _with_port(tunnel: OvsTunnel, name: str) -> OvsTunnel:
     if tunnel.kind == "gre" and tunnel.port:
         raise ConfigError(f"cluster config: {name} is {tunnel.port}, but GRE has no ports: omit it")
     return tunnel._replace(port=tunnel.port or IANA_PORT[tunnel.kind])
 
 
-def _rule(rule: object, number: int, default: Tunnel) -> Rule:
+def _rule(rule: object, number: int, default: OvsTunnel) -> Rule:
     name = f"Backend.Peers[{number}]"
     if not isinstance(rule, Mapping):
         raise ConfigError(f'cluster config: {name} must be an object like {{"CIDR":"10.0.0.0/8"}}')
@@ -171,7 +171,7 @@ def _rule(rule: object, number: int, default: Tunnel) -> Rule:
     kind = _known(keys.get("tunnel", default.kind), f"{name}.Tunnel", TUNNELS)
     key = _number(keys.get("key", default.key), f"{name}.Key", 1, MAX_KEY[kind])
     port = _number(keys.get("port", 0), f"{name}.Port", 0, 65535)
-    return Rule(cidr, _with_port(Tunnel(kind, key, port), f"{name}.Port"))
+    return Rule(cidr, _with_port(OvsTunnel(kind, key, port), f"{name}.Port"))
 
 
 def _number(value: object, name: str, low: int, high: int) -> int:

@@ -31,18 +31,28 @@ from hostnet.netlink.socket import NetlinkSocket
 from hostnet.underlay import Underlay
 from ipam.addresses import AddressBookError
 from ipam.lease import Lease, PeerUnusableError
-from ovs_mesh import bridges, flows, layout, topology
-from ovs_mesh.bridges import Bridge, Found, RowChange
+from ovs_mesh import topology
 from ovs_mesh.config import OvsConfig
 from ovs_mesh.datapath import Datapath
-from ovs_mesh.flows import PeerFlows
-from ovs_mesh.layout import BRIDGE_END, KBR0, OBR0, SWITCH_CABLE_END
+from ovs_mesh.desired_rows import desired_rows
+from ovs_mesh.devices import (
+    KBR0,
+    KBR0_VETH,
+    OBR0,
+    OBR0_VETH,
+    UNDERLAY_BRIDGE,
+    UNDERLAY_BRIDGE_VETH,
+)
+from ovs_mesh.flow_updates import expected_updates
+from ovs_mesh.flows import PeerFlowCache, all_flows
+from ovs_mesh.inputs import HostSide
 from ovs_mesh.openflow import FlowChange, OpenFlowError, Switch, difference
 from ovs_mesh.ovsdb import Ovsdb, OvsdbError
 from ovs_mesh.pods import PodEntry, pods_in_book
+from ovs_mesh.rows import ActualBridge, BridgeRow, RowChange, row_changes
 from ovs_mesh.topology import Peer
-from ovs_mesh.userspace import PHY, SWITCH_END, UserspaceUnderlay, phy_flows
-from ovs_mesh.watch import Watch, words_of
+from ovs_mesh.userspace import UserspaceUnderlay, underlay_bridge_flows
+from ovs_mesh.watch import Watch
 
 log = logging.getLogger("ovs")
 ATTACH_FILE = "attach.json"  # read by the CNI plugins: cni.pod.attach_mode
@@ -53,7 +63,7 @@ PATIENCE = 5.0  # seconds for ovs-vswitchd to open a port
 class Settled:
     """What is there, as far as we know."""
 
-    rows: list[Bridge]
+    rows: list[BridgeRow]
     ofports: dict[str, int]
     """Numbers of obr0's ports by name."""
     flows: frozenset[str]
@@ -88,7 +98,7 @@ class OvsDataPlane:
         self._own: Lease | None = None
         self._peers: dict[int, tuple[Lease, Peer]] = {}
         """By id(lease): a lease that didn't change is the same object, and so is its Peer."""
-        self._peer_flows = PeerFlows()
+        self._peer_flows = PeerFlowCache()
         self._finished: set[int] = set()
         """Cables, by ifindex, whose pod computes its checksums."""
 
@@ -106,7 +116,7 @@ class OvsDataPlane:
                 with NetlinkSocket() as sock:
                     ensure_gateway_bridge(sock, KBR0, mtu, gateways)
                 return
-            wanted = layout.bridges(self.config, self.datapath, underlay.mac, [], [], [])
+            wanted = desired_rows(self.config, self.datapath, underlay.mac, [], [], [])
             missing = [c for c in self._row_changes(wanted) if c.verb == "add-br"]
             self._database().apply(missing)
             with NetlinkSocket() as sock:
@@ -133,10 +143,10 @@ class OvsDataPlane:
             ofports = self._ofports(wanted) if before is None or rows else before.ofports
             with NetlinkSocket() as sock:
                 if before is None:
-                    set_up(sock, SWITCH_CABLE_END)
+                    set_up(sock, OBR0_VETH)
                 local = self._local(sock, own, pods, ofports)
             self._finish_checksums(pods, plugged)
-            text = flows.pipeline(self.config, local, mesh, ofports, self._peer_flows)
+            text = all_flows(self.config, local, mesh, ofports, self._peer_flows)
             settled = Settled(wanted, ofports, frozenset(text), plugged)
             changes = self._make_flows(settled.flows, before)
             self._settled = settled
@@ -153,7 +163,7 @@ class OvsDataPlane:
         ofports = self._database().ofports(OBR0)
         with NetlinkSocket() as sock, contextlib.suppress(OvsdbError):
             local = self._local(sock, own, pods, ofports)
-            text = flows.pipeline(self.config, local, mesh, ofports)
+            text = all_flows(self.config, local, mesh, ofports)
             lines += [change.line(OBR0) for change in Switch(self.rundir, OBR0).changes(text)]
         return lines
 
@@ -209,17 +219,17 @@ class OvsDataPlane:
             self._db = Ovsdb(self.rundir)
         return self._db
 
-    def _row_changes(self, wanted: Sequence[Bridge]) -> list[RowChange]:
+    def _row_changes(self, wanted: Sequence[BridgeRow]) -> list[RowChange]:
         database = self._database()
         database.refresh()
-        return bridges.diff(wanted, database.found())
+        return row_changes(wanted, database.found())
 
-    def _make_rows(self, wanted: list[Bridge], before: Settled | None) -> list[str]:
+    def _make_rows(self, wanted: list[BridgeRow], before: Settled | None) -> list[str]:
         if before is None:
             changes = self._row_changes(wanted)
         else:
-            found = {bridge.name: Found(bridge, ours=True) for bridge in before.rows}
-            changes = bridges.diff(wanted, found)
+            found = {bridge.name: ActualBridge(bridge, ours=True) for bridge in before.rows}
+            changes = row_changes(wanted, found)
         with self._expecting(rows=changes):
             self._database().apply(changes)
         return [change.line() for change in changes]
@@ -239,7 +249,7 @@ class OvsDataPlane:
             return contextlib.nullcontext()
         ports = [(c.verb, c.port.name) for c in rows if c.port and c.bridge.name == OBR0]
         come, go = ([n for v, n in ports if v == verb] for verb in ("add-port", "del-port"))
-        return self._watch.expecting(words_of(flows, come, go))
+        return self._watch.expecting(expected_updates(flows, come, go))
 
     def _mesh(self, peers: Sequence[Lease], own: Lease) -> list[Peer]:
         before = self._peers if own is self._own else {}
@@ -270,9 +280,9 @@ class OvsDataPlane:
 
     def _wanted(
         self, mesh: Sequence[Peer], plugged: Iterable[str], underlay: Underlay
-    ) -> list[Bridge]:
+    ) -> list[BridgeRow]:
         tunnels = topology.tunnel_ports(self.config, mesh)
-        return layout.bridges(self.config, self.datapath, underlay.mac, tunnels, mesh, plugged)
+        return desired_rows(self.config, self.datapath, underlay.mac, tunnels, mesh, plugged)
 
     def _finish_checksums(self, pods: Sequence[PodEntry], plugged: dict[str, int]) -> None:
         if not self.datapath.userspace:
@@ -283,23 +293,23 @@ class OvsDataPlane:
             _finish_checksums(cables[index])
             self._finished.add(index)
 
-    def _userspace(self, underlay: Underlay, wanted: Sequence[Bridge]) -> list[str]:
+    def _userspace(self, underlay: Underlay, wanted: Sequence[BridgeRow]) -> list[str]:
         with Kernel() as kernel:
             switched = sorted(_devices(wanted) & {link.name for link in kernel.links()})
             lines = self.userspace.reconcile(underlay, self.config.tunnels, switched, kernel)
-        if self.config.attach == KBR0 and turn_tx_checksum_off(BRIDGE_END):
-            lines.append(f"ethtool -K {BRIDGE_END} tx off")
+        if self.config.attach == KBR0 and turn_tx_checksum_off(KBR0_VETH):
+            lines.append(f"ethtool -K {KBR0_VETH} tx off")
         if self.config.attach == OBR0 and turn_tx_checksum_off(OBR0):
             lines.append(f"ethtool -K {OBR0} tx off")
-        cable = self._database().ofports(PHY).get(SWITCH_END)
+        cable = self._database().ofports(UNDERLAY_BRIDGE).get(UNDERLAY_BRIDGE_VETH)
         if cable is None:
-            raise OvsdbError(f"ovs-vswitchd can't open {SWITCH_END} yet")
-        switch = Switch(self.rundir, PHY)
-        changes = switch.changes(phy_flows(cable))
+            raise OvsdbError(f"ovs-vswitchd can't open {UNDERLAY_BRIDGE_VETH} yet")
+        switch = Switch(self.rundir, UNDERLAY_BRIDGE)
+        changes = switch.changes(underlay_bridge_flows(cable))
         switch.apply(changes)
-        return lines + [change.line(PHY) for change in changes]
+        return lines + [change.line(UNDERLAY_BRIDGE) for change in changes]
 
-    def _ofports(self, wanted: Sequence[Bridge]) -> dict[str, int]:
+    def _ofports(self, wanted: Sequence[BridgeRow]) -> dict[str, int]:
         """Numbers of obr0's ports; waits for those that ovs-vswitchd hasn't opened yet."""
         names = {port.name for bridge in wanted if bridge.name == OBR0 for port in bridge.ports}
         database = self._database()
@@ -320,13 +330,13 @@ class OvsDataPlane:
         own: Lease,
         pods: Sequence[PodEntry],
         ofports: dict[str, int],
-    ) -> flows.LocalSide:
+    ) -> HostSide:
         on_switch = self.config.attach == OBR0
         gateway = find_link(sock, OBR0 if on_switch else KBR0)
-        port = "LOCAL" if on_switch else ofports.get(SWITCH_CABLE_END)
+        port = "LOCAL" if on_switch else ofports.get(OBR0_VETH)
         if gateway is None or port is None:
-            raise OvsdbError(f"obr0: port {SWITCH_CABLE_END} is not open yet")
-        return flows.LocalSide(
+            raise OvsdbError(f"obr0: port {OBR0_VETH} is not open yet")
+        return HostSide(
             gateway_port=port,
             gateway_mac=gateway.mac,
             gateways=tuple(text.partition("/")[0] for text in _gateways(own)),
@@ -379,7 +389,7 @@ def _finish_checksums(pod: PodEntry) -> None:
             raise  # the pod is going
 
 
-def _devices(rows: Iterable[Bridge]) -> set[str]:
+def _devices(rows: Iterable[BridgeRow]) -> set[str]:
     """The host's own devices that are ports."""
     return {port.name for bridge in rows for port in bridge.ports if not port.type}
 

@@ -19,7 +19,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovs_mesh.flows import COOKIE, COUNTED, DROPPED
+from ovs_mesh.flows import PIPELINE
+from ovs_mesh.pipeline import COOKIE, DROP_TABLE
 
 DEADLINE = 30.0  # seconds for one call of ovs-ofctl
 MINE = f"cookie={COOKIE:#x}"
@@ -78,7 +79,7 @@ class Switch:
             done = self._run("diff-flows", file.name, self.target, expected=(0, 2))
         finally:
             Path(file.name).unlink()
-        return _read(done)
+        return read_difference(done)
 
     def apply(self, changes: Sequence[FlowChange]) -> None:
         """Apply them all, or none. Raises OpenFlowError."""
@@ -88,10 +89,12 @@ class Switch:
 
     def dropped(self) -> dict[str, int]:
         """Packets dropped since the flows were made, by reason. Raises OpenFlowError."""
-        counts = dict.fromkeys(COUNTED.values(), 0)
-        for line in self._run("dump-flows", self.target, f"table={DROPPED}").splitlines():
+        reasons = {number: reason for reason, number in PIPELINE.drop_reasons.items()}
+        counts = dict.fromkeys(reasons.values(), 0)
+        table = f"table={PIPELINE.numbers[DROP_TABLE]}"
+        for line in self._run("dump-flows", self.target, table).splitlines():
             if MINE in line and (found := STATISTICS.search(line)):
-                counts[COUNTED[int(found[2], 0)]] += int(found[1])
+                counts[reasons[int(found[2], 0)]] += int(found[1])
         return counts
 
     def _run(
@@ -119,7 +122,7 @@ def difference(before: AbstractSet[str], wanted: AbstractSet[str]) -> list[FlowC
     return _changes(sorted(wanted - before), sorted(before - wanted))
 
 
-def _read(difference: str) -> list[FlowChange]:
+def read_difference(difference: str) -> list[FlowChange]:
     """Read diff-flows: `-` is what only the wanted flows have, `+` what only the switch has."""
     lines = [(line[:1], line[1:].strip()) for line in difference.splitlines() if MINE in line]
     return _changes(

@@ -21,7 +21,7 @@ import ovs.poller
 import ovs.stream
 import ovs.vlog
 
-from ovs_mesh.bridges import MARK, Bridge, Found, Port, RowChange
+from ovs_mesh.rows import MARK, ActualBridge, BridgeRow, PortRow, RowChange
 
 DEADLINE = 5.0  # seconds for the database and ovs-vswitchd to answer
 DATABASE = "Open_vSwitch"
@@ -76,7 +76,7 @@ class Ovsdb:
         txn = ovs.db.idl.Transaction(self._idl)
         self._commit(txn)
 
-    def found(self) -> dict[str, Found]:
+    def found(self) -> dict[str, ActualBridge]:
         """The bridges there, by name."""
         return {row.name: _found(row) for row in self._idl.tables["Bridge"].rows.values()}
 
@@ -190,7 +190,7 @@ def _interfaces(bridge: Any) -> Iterator[Any]:
         yield from port.interfaces
 
 
-def _found(row: Any) -> Found:
+def _found(row: Any) -> ActualBridge:
     ports, foreign = [], set()
     for port in row.ports:
         if port.name == row.name:
@@ -200,7 +200,7 @@ def _found(row: Any) -> Found:
             continue
         interface = port.interfaces[0]
         ports.append(
-            Port(
+            PortRow(
                 port.name,
                 interface.type,
                 dict(interface.options),
@@ -208,14 +208,14 @@ def _found(row: Any) -> Found:
                 edge=port.other_config.get(EDGE) == "true",
             )
         )
-    bridge = Bridge(
+    bridge = BridgeRow(
         row.name,
         row.datapath_type or "system",
         dict(row.other_config),
         tuple(ports),
         "rstp" if row.rstp_enable else "stp" if row.stp_enable else "none",
     )
-    return Found(bridge, MARK in row.external_ids, frozenset(foreign))
+    return ActualBridge(bridge, MARK in row.external_ids, frozenset(foreign))
 
 
 def _apply(txn: Any, root: Any, bridges: dict[str, Any], change: RowChange) -> None:
@@ -227,7 +227,7 @@ def _apply(txn: Any, root: Any, bridges: dict[str, Any], change: RowChange) -> N
             row.name = wanted.name
             row.external_ids = {MARK: "bridge"}
             _set_bridge(row, wanted)
-            _add_port(txn, row, Port(wanted.name, "internal"))
+            _add_port(txn, row, PortRow(wanted.name, "internal"))
             root.addvalue("bridges", row)
             bridges[wanted.name] = row
         case "set-br":
@@ -250,7 +250,7 @@ def _named(rows: Iterable[Any], name: str) -> list[Any]:
     return [row for row in rows if row.name == name]
 
 
-def _set_bridge(row: Any, wanted: Bridge) -> None:
+def _set_bridge(row: Any, wanted: BridgeRow) -> None:
     row.datapath_type = wanted.datapath
     row.stp_enable = wanted.spanning_tree == "stp"
     row.rstp_enable = wanted.spanning_tree == "rstp"
@@ -259,7 +259,7 @@ def _set_bridge(row: Any, wanted: Bridge) -> None:
         row.setkey("other_config", key, value)  # an operator's own keys stay
 
 
-def _add_port(txn: Any, bridge: Any, wanted: Port) -> None:
+def _add_port(txn: Any, bridge: Any, wanted: PortRow) -> None:
     interface = txn.insert(txn.idl.tables["Interface"])
     interface.name = wanted.name
     _set_interface(interface, wanted)
@@ -272,14 +272,14 @@ def _add_port(txn: Any, bridge: Any, wanted: Port) -> None:
     bridge.addvalue("ports", port)
 
 
-def _set_port(row: Any, wanted: Port) -> None:
+def _set_port(row: Any, wanted: PortRow) -> None:
     if wanted.edge:
         row.setkey("other_config", EDGE, "true")
     elif EDGE in row.other_config:
         row.delkey("other_config", EDGE)
 
 
-def _set_interface(row: Any, wanted: Port) -> None:
+def _set_interface(row: Any, wanted: PortRow) -> None:
     row.type = wanted.type
     row.options = dict(wanted.options)
     external: Mapping[str, str] = wanted.external_ids

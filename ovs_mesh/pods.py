@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ipam.addresses import AddressBook
-from ovs_mesh.flows import PodPort
+from ovs_mesh.inputs import PodPort
 
 BOOK = "addresses.sqlite"
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes, PeerUnusableError
-from ovs_mesh.config import NAME, Address, Network, OvsConfig, Tunnel
+from ovs_mesh.config import NAME, IPAddress, IPNetwork, OvsConfig, OvsTunnel
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,10 @@ class Peer:
 
     remote: str
     """Its underlay address: where tunnel packets go, and come from."""
-    subnets: tuple[Network, ...]
+    subnets: tuple[IPNetwork, ...]
     sources: tuple[str, ...]
     """What else it may send from: its own underlay addresses."""
-    tunnel: Tunnel
+    tunnel: OvsTunnel
     port: str
     """Name of the tunnel port."""
     chosen_by_flow: bool
@@ -42,7 +42,7 @@ class TunnelPort:
     """A tunnel port of obr0."""
 
     name: str
-    tunnel: Tunnel
+    tunnel: OvsTunnel
     remote: str | None
     """None: flows say where to."""
     local: str | None = None
@@ -96,7 +96,7 @@ def peer_of(config: OvsConfig, peer: Lease, own: Lease) -> Peer:
             f"the cluster config says {config.tunnel.kind} key {config.tunnel.key} "
             f"port {config.tunnel.port}: its host has not followed yet"
         )
-    ours, remote = _pair(own.attributes, theirs)
+    ours, remote = _tunnel_ends(own.attributes, theirs)
     if ours is None or remote is None:
         raise PeerUnusableError(f"lease {peer.key}: no PublicIP of a family that we have too")
     subnets = [
@@ -117,14 +117,16 @@ def peer_of(config: OvsConfig, peer: Lease, own: Lease) -> Peer:
     )
 
 
-def _pair(ours: LeaseAttributes, theirs: LeaseAttributes) -> tuple[Address | None, Address | None]:
+def _tunnel_ends(
+    ours: LeaseAttributes, theirs: LeaseAttributes
+) -> tuple[IPAddress | None, IPAddress | None]:
     """Both ends of the tunnel, of one family: IPv4 where both have it."""
     if ours.public_ip is not None and theirs.public_ip is not None:
         return ours.public_ip, theirs.public_ip
     return ours.public_ipv6, theirs.public_ipv6
 
 
-def port_name(remote: Address) -> str:
+def port_name(remote: IPAddress) -> str:
     """A port's name says the peer: its IPv4 address fits the 15 characters that there are.
 
     An IPv6 address doesn't: `v6-` and eight digits that follow from it; the port's

@@ -33,11 +33,10 @@ from hostnet.nft import tables as nftables
 from hostnet.state import NftTable
 from hostnet.underlay import Underlay
 from ovs_mesh.appctl import appctl
-from ovs_mesh.config import Tunnel
-from ovs_mesh.flows import COOKIE
+from ovs_mesh.config import OvsTunnel
+from ovs_mesh.devices import UNDERLAY_BRIDGE, UNDERLAY_BRIDGE_VETH, UNDERLAY_VETH
+from ovs_mesh.pipeline import COOKIE
 
-PHY = "obr0-phy"
-HOST_END, SWITCH_END = "phy-host", "phy-ovs"
 TABLE = ("netdev", "flatmesh_ovs")
 MAIN_TABLE = 254
 USER_ROUTE = re.compile(r"^User: (\S+) dev (\S+)(?: GW (\S+))?", re.MULTILINE)
@@ -52,15 +51,15 @@ class TunnelRoute:
 
 
 def redirect(
-    underlay: Underlay, tunnels: Iterable[Tunnel], switched: Iterable[str] = ()
+    underlay: Underlay, tunnels: Iterable[OvsTunnel], switched: Iterable[str] = ()
 ) -> NftTable:
     """The table that leads tunnel packets from the underlay device to the switch, and back.
 
     `switched` are devices that the switch reads. It gets its copy first (packet(7)); the
     kernel's own is dropped, or both would deliver, and the kernel answer ARP in between.
     """
-    rules = [f'arp operation reply dup to "{HOST_END}"']
-    rules += [f'icmpv6 type nd-neighbor-advert dup to "{HOST_END}"']
+    rules = [f'arp operation reply dup to "{UNDERLAY_VETH}"']
+    rules += [f'icmpv6 type nd-neighbor-advert dup to "{UNDERLAY_VETH}"']
     ports = sorted({tunnel.port for tunnel in tunnels if tunnel.port})
     gre = any(not tunnel.port for tunnel in tunnels)
     for address in sorted({str(interface.ip) for interface in underlay.addresses}):
@@ -68,9 +67,9 @@ def redirect(
         ours = f"{family} daddr {address}"
         if ports:
             listed = ", ".join(map(str, ports))
-            rules.append(f'{ours} udp dport {{ {listed} }} fwd to "{HOST_END}"')
+            rules.append(f'{ours} udp dport {{ {listed} }} fwd to "{UNDERLAY_VETH}"')
         if gre:
-            rules.append(f'{ours} meta l4proto gre fwd to "{HOST_END}"')
+            rules.append(f'{ours} meta l4proto gre fwd to "{UNDERLAY_VETH}"')
     into = "; ".join(rules)
     hook = "type filter hook ingress device"
     devices = ", ".join(f'"{name}"' for name in sorted(switched))
@@ -79,12 +78,12 @@ def redirect(
         *TABLE,
         (f"chain switched {{ {theirs} }}\n" if devices else "")
         + f'chain in {{ {hook} "{underlay.link}" priority 0; policy accept; {into}; }}\n'
-        f'chain out {{ {hook} "{HOST_END}" priority 0; policy accept; '
+        f'chain out {{ {hook} "{UNDERLAY_VETH}" priority 0; policy accept; '
         f'fwd to "{underlay.link}"; }}',
     )
 
 
-def phy_flows(ofport: int) -> list[str]:
+def underlay_bridge_flows(ofport: int) -> list[str]:
     """obr0-phy: what the switch sends goes out, what comes in is the switch's."""
     start = f"cookie={COOKIE:#x},table=0,priority=100"
     return [
@@ -106,7 +105,7 @@ def tunnel_routes(underlay: Underlay, kernel: Kernel) -> set[TunnelRoute]:
 
 def _routes_there(rundir: Path) -> set[TunnelRoute]:
     found = USER_ROUTE.findall(appctl(rundir, "ovs/route/show"))
-    return {TunnelRoute(where, via) for where, link, via in found if link == PHY}
+    return {TunnelRoute(where, via) for where, link, via in found if link == UNDERLAY_BRIDGE}
 
 
 @dataclass(slots=True)
@@ -120,16 +119,16 @@ class UserspaceUnderlay:
     def reconcile(
         self,
         underlay: Underlay,
-        tunnels: Sequence[Tunnel],
+        tunnels: Sequence[OvsTunnel],
         switched: Sequence[str],
         kernel: Kernel,
     ) -> list[str]:
         """Make it so; returns the changes. Raises AppctlError, NetlinkError, OSError."""
         lines: list[str] = []
         with NetlinkSocket() as sock:
-            set_up(sock, HOST_END)
-            set_up(sock, SWITCH_END)
-            link = set_up(sock, PHY, underlay.mtu)
+            set_up(sock, UNDERLAY_VETH)
+            set_up(sock, UNDERLAY_BRIDGE_VETH)
+            link = set_up(sock, UNDERLAY_BRIDGE, underlay.mtu)
             if link is not None:
                 addresses = [str(address) for address in underlay.addresses]
                 ensure_addresses(sock, link, addresses, prefix_route=False)
@@ -143,7 +142,7 @@ class UserspaceUnderlay:
             appctl(self.rundir, "ovs/route/del", route.destination)
             lines.append(f"ovs-appctl ovs/route/del {route.destination}")
         for route in sorted(wanted - there, key=lambda r: (bool(r.via), r.destination)):
-            words = [route.destination, PHY, *([route.via] if route.via else [])]
+            words = [route.destination, UNDERLAY_BRIDGE, *([route.via] if route.via else [])]
             appctl(self.rundir, "ovs/route/add", *words)
             lines.append(f"ovs-appctl ovs/route/add {' '.join(words)}")
         return lines

@@ -26,8 +26,8 @@ from lab.cluster import Lab, LabSpec
 from lab.hosts import host_ipv4
 from lab.matrix import measure
 from lab.watched_stream import watched_stream
-from ovs_mesh.flows import COOKIE
 from ovs_mesh.openflow import Switch
+from ovs_mesh.pipeline import COOKIE
 from ovs_mesh.topology import port_name
 
 On = Callable[..., str]

@@ -18,7 +18,7 @@ from lab import processes
 from lab.cluster import Lab, LabSpec
 from lab.hosts import host_ipv4
 from ovs_mesh.appctl import appctl
-from ovs_mesh.flows import ROUTER_IPV4, ROUTER_IPV6, ROUTER_MAC
+from ovs_mesh.tables.neighbour import ROUTER_IPV4, ROUTER_IPV6, ROUTER_MAC
 
 STEP = re.compile(r"^\s*(\d+)\. (?:.*, )?priority (\d+)", re.MULTILINE)
 KEY = 7

@@ -13,7 +13,7 @@ MARK = "flatmesh"
 
 
 @dataclass(frozen=True, slots=True)
-class Port:
+class PortRow:
     """A port with its one interface."""
 
     name: str
@@ -26,23 +26,23 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
-class Bridge:
+class BridgeRow:
     """A bridge with the ports of ours."""
 
     name: str
     datapath: str
     """`system` (the kernel's) or `netdev` (userspace)."""
     other_config: Mapping[str, str] = field(default_factory=dict)
-    ports: tuple[Port, ...] = ()
+    ports: tuple[PortRow, ...] = ()
     spanning_tree: str = "none"
     """Or `stp`, `rstp`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ActualBridge:
     """What the database holds of a bridge's name."""
 
-    bridge: Bridge
+    bridge: BridgeRow
     ours: bool
     foreign_ports: frozenset[str] = frozenset()
     """Ports without our mark: they stay, and their names are taken."""
@@ -53,8 +53,8 @@ class RowChange:
     """One change: `add-br`, `set-br`, `del-br`, `add-port`, `set-port` or `del-port`."""
 
     verb: str
-    bridge: Bridge
-    port: Port | None = None
+    bridge: BridgeRow
+    port: PortRow | None = None
 
     def line(self) -> str:
         """As ovs-vsctl would be told."""
@@ -94,7 +94,7 @@ class BridgeConflictError(OSError):
         return str(self.args[-1])
 
 
-def diff(wanted: Iterable[Bridge], found: Mapping[str, Found]) -> list[RowChange]:
+def row_changes(wanted: Iterable[BridgeRow], found: Mapping[str, ActualBridge]) -> list[RowChange]:
     """The changes, ports before the bridges that go. Raises BridgeConflictError."""
     changes: list[RowChange] = []
     names = set()
@@ -123,7 +123,7 @@ def diff(wanted: Iterable[Bridge], found: Mapping[str, Found]) -> list[RowChange
     return changes
 
 
-def _ports(bridge: Bridge, have: Found) -> list[RowChange]:
+def _ports(bridge: BridgeRow, have: ActualBridge) -> list[RowChange]:
     there = {port.name: port for port in have.bridge.ports}
     wanted = {port.name for port in bridge.ports}
     gone = sorted(there.keys() - wanted)

@@ -1,0 +1,63 @@
+"""What the flows of obr0 are built from: this host, its pods, its peers. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ovs_mesh.config import IPNetwork, OvsConfig
+from ovs_mesh.topology import Peer
+
+
+@dataclass(frozen=True, slots=True)
+class PodPort:
+    """A pod: its identity, and where it is attached."""
+
+    mac: str
+    addresses: tuple[str, ...]
+    """Without prefix length."""
+    ofport: int | None = None
+    """Its port of obr0; None: it is a port of the Linux bridge kbr0."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostSide:
+    """This host as obr0 sees it."""
+
+    gateway_port: int | str
+    """OpenFlow port that leads to kbr0, or LOCAL, where pods are ports of obr0."""
+    gateway_mac: str
+    gateways: tuple[str, ...]
+    """The gateway addresses, without prefix length."""
+    subnets: tuple[IPNetwork, ...]
+    sources: tuple[str, ...]
+    """Underlay addresses of this host: it may send from them, too."""
+    pods: tuple[PodPort, ...] = ()
+    on_switch: bool = False
+    """Whether pods are ports of obr0."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostInputs:
+    """What the flows of this host may depend on."""
+
+    config: OvsConfig
+    host: HostSide
+    peers: Sequence[Peer]
+    """Those whose tunnel port is open."""
+    ofports: Mapping[str, int]
+    """OpenFlow port numbers of obr0's ports by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerInputs:
+    """What the flows of a peer may depend on beside the peer and its port.
+
+    Flows are kept from one reconcile to the next while this is equal. So what changes often,
+    such as the list of pods, does not belong here.
+    """
+
+    mesh: str
+    spanning_tree: str
+    subnets: tuple[IPNetwork, ...]
+    gateway_mac: str
