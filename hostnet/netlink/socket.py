@@ -41,7 +41,7 @@ NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200  # flags of an NLMSG_ERROR
 NLMSGERR_ATTR_MSG = 1
 SOL_NETLINK = 270
 NETLINK_ADD_MEMBERSHIP, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 1, 10, 11, 12
-SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33  # asm-generic/socket.h
+SO_ATTACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 26, 32, 33  # asm-generic/socket.h
 
 SEND_SIZE = 60 * 1024  # bytes per sendmsg; the default socket buffer takes 208 KiB of skb
 RECEIVE_BUFFER = 4 * 1024 * 1024  # bytes: room for an error to each request of a send
@@ -126,6 +126,13 @@ class NetlinkSocket:
         """Let the kernel queue this many bytes for us, its own overhead included."""
         _set_receive_buffer(self._socket, size)
 
+    def send_buffer(self, size: int) -> None:
+        """Let one send hold this many bytes; the kernel's own limit applies without privilege."""
+        for option in (SO_SNDBUFFORCE, socket.SO_SNDBUF):
+            with contextlib.suppress(PermissionError):
+                self._socket.setsockopt(socket.SOL_SOCKET, option, size)
+                return
+
     def attach_filter(self, program: Sequence[tuple[int, int, int, int]]) -> None:
         """Drop messages in the kernel by a classic BPF program (struct sock_filter rows)."""
         code = b"".join(struct.pack("=HBBI", *row) for row in program)
@@ -186,6 +193,40 @@ class NetlinkSocket:
         for sequence, error in self._answers(last):
             if error.errno:
                 errors[first + sequence - start] = error
+
+    def transact(self, batch: Sequence[Request]) -> None:
+        """Send a whole nfnetlink batch at once: its first and last messages are the marks.
+
+        The kernel answers only refusals, and the message before the last mark, whose answer
+        shows that it has decided; a batch that it refuses as a whole it answers on the first
+        mark. Raises NetlinkError: the first refusal.
+        """
+        start = self._sequence + 1
+        last = self._sequence = self._sequence + len(batch)
+        barrier = last - 1
+        self._send(
+            b"".join(
+                HEADER.pack(
+                    16 + len(body), kind, flags | 1 | NLM_F_ACK * (number == barrier), number, 0
+                )
+                + body
+                + b"\0" * (-len(body) & 3)
+                for number, (kind, flags, body) in enumerate(batch, start)
+            )
+        )
+        refusal: NetlinkError | None = None
+        decided = False
+        while not decided:
+            data = self._receive()
+            for kind, flags, number, begin, end in _messages(data):
+                if kind != NLMSG_ERROR or not start <= number <= last:
+                    continue
+                error = _error(data, begin, end, flags)
+                if error.errno and refusal is None:
+                    refusal = error
+                decided = decided or number in (start, barrier)
+        if refusal is not None:
+            raise refusal
 
     def request(self, request: Request, operation: str = "") -> None:
         """Do one request. Raises NetlinkError."""

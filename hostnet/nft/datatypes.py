@@ -1,0 +1,110 @@
+"""Data types of nftables sets and maps: how a value is laid out in a key, and how it is printed.
+
+The numbers are libnftables' own (nftables, include/datatype.h, enum datatypes); the kernel only
+stores them, and `nft list` reads them to print elements. A concatenation (`ipv4_addr .
+inet_service`) pads each field to four bytes, and its number is the fields' numbers, six bits each
+(nftables, src/datatype.c: concat_type_alloc).
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+TYPE_BITS = 6  # bits of one field's number within a concatenation's (enum: TYPE_BITS)
+
+
+class DataType(NamedTuple):
+    """One data type of nft(8)."""
+
+    number: int
+    size: int
+    """Bytes of a value."""
+    text: Callable[[bytes], str]
+    """A value as `nft list` prints it with `-n`."""
+
+
+def _number(value: bytes) -> str:
+    return str(int.from_bytes(value, "big"))
+
+
+def _host_number(value: bytes) -> str:
+    """Marks are kept in the host's byte order: nothing on the wire holds one."""
+    return f"0x{int.from_bytes(value, sys.byteorder):08x}"
+
+
+def _interface(value: bytes) -> str:
+    return '"' + value.rstrip(b"\0").decode(errors="replace") + '"'
+
+
+TYPES = {
+    "ipv4_addr": DataType(7, 4, socket.inet_ntoa),
+    "ipv6_addr": DataType(8, 16, lambda value: socket.inet_ntop(socket.AF_INET6, value)),
+    "ether_addr": DataType(9, 6, lambda value: value.hex(":")),
+    "inet_proto": DataType(12, 1, _number),
+    "inet_service": DataType(13, 2, _number),
+    "mark": DataType(19, 4, _host_number),
+    "ifname": DataType(41, 16, _interface),
+}
+"""By the name that nft(8) uses in a set's `type`."""
+
+
+HOST_ORDERED = frozenset({"mark", "ifname"})
+"""The types whose values are in the host's byte order; all others are in network order."""
+
+
+def byte_order(types: Sequence[str]) -> int:
+    """nft(8)'s number of a key's byte order: 1 the host's, 2 network order, 0 for no type.
+
+    A concatenation has none of its own; nft takes network order for it (enum byteorder).
+    """
+    if not types:
+        return 0
+    return 1 if len(types) == 1 and types[0] in HOST_ORDERED else 2
+
+
+def padded_size(size: int) -> int:
+    """Bytes that a field takes in a register: a multiple of four."""
+    return (size + 3) & ~3
+
+
+def size_of(types: Sequence[str]) -> int:
+    """Bytes of a key or of a map's data; a single value is not padded. Raises KeyError."""
+    if len(types) == 1:
+        return TYPES[types[0]].size
+    return sum(padded_size(TYPES[name].size) for name in types)
+
+
+def number_of(types: Sequence[str]) -> int:
+    """The number under which `nft list` finds the type. Raises KeyError."""
+    number = 0
+    for name in types:
+        number = number << TYPE_BITS | TYPES[name].number
+    return number
+
+
+def pack(types: Sequence[str], *values: bytes) -> bytes:
+    """A key or data from its fields' values, each in the layout of its type.
+
+    Raises ValueError for a value of the wrong size, KeyError for an unknown type.
+    """
+    if len(types) != len(values):
+        raise ValueError(f"{' . '.join(types)} has {len(types)} fields, {len(values)} are given")
+    for name, value in zip(types, values, strict=True):
+        if len(value) != TYPES[name].size:
+            raise ValueError(f"a value of {name} has {TYPES[name].size} bytes, not {len(value)}")
+    if len(values) == 1:
+        return values[0]
+    return b"".join(value.ljust(padded_size(len(value)), b"\0") for value in values)
+
+
+def text_of(types: Sequence[str], value: bytes) -> str:
+    """A key or data as nft(8) writes it: fields joined by ` . `."""
+    words, position = [], 0
+    for name in types:
+        size = TYPES[name].size
+        words.append(TYPES[name].text(value[position : position + size]))
+        position += padded_size(size)
+    return " . ".join(words)
