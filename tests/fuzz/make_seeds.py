@@ -1,4 +1,4 @@
-"""Inputs that already reach deep: python tests/fuzz/make_seeds.py DIRECTORY."""
+"""Write inputs that reach deep into the packet code: python -m tests.fuzz.make_seeds DIRECTORY."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "flannel"))
-
-from udp_reference import ACK, CWR, FIN, GSO_TCPV6, NEEDS_CSUM, PSH, TCP, UDP, Headers, cut
+from tests.unit.flannel.udp_reference import (
+    ACK,
+    CWR,
+    FIN,
+    GSO_TCPV6,
+    NEEDS_CSUM,
+    PSH,
+    TCP,
+    UDP,
+    Headers,
+    cut,
+)
 
 VNET = bytes(10)
 V4 = Headers(source="80.0.0.2", destination="80.0.0.3")

@@ -1,8 +1,13 @@
 """Everything a runtime, or a person, can get wrong: the code, one line, and nothing touched."""
 
+from __future__ import annotations
+
 import json
+from typing import Any
 
 import pytest
+
+from tests.spec.cni_host import CniHost, MakeConf
 
 OK = {"cniVersion": "1.0.0", "name": "pods", "type": "flatmesh"}
 NEW = {**OK, "cniVersion": "1.1.0"}
@@ -14,7 +19,7 @@ PREV_1_0 = {
 }
 
 
-def ranges(*sets, **more):
+def ranges(*sets: Any, **more: Any) -> dict[str, Any]:
     return {**OK, "ipam": {"type": "flatmesh-ipam", "ranges": list(sets), **more}}
 
 
@@ -142,7 +147,7 @@ ADD_CASES = {
 
 
 @pytest.mark.parametrize("case", ADD_CASES)
-def test_a_bad_add_is_refused_and_touches_nothing(host, container, case):
+def test_a_bad_add_is_refused_and_touches_nothing(host: CniHost, container: str, case: str) -> None:
     variables, conf, code, word = ADD_CASES[case]
     before = (host.ip("link", "show"), host.records())
     pod = host.pod()
@@ -157,7 +162,9 @@ def test_a_bad_add_is_refused_and_touches_nothing(host, container, case):
         assert answer.body["cniVersion"] == stated
 
 
-def test_a_config_as_large_as_one_megabyte_is_read(host, container, conf):
+def test_a_config_as_large_as_one_megabyte_is_read(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     pod = host.pod()
     large = conf(**{"x-comment": "x" * (1 << 20)})
     assert host.call("ADD", large, container, pod).result()["ips"]
@@ -172,12 +179,14 @@ CHECK_CASES = {
 
 
 @pytest.mark.parametrize("case", CHECK_CASES)
-def test_a_bad_check_is_refused(host, container, case):
+def test_a_bad_check_is_refused(host: CniHost, container: str, case: str) -> None:
     conf, code, word = CHECK_CASES[case]
     assert word in host.call("CHECK", conf, container, host.pod()).refused(code)
 
 
-def test_check_of_a_pod_whose_netns_is_gone_is_refused(host, container, conf):
+def test_check_of_a_pod_whose_netns_is_gone_is_refused(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     answer = host.call("CHECK", conf(prevResult=PREV_1_0), container, "/run/netns/gone")
     assert "CNI_NETNS" in answer.refused(4)
 
@@ -197,7 +206,7 @@ GC_CASES = {
 
 
 @pytest.mark.parametrize("case", GC_CASES)
-def test_a_bad_gc_is_refused_and_removes_nothing(host, container, case):
+def test_a_bad_gc_is_refused_and_removes_nothing(host: CniHost, container: str, case: str) -> None:
     conf, variables, code, word = GC_CASES[case]
     pod = host.pod()
     host.call("ADD", OK, container, pod).result()
@@ -221,14 +230,14 @@ DEL_CASES = {
 
 
 @pytest.mark.parametrize("case", DEL_CASES)
-def test_a_bad_del_is_refused(host, container, case):
+def test_a_bad_del_is_refused(host: CniHost, container: str, case: str) -> None:
     variables, conf, code = DEL_CASES[case]
     stdin = conf if isinstance(conf, bytes) else json.dumps(conf).encode()
     host.call("DEL", None, container, "", stdin=stdin, environment=variables).refused(code)
 
 
 @pytest.mark.parametrize("plugin", ["flatmesh", "flatmesh-ipam", "flannel"])
-def test_every_plugin_refuses_nonsense_alike(host, container, plugin):
+def test_every_plugin_refuses_nonsense_alike(host: CniHost, container: str, plugin: str) -> None:
     host.call("ADD", None, container, host.pod(), plugin=plugin, stdin=b"{").refused(6)
     host.call("FLY", None, container, host.pod(), plugin=plugin).refused(4)
     old = {**OK, "type": plugin, "cniVersion": "0.9.0"}

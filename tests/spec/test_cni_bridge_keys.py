@@ -1,34 +1,42 @@
 """The keys of the reference bridge plugin that users rely on, seen in the kernel."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.spec.cni_host import CniHost, MakeConf
 
-def link(host, name, pod=None):
+MakeWorld = Callable[[CniHost], str]
+
+
+def link(host: CniHost, name: str, pod: str | None = None) -> Any:
     (found,) = host.ip("link", "show", "dev", name, pod=pod)
     return found
 
 
-def port(host, result):
+def port(host: CniHost, result: dict[str, Any]) -> Any:
     """The host end's settings as a bridge port."""
     return link(host, result["interfaces"][1]["name"])["linkinfo"]["info_slave_data"]
 
 
-def added(host, container, config, **more):
+def added(host: CniHost, container: str, config: dict[str, Any], **more: Any) -> tuple[str, Any]:
     pod = host.pod()
     return pod, host.call("ADD", config, container, pod, **more).result()
 
 
-def deleted(host, container, config, pod):
+def deleted(host: CniHost, container: str, config: dict[str, Any], pod: str) -> None:
     host.call("DEL", config, container, pod).result()
     assert not [r for r in host.records() if r[1] == container]
 
 
-def test_bridge_and_mtu(host, container, conf):
+def test_bridge_and_mtu(host: CniHost, container: str, conf: MakeConf) -> None:
     config = conf(bridge="br-own", mtu=1300)
     pod, result = added(host, container, config)
     assert result["interfaces"][0]["name"] == "br-own"
@@ -38,7 +46,9 @@ def test_bridge_and_mtu(host, container, conf):
     host.run("ip", "link", "del", "br-own")
 
 
-def test_a_bridge_that_is_there_keeps_its_mtu_and_mac(host, container, conf):
+def test_a_bridge_that_is_there_keeps_its_mtu_and_mac(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     host.run("ip", "link", "add", "br-op", "type", "bridge")
     host.run("ip", "link", "set", "br-op", "mtu", "1400")
     before = link(host, "br-op")
@@ -52,7 +62,7 @@ def test_a_bridge_that_is_there_keeps_its_mtu_and_mac(host, container, conf):
     host.run("ip", "link", "del", "br-op")
 
 
-def test_hairpin(host, container, conf):
+def test_hairpin(host: CniHost, container: str, conf: MakeConf) -> None:
     for wanted in (True, False):
         config = conf(hairpinMode=wanted)
         pod, result = added(host, container, config)
@@ -60,7 +70,7 @@ def test_hairpin(host, container, conf):
         deleted(host, container, config, pod)
 
 
-def test_port_isolation(host, container, conf):
+def test_port_isolation(host: CniHost, container: str, conf: MakeConf) -> None:
     config = conf(portIsolation=True)
     one, result = added(host, f"{container}-1", config)
     other, its = added(host, f"{container}-2", config)
@@ -72,7 +82,7 @@ def test_port_isolation(host, container, conf):
     deleted(host, f"{container}-2", config, other)
 
 
-def test_promiscuous_bridge(host, container, conf):
+def test_promiscuous_bridge(host: CniHost, container: str, conf: MakeConf) -> None:
     config = conf(bridge="br-promisc", promiscMode=True)
     pod, _ = added(host, container, config)
     assert "PROMISC" in link(host, "br-promisc")["flags"]
@@ -81,8 +91,10 @@ def test_promiscuous_bridge(host, container, conf):
 
 
 @pytest.mark.parametrize("how", ["CNI_ARGS", "args.cni.mac", "runtimeConfig.mac"])
-def test_a_mac_can_be_asked_for(host, container, conf, how):
-    mac, changes, environment = "0a:58:00:aa:bb:cc", {}, {}
+def test_a_mac_can_be_asked_for(host: CniHost, container: str, conf: MakeConf, how: str) -> None:
+    mac = "0a:58:00:aa:bb:cc"
+    changes: dict[str, Any] = {}
+    environment = {}
     if how == "CNI_ARGS":
         environment = {"CNI_ARGS": f"MAC={mac.upper()}"}
     elif how == "args.cni.mac":
@@ -95,7 +107,9 @@ def test_a_mac_can_be_asked_for(host, container, conf, how):
     deleted(host, container, config, pod)
 
 
-def test_no_gateway_means_no_address_on_the_bridge_and_no_default_route(host, container, conf):
+def test_no_gateway_means_no_address_on_the_bridge_and_no_default_route(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     config = conf(bridge="br-l3", isGateway=False, isDefaultGateway=False)
     pod, _ = added(host, container, config)
     (bridge,) = host.ip("addr", "show", "dev", "br-l3")
@@ -105,7 +119,7 @@ def test_no_gateway_means_no_address_on_the_bridge_and_no_default_route(host, co
     host.run("ip", "link", "del", "br-l3")
 
 
-def test_gateway_without_default_route(host, container, conf):
+def test_gateway_without_default_route(host: CniHost, container: str, conf: MakeConf) -> None:
     config = conf(isDefaultGateway=False)
     pod, result = added(host, container, config)
     assert [r["dst"] for r in result["routes"]] == ["10.5.0.0/16", "fd00:5::/48"]
@@ -113,7 +127,9 @@ def test_gateway_without_default_route(host, container, conf):
     deleted(host, container, config, pod)
 
 
-def test_an_empty_ipam_gives_a_port_and_no_address(host, container, conf):
+def test_an_empty_ipam_gives_a_port_and_no_address(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     config = conf(bridge="br-l2", ipam={})
     pod, result = added(host, container, config)
     assert "ips" not in result
@@ -127,7 +143,7 @@ def test_an_empty_ipam_gives_a_port_and_no_address(host, container, conf):
     host.run("ip", "link", "del", "br-l2")
 
 
-def test_disable_container_interface(host, container, conf):
+def test_disable_container_interface(host: CniHost, container: str, conf: MakeConf) -> None:
     config = conf(bridge="br-l2", ipam={}, disableContainerInterface=True)
     pod, _ = added(host, container, config)
     assert "UP" not in link(host, "eth0", pod)["flags"]
@@ -135,8 +151,10 @@ def test_disable_container_interface(host, container, conf):
     host.run("ip", "link", "del", "br-l2")
 
 
-def test_an_address_in_the_way_needs_force_address(host, container, conf):
-    def gateways():
+def test_an_address_in_the_way_needs_force_address(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
+    def gateways() -> set[str]:
         (found,) = host.ip("addr", "show", "dev", "br-force")
         return {
             f"{a['local']}/{a['prefixlen']}" for a in found["addr_info"] if a["family"] == "inet"
@@ -156,8 +174,10 @@ def test_an_address_in_the_way_needs_force_address(host, container, conf):
     host.run("ip", "link", "del", "br-force")
 
 
-def test_two_networks_have_their_gateways_on_one_bridge(host, container, conf):
-    def ranged(subnet):
+def test_two_networks_have_their_gateways_on_one_bridge(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
+    def ranged(subnet: str) -> dict[str, Any]:
         return conf(
             name=f"net{subnet[3:5]}",
             bridge="br-two",
@@ -174,7 +194,7 @@ def test_two_networks_have_their_gateways_on_one_bridge(host, container, conf):
     host.run("ip", "link", "del", "br-two")
 
 
-def vlans_work(host):
+def vlans_work(host: CniHost) -> bool:
     done = host.run("ip", "link", "add", "br-try", "type", "bridge", "vlan_filtering", "1")
     host.run("ip", "link", "del", "br-try")
     return done.returncode == 0
@@ -183,7 +203,7 @@ def vlans_work(host):
 @pytest.mark.parametrize(
     "keys", [{"vlan": 100}, {"vlanTrunk": [{"id": 7}, {"minID": 20, "maxID": 22}]}]
 )
-def test_vlans(host, container, conf, keys):
+def test_vlans(host: CniHost, container: str, conf: MakeConf, keys: dict[str, Any]) -> None:
     config = conf(
         bridge="br-vlan",
         ipam={},
@@ -210,7 +230,7 @@ def test_vlans(host, container, conf, keys):
     host.run("ip", "link", "del", "br-vlan")
 
 
-def nft(host, family):
+def nft(host: CniHost, family: str) -> dict[str, Any]:
     done = host.run("nft", "-json", "list", "table", family, "flatmesh_cni")
     sets = {}
     for item in json.loads(done.stdout or '{"nftables":[]}')["nftables"]:
@@ -220,8 +240,8 @@ def nft(host, family):
 
 
 def test_ip_masq_hides_the_pod_from_the_world_but_not_from_its_network(
-    host, container, conf, make_world
-):
+    host: CniHost, container: str, conf: MakeConf, make_world: MakeWorld
+) -> None:
     world = make_world(host)
     config = conf(ipMasq=True)
     pod, result = added(host, container, config)
@@ -235,7 +255,7 @@ def test_ip_masq_hides_the_pod_from_the_world_but_not_from_its_network(
     assert nft(host, "inet")["masq4"] == nft(host, "inet")["masq6"] == []
 
 
-def from_whom(host, world, pod, address):
+def from_whom(host: CniHost, world: str, pod: str, address: str) -> str:
     """The source address that a server in the world sees of a datagram from the pod."""
     with_server = f"""
 import socket
@@ -265,10 +285,10 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
 
 
 @pytest.fixture
-def make_world():
+def make_world() -> MakeWorld:
     """A namespace that the host reaches by 192.0.2.0/24 and that knows a way back to the pods."""
 
-    def make(host):
+    def make(host: CniHost) -> str:
         world = host.pod()
         host.run("ip", "link", "del", "wan0")
         host.run(
@@ -294,7 +314,9 @@ def make_world():
     return make
 
 
-def test_mac_spoofing_is_dropped_with_macspoofchk(host, container, conf):
+def test_mac_spoofing_is_dropped_with_macspoofchk(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     config = conf(macspoofchk=True)
     pod, result = added(host, container, config)
     name, mac = result["interfaces"][1]["name"], result["interfaces"][2]["mac"]
@@ -307,14 +329,18 @@ def test_mac_spoofing_is_dropped_with_macspoofchk(host, container, conf):
     assert nft(host, "bridge")["guarded"] == nft(host, "bridge")["allowed"] == []
 
 
-def test_firewall_elements_go_with_a_pod_that_gc_removes(host, container, conf):
+def test_firewall_elements_go_with_a_pod_that_gc_removes(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     config = conf(macspoofchk=True, ipMasq=True, cniVersion="1.1.0")
     added(host, container, config)
     host.call("GC", {**config, "cni.dev/valid-attachments": []}).result()
     assert nft(host, "inet")["masq4"] == nft(host, "bridge")["guarded"] == []
 
 
-def test_unknown_keys_are_tolerated_and_dns_is_passed_through(host, container, conf):
+def test_unknown_keys_are_tolerated_and_dns_is_passed_through(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     dns = {"nameservers": ["192.0.2.53"], "search": ["a.example"]}
     config = conf(dns=dns, somethingNew={"x": 1}, capabilities={"bandwidth": True})
     pod, result = added(host, container, config)
@@ -322,7 +348,9 @@ def test_unknown_keys_are_tolerated_and_dns_is_passed_through(host, container, c
     deleted(host, container, config, pod)
 
 
-def test_an_attach_mode_leaves_the_host_end_to_the_daemon(host, container, conf):
+def test_an_attach_mode_leaves_the_host_end_to_the_daemon(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     mode = host.directory / "run" / "attach.json"
     mode.write_text('{"bridge": null, "mode": "ovs"}')
     try:

@@ -4,6 +4,8 @@
 daemon *and* to the executable, which would otherwise do the work when the daemon has died.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import random
@@ -12,10 +14,14 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cni import crash_points
+from tests.spec.cni_host import Answer, CniHost, MakeConf, MakeHost
 
 LONG = bool(os.environ.get("FLATMESH_LONG"))
 ROUNDS = 1000 if LONG else 60
@@ -24,9 +30,9 @@ POINTS = [("ADD", p) for p in crash_points.ADD] + [("DEL", p) for p in crash_poi
 WHOLE = ("add-ready", "del-found", "del-unfirewalled")
 
 
-def config(host, conf, point):
+def config(host: CniHost, conf: MakeConf, point: str) -> dict[str, Any]:
     """All that ADD can leave behind: a port, addresses, nftables' elements, a delegate's file."""
-    keys = {"ipMasq": True, "macspoofchk": True}
+    keys: dict[str, Any] = {"ipMasq": True, "macspoofchk": True}
     if "delegated" in point:
         keys["ipam"] = {
             "type": "host-local",
@@ -36,7 +42,7 @@ def config(host, conf, point):
     return conf(**keys)
 
 
-def nothing_left(host):
+def nothing_left(host: CniHost) -> list[str]:
     """Every place where something could be left."""
     found = [f"record {r}" for r in host.records()]
     found += [f"cable {c}" for c in host.cables()]
@@ -51,7 +57,9 @@ def nothing_left(host):
     return found
 
 
-def crash(host, command, point, settings, container, pod):
+def crash(
+    host: CniHost, command: str, point: str, settings: dict[str, Any], container: str, pod: str
+) -> None:
     """Call the plugin and die at the point: nobody answers."""
     if command == "DEL":
         host.call("ADD", settings, container, pod).result()
@@ -67,12 +75,12 @@ def crash(host, command, point, settings, container, pod):
         host.kill_server()
 
 
-def collect(host, settings):
+def collect(host: CniHost, settings: dict[str, Any]) -> Answer:
     """GC that finds no attachment valid. Debian's host-local has no 1.1.0, and needs none."""
     return host.call("GC", {**settings, "cniVersion": "1.1.0", "cni.dev/valid-attachments": []})
 
 
-def start_again(host):
+def start_again(host: CniHost) -> list[str]:
     """A daemon's start; it tells when it has looked for leftovers."""
     from cni.host import from_environment
     from cni.pod.removal import sweep
@@ -83,31 +91,39 @@ def start_again(host):
 
 @pytest.mark.parametrize("cure", ["DEL", "DEL without netns", "GC", "start", "ADD"])
 @pytest.mark.parametrize(("command", "point"), POINTS)
-def test_killed_without_a_daemon(crash_host, container, conf, command, point, cure):
+def test_killed_without_a_daemon(
+    crash_host: CniHost, container: str, conf: MakeConf, command: str, point: str, cure: str
+) -> None:
     cured(crash_host, container, conf, command, point, cure)
 
 
 @pytest.mark.parametrize("cure", ["DEL", "start"])
 @pytest.mark.parametrize(("command", "point"), POINTS)
-def test_killed_daemon(own_host, container, conf, command, point, cure):
+def test_killed_daemon(
+    own_host: CniHost, container: str, conf: MakeConf, command: str, point: str, cure: str
+) -> None:
     own_host.serve()
     cured(own_host, container, conf, command, point, cure)
 
 
 @pytest.fixture(scope="module")
-def crash_host_shared(tmp_path_factory, bin_dir, make_host):
+def crash_host_shared(
+    tmp_path_factory: pytest.TempPathFactory, bin_dir: Path, make_host: MakeHost
+) -> Iterator[CniHost]:
     with make_host(tmp_path_factory.mktemp("h"), bin_dir) as host:
         yield host
 
 
 @pytest.fixture
-def crash_host(crash_host_shared):
+def crash_host(crash_host_shared: CniHost) -> Iterator[CniHost]:
     yield crash_host_shared
     crash_host_shared.clear()
     crash_host_shared.forget_all()
 
 
-def cured(host, container, conf, command, point, cure):
+def cured(
+    host: CniHost, container: str, conf: MakeConf, command: str, point: str, cure: str
+) -> None:
     settings, pod = config(host, conf, point), host.pod()
     crash(host, command, point, settings, container, pod)
     if cure == "DEL":
@@ -134,7 +150,9 @@ def cured(host, container, conf, command, point, cure):
     assert [link["ifname"] for link in host.ip("link", "show", pod=pod)] == ["lo"]
 
 
-def test_a_daemon_that_dies_is_done_without_and_the_pod_comes(own_host, container, conf):
+def test_a_daemon_that_dies_is_done_without_and_the_pod_comes(
+    own_host: CniHost, container: str, conf: MakeConf
+) -> None:
     """The runtime notices nothing: the executable finds the half-made pod and makes it anew."""
     for point in crash_points.ADD[:-1]:
         if "delegated" in point:
@@ -150,7 +168,7 @@ def test_a_daemon_that_dies_is_done_without_and_the_pod_comes(own_host, containe
     assert nothing_left(own_host) == []
 
 
-def test_a_reboot_frees_every_address(own_host, container, conf):
+def test_a_reboot_frees_every_address(own_host: CniHost, container: str, conf: MakeConf) -> None:
     from ipam.addresses import AddressBook
 
     pod = own_host.pod()
@@ -165,15 +183,16 @@ def test_a_reboot_frees_every_address(own_host, container, conf):
 
 
 @pytest.mark.timeout(900 if LONG else 180)
-def test_random_kills_leak_nothing(own_host, conf):
+def test_random_kills_leak_nothing(own_host: CniHost, conf: MakeConf) -> None:
     """Pods come and go from many threads while executables and the daemon are killed."""
     host, seed = own_host, int.from_bytes(secrets.token_bytes(4), "big")
     print(f"seed {seed}")
     rounds = iter(range(ROUNDS))
-    taking, failures, done = threading.Lock(), [], threading.Event()
+    failures: list[str] = []
+    taking, done = threading.Lock(), threading.Event()
     host.serve()
 
-    def worker(number):
+    def worker(number: int) -> None:
         chance = random.Random(seed + number)
         while True:
             with taking:
@@ -185,7 +204,7 @@ def test_random_kills_leak_nothing(own_host, conf):
             except Exception as error:  # noqa: BLE001 - reported by the test's own thread
                 failures.append(f"round {each}: {error!r}")
 
-    def killer():
+    def killer() -> None:
         chance = random.Random(seed - 1)
         while not done.wait(chance.uniform(0.05, 0.6)):
             host.kill_server()
@@ -203,7 +222,9 @@ def test_random_kills_leak_nothing(own_host, conf):
     assert nothing_left(host) == []
 
 
-def one_round(host, settings, container, chance):
+def one_round(
+    host: CniHost, settings: dict[str, Any], container: str, chance: random.Random
+) -> None:
     """ADD with a kill or none, a look at the book, DEL until it is not killed."""
     pod = host.pod()
     answer = called(host, "ADD", settings, container, pod, chance)
@@ -222,17 +243,25 @@ def one_round(host, settings, container, chance):
     host.remove_pod(pod)
 
 
-def called(host, command, settings, container, pod, chance):
+def called(
+    host: CniHost,
+    command: str,
+    settings: dict[str, Any],
+    container: str,
+    pod: str,
+    chance: random.Random,
+) -> Answer | None:
     """The answer, or None when the executable was killed first."""
     if chance.random() < 0.5:
         return host.call(command, settings, container, pod)
-    process = host.start(command, settings, container, pod)
-    process.stdin.write(process.flatmesh_stdin)
+    call = host.start(command, settings, container, pod)
+    process = call.process
+    assert process.stdin is not None
+    process.stdin.write(call.stdin)
     process.stdin.close()
     process.stdin = None
     time.sleep(chance.choice([0.001, 0.01, 0.1, 0.2]) * chance.random())
     process.kill()
-    process.flatmesh_stdin = None
     try:
         process.communicate(timeout=60)
     except subprocess.TimeoutExpired:

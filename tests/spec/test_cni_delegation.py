@@ -3,15 +3,20 @@
 They are Debian's containernetworking-plugins (1.1.1: specification 1.0.0).
 """
 
+from __future__ import annotations
+
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lab.runtime import Attachment, PluginError, Runtime
+from tests.spec.cni_host import Answer, CniHost, MakeConf
 
 REFERENCE = Path("/usr/lib/cni")
 pytestmark = pytest.mark.skipif(
@@ -19,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def addresses(host, pod, name="eth0"):
+def addresses(host: CniHost, pod: str, name: str = "eth0") -> set[str]:
     links = host.ip("addr", "show", "dev", name, pod=pod)
     return {
         f"{a['local']}/{a['prefixlen']}"
@@ -29,12 +34,12 @@ def addresses(host, pod, name="eth0"):
     }
 
 
-def runtime(host):
+def runtime(host: CniHost) -> Runtime:
     """A runtime as libcni is one: chains, prevResult, capabilities."""
     return Runtime((host.bin_dir, REFERENCE), host.variables, tuple(host.enter))
 
 
-def host_local(directory, **more):
+def host_local(directory: Path, **more: Any) -> dict[str, Any]:
     return {
         "type": "host-local",
         "ranges": [[{"subnet": "10.77.0.0/24"}]],
@@ -43,13 +48,13 @@ def host_local(directory, **more):
     }
 
 
-def reserved(host, network):
+def reserved(host: CniHost, network: str) -> list[str]:
     """The addresses that host-local has written down."""
     directory = host.directory / "host-local" / network
     return sorted(p.name for p in directory.glob("10.*")) if directory.is_dir() else []
 
 
-def test_host_local_gives_the_addresses(host, container, conf):
+def test_host_local_gives_the_addresses(host: CniHost, container: str, conf: MakeConf) -> None:
     config = conf(name="hl", bridge="brhl", ipam=host_local(host.directory))
     pod = host.pod()
     result = host.call("ADD", config, container, pod).result()
@@ -62,7 +67,7 @@ def test_host_local_gives_the_addresses(host, container, conf):
     assert not [r for r in host.records() if r[1] == container]
 
 
-def test_static_gives_the_addresses(host, container, conf):
+def test_static_gives_the_addresses(host: CniHost, container: str, conf: MakeConf) -> None:
     ipam = {
         "type": "static",
         "addresses": [{"address": "10.78.0.9/24", "gateway": "10.78.0.1"}],
@@ -90,7 +95,7 @@ option lease 600
 
 
 @pytest.fixture
-def dhcp(host):
+def dhcp(host: CniHost) -> Iterator[dict[str, str]]:
     """A DHCP server on the bridge, and the daemon half of Debian's dhcp plugin."""
     busybox = shutil.which("busybox")
     if busybox is None or not (REFERENCE / "dhcp").exists():
@@ -121,20 +126,17 @@ def dhcp(host):
     )
     host.run("ip", "addr", "add", "10.79.0.1/24", "dev", "dhcp1", pod=server)
     host.run("ip", "link", "set", "dhcp1", "up", pod=server)
-    quiet = {
-        "stdin": subprocess.DEVNULL,
-        "stdout": subprocess.DEVNULL,
-        "stderr": subprocess.DEVNULL,
-    }
+
+    def start(*command: str) -> subprocess.Popen[bytes]:
+        nothing = subprocess.DEVNULL
+        return subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing)
+
     running = [
-        subprocess.Popen(
-            ["nsenter", f"--net={server}", busybox, "udhcpd", "-f", str(directory / "udhcpd.conf")],
-            **quiet,
+        start(
+            *("nsenter", f"--net={server}"),
+            *(busybox, "udhcpd", "-f", str(directory / "udhcpd.conf")),
         ),
-        subprocess.Popen(
-            [*host.enter, str(REFERENCE / "dhcp"), "daemon", "-socketpath", str(socket_file)],
-            **quiet,
-        ),
+        start(*host.enter, str(REFERENCE / "dhcp"), "daemon", "-socketpath", str(socket_file)),
     ]
     try:
         host.until(socket_file.exists, "the dhcp daemon")
@@ -145,7 +147,9 @@ def dhcp(host):
             process.wait(60)
 
 
-def test_dhcp_gives_the_address_through_the_pod_s_own_interface(host, container, conf, dhcp):
+def test_dhcp_gives_the_address_through_the_pod_s_own_interface(
+    host: CniHost, container: str, conf: MakeConf, dhcp: dict[str, str]
+) -> None:
     config = conf(name="dh", bridge="brdhcp", isGateway=False, isDefaultGateway=False, ipam=dhcp)
     pod = host.pod()
     result = host.call("ADD", config, container, pod).result()
@@ -159,7 +163,9 @@ def test_dhcp_gives_the_address_through_the_pod_s_own_interface(host, container,
     assert [x["ifname"] for x in host.ip("link", "show", pod=pod)] == ["lo"]
 
 
-def test_a_later_failure_gives_the_delegated_address_back(host, container, conf):
+def test_a_later_failure_gives_the_delegated_address_back(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     # an address in the way of the gateway that IPAM names: found out after its turn
     host.run("ip", "link", "add", "brhl2", "up", "type", "bridge")
     host.run("ip", "addr", "add", "10.77.0.9/25", "dev", "brhl2")
@@ -174,7 +180,9 @@ def test_a_later_failure_gives_the_delegated_address_back(host, container, conf)
     host.run("ip", "link", "del", "brhl2")
 
 
-def test_a_delegate_that_refuses_is_quoted_with_its_code(host, container, conf):
+def test_a_delegate_that_refuses_is_quoted_with_its_code(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     ipam = host_local(host.directory, ranges=[[{"subnet": "10.77.0.0/31"}]])
     answer = host.call("ADD", conf(name="hl3", ipam=ipam), container, host.pod())
     assert answer.status != 0
@@ -182,13 +190,15 @@ def test_a_delegate_that_refuses_is_quoted_with_its_code(host, container, conf):
     assert not [r for r in host.records() if r[1] == container]
 
 
-def test_a_delegate_too_old_for_the_version_is_said_at_once(host, container, conf):
+def test_a_delegate_too_old_for_the_version_is_said_at_once(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     config = conf(name="hl4", cniVersion="1.1.0", ipam=host_local(host.directory))
     answer = host.call("ADD", config, container, host.pod())
     assert "incompatible" in answer.refused(1)
 
 
-def test_gc_gives_delegated_addresses_back(host, container, conf):
+def test_gc_gives_delegated_addresses_back(host: CniHost, container: str, conf: MakeConf) -> None:
     config = conf(name="hl5", bridge="brhl5", ipam=host_local(host.directory))
     kept, gone = host.pod(), host.pod()
     host.call("ADD", config, f"{container}-kept", kept).result()
@@ -202,7 +212,9 @@ def test_gc_gives_delegated_addresses_back(host, container, conf):
     assert reserved(host, "hl5") == []
 
 
-def test_a_delegate_that_is_killed_by_nonsense_is_no_traceback(host, container, conf):
+def test_a_delegate_that_is_killed_by_nonsense_is_no_traceback(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     bad = host.directory / "bad"
     bad.mkdir(exist_ok=True)
     for name, script in (
@@ -237,7 +249,7 @@ def test_a_delegate_that_is_killed_by_nonsense_is_no_traceback(host, container, 
 
 
 @pytest.mark.parametrize("version", ["0.2.0", "0.3.1", "0.4.0", "1.0.0"])
-def test_our_ipam_serves_the_reference_bridge(host, container, version):
+def test_our_ipam_serves_the_reference_bridge(host: CniHost, container: str, version: str) -> None:
     config = {
         "cniVersion": version,
         "name": "refbr",
@@ -265,7 +277,7 @@ def test_our_ipam_serves_the_reference_bridge(host, container, version):
     host.run("ip", "link", "del", "brref")
 
 
-def test_our_ipam_reads_host_local_s_config(host, container):
+def test_our_ipam_reads_host_local_s_config(host: CniHost, container: str) -> None:
     resolv = host.directory / "resolv.conf"
     resolv.write_text("nameserver 192.0.2.53\nsearch a.example b.example\noptions ndots:3\n")
     config = {
@@ -284,7 +296,7 @@ def test_our_ipam_reads_host_local_s_config(host, container):
         },
     }
 
-    def add(number, **more):
+    def add(number: int, **more: Any) -> Answer:
         return host.call(
             "ADD", config, f"{container}-{number}", "/x", plugin="flatmesh-ipam", **more
         )
@@ -314,8 +326,11 @@ def test_our_ipam_reads_host_local_s_config(host, container):
 
 
 @pytest.mark.parametrize("how", ["CNI_ARGS", "args.cni.ips", "runtimeConfig.ips"])
-def test_an_address_can_be_asked_for(host, container, conf, how):
-    changes, environment = {}, {}
+def test_an_address_can_be_asked_for(
+    host: CniHost, container: str, conf: MakeConf, how: str
+) -> None:
+    changes: dict[str, Any] = {}
+    environment = {}
     if how == "CNI_ARGS":
         environment = {"CNI_ARGS": "IgnoreUnknown=1;IP=10.5.74.9"}
     elif how == "args.cni.ips":
@@ -331,8 +346,8 @@ def test_an_address_can_be_asked_for(host, container, conf, how):
     host.call("DEL", config, container, pod).result()
 
 
-def test_a_chain_of_debian_s_plugins_works(host, container):
-    conflist = {
+def test_a_chain_of_debian_s_plugins_works(host: CniHost, container: str) -> None:
+    conflist: dict[str, Any] = {
         "cniVersion": "1.0.0",
         "name": "chain",
         "plugins": [
@@ -392,7 +407,7 @@ with socket.create_connection(("10.5.72.1", 18080), 30) as connection:
 """
 
 
-def through_host_port(host, container, pod):
+def through_host_port(host: CniHost, container: str, pod: str) -> str:
     """What a second pod hears from the first, by the host's port."""
     other = host.pod()
     host.call("ADD", None, f"{container}-other", other).result()
@@ -413,15 +428,15 @@ def through_host_port(host, container, pod):
 
 
 @pytest.mark.parametrize("plugin", ["tuning", "portmap"])
-def test_each_of_debian_s_plugins_follows_us(host, container, plugin):
-    keys = {
+def test_each_of_debian_s_plugins_follows_us(host: CniHost, container: str, plugin: str) -> None:
+    keys_of: dict[str, dict[str, Any]] = {
         "tuning": {"sysctl": {"net.core.somaxconn": "501"}},
         "portmap": {"capabilities": {"portMappings": True}},
-    }[plugin]
+    }
     conflist = {
         "cniVersion": "0.4.0",
         "name": "two",
-        "plugins": [{"type": "flatmesh"}, {"type": plugin, **keys}],
+        "plugins": [{"type": "flatmesh"}, {"type": plugin, **keys_of[plugin]}],
     }
     pod = host.pod()
     attachment = Attachment(container, pod)
@@ -432,7 +447,7 @@ def test_each_of_debian_s_plugins_follows_us(host, container, plugin):
     runtime(host).delete(conflist, attachment, result)
 
 
-def flannel(host, **changes):
+def flannel(host: CniHost, **changes: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": "cbr0",
         "cniVersion": "0.3.1",
@@ -444,12 +459,12 @@ def flannel(host, **changes):
     }
 
 
-def kept(host):
+def kept(host: CniHost) -> list[str]:
     directory = host.directory / "flannel"
     return sorted(p.name for p in directory.glob("[!.]*")) if directory.is_dir() else []
 
 
-def test_a_flannel_conflist_works_unchanged(host, container):
+def test_a_flannel_conflist_works_unchanged(host: CniHost, container: str) -> None:
     config, pod = flannel(host), host.pod()
     result = host.call("ADD", config, container, pod, plugin="flannel").result()
     assert result["cniVersion"] == "0.3.1"
@@ -468,7 +483,9 @@ def test_a_flannel_conflist_works_unchanged(host, container):
     host.run("ip", "link", "del", "cni0")
 
 
-def test_flannel_s_state_stays_until_the_delegate_s_del_succeeds(host, container):
+def test_flannel_s_state_stays_until_the_delegate_s_del_succeeds(
+    host: CniHost, container: str
+) -> None:
     config, pod = flannel(host), host.pod()
     host.call("ADD", config, container, pod, plugin="flannel").result()
     answer = host.call(
@@ -487,7 +504,7 @@ def test_flannel_s_state_stays_until_the_delegate_s_del_succeeds(host, container
     host.run("ip", "link", "del", "cni0")
 
 
-def test_flannel_takes_over_what_the_real_meta_plugin_left(host, container):
+def test_flannel_takes_over_what_the_real_meta_plugin_left(host: CniHost, container: str) -> None:
     """Its state file names no interface, and its delegate was bridge with host-local."""
     config, pod = flannel(host), host.pod()
     host.call("ADD", config, container, pod, plugin="flannel").result()
@@ -501,7 +518,7 @@ def test_flannel_takes_over_what_the_real_meta_plugin_left(host, container):
     host.run("ip", "link", "del", "cni0")
 
 
-def test_flannel_joins_one_container_twice(host, container):
+def test_flannel_joins_one_container_twice(host: CniHost, container: str) -> None:
     config, pod = flannel(host), host.pod()
     for ifname in ("eth0", "eth1"):
         host.call("ADD", config, container, pod, plugin="flannel", ifname=ifname).result()
@@ -515,7 +532,7 @@ def test_flannel_joins_one_container_twice(host, container):
 
 
 @pytest.mark.parametrize("reason", ["bridge is not installed", "the section says so"])
-def test_flannel_uses_our_own_bridge(host, container, reason):
+def test_flannel_uses_our_own_bridge(host: CniHost, container: str, reason: str) -> None:
     config, pod = flannel(host), host.pod()
     environment = {"CNI_PATH": str(host.bin_dir)} if "not" in reason else {}
     if not environment:
@@ -542,14 +559,16 @@ def test_flannel_uses_our_own_bridge(host, container, reason):
         ({"ipam": []}, "ipam"),
     ],
 )
-def test_a_bad_flannel_config_is_refused(host, container, changes, word):
+def test_a_bad_flannel_config_is_refused(
+    host: CniHost, container: str, changes: dict[str, Any], word: str
+) -> None:
     config = flannel(host, **changes)
     answer = host.call("ADD", config, container, host.pod(), plugin="flannel")
     assert word in answer.refused(7)
     assert kept(host) == []
 
 
-def test_flannel_without_a_lease_says_so(host, container):
+def test_flannel_without_a_lease_says_so(host: CniHost, container: str) -> None:
     (host.directory / "subnet.env").unlink()
     answer = host.call("ADD", flannel(host), container, host.pod(), plugin="flannel")
     assert "no lease" in answer.refused(50)

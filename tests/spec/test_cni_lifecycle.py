@@ -1,32 +1,38 @@
 """What a pod gets, in every version of the specification, and how it goes away again."""
 
+from __future__ import annotations
+
 import json
+from typing import Any
 
 import pytest
 
 from cni import versions
+from tests.spec.cni_host import Answer, CniHost, MakeConf
 
 MODERN = [v for v in versions.SUPPORTED if versions.at_least(v, "0.3.0")]
 CHECKED = [v for v in versions.SUPPORTED if versions.at_least(v, "0.4.0")]
 
 
-def addresses(host, pod, name="eth0"):
+def addresses(host: CniHost, pod: str, name: str = "eth0") -> set[str]:
     (link,) = host.ip("addr", "show", "dev", name, pod=pod)
     return {f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"] if a["scope"] == "global"}
 
 
-def routes(host, pod, family="-4"):
+def routes(host: CniHost, pod: str, family: str = "-4") -> set[tuple[str, str | None]]:
     return {(r["dst"], r.get("gateway")) for r in host.ip(family, "route", pod=pod)}
 
 
-def without_trace(host, container):
+def without_trace(host: CniHost, container: str) -> None:
     assert not [r for r in host.records() if r[1] == container]
     alias = [link.get("ifalias", "") for link in host.ip("link", "show", "type", "veth")]
     assert not [a for a in alias if container in a]
 
 
 @pytest.mark.parametrize("version", versions.SUPPORTED)
-def test_a_pod_comes_and_goes_in_every_version(host, container, conf, version):
+def test_a_pod_comes_and_goes_in_every_version(
+    host: CniHost, container: str, conf: MakeConf, version: str
+) -> None:
     pod, config = host.pod(), conf(cniVersion=version)
     result = host.call("ADD", config, container, pod).result()
     assert result["cniVersion"] == version
@@ -47,14 +53,16 @@ def test_a_pod_comes_and_goes_in_every_version(host, container, conf, version):
 
 
 @pytest.mark.parametrize("version", CHECKED)
-def test_check_accepts_what_add_made(host, container, conf, version):
+def test_check_accepts_what_add_made(
+    host: CniHost, container: str, conf: MakeConf, version: str
+) -> None:
     pod, config = host.pod(), conf(cniVersion=version)
     result = host.call("ADD", config, container, pod).result()
     assert host.call("CHECK", {**config, "prevResult": result}, container, pod).result() is None
     host.call("DEL", config, container, pod).result()
 
 
-def test_the_wiring_is_what_the_result_says(host, container, conf):
+def test_the_wiring_is_what_the_result_says(host: CniHost, container: str, conf: MakeConf) -> None:
     pod = host.pod()
     result = host.call("ADD", conf(), container, pod).result()
     bridge, near, far = result["interfaces"]
@@ -83,7 +91,9 @@ def test_the_wiring_is_what_the_result_says(host, container, conf):
     host.call("DEL", conf(), container, pod).result()
 
 
-def test_pods_and_host_reach_each_other_at_once(host, container, conf):
+def test_pods_and_host_reach_each_other_at_once(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     one, other = host.pod(), host.pod()
     host.call("ADD", conf(), f"{container}-1", one).result()
     result = host.call("ADD", conf(), f"{container}-2", other).result()
@@ -96,7 +106,9 @@ def test_pods_and_host_reach_each_other_at_once(host, container, conf):
         host.call("DEL", conf(), f"{container}-{number}", pod).result()
 
 
-def test_ipv6_addresses_are_usable_at_once_even_where_ipv6_was_off(host, container, conf):
+def test_ipv6_addresses_are_usable_at_once_even_where_ipv6_was_off(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     pod = host.pod()
     for name in ("all", "default"):
         host.run("sysctl", "-qw", f"net.ipv6.conf.{name}.disable_ipv6=1", pod=pod)
@@ -108,7 +120,9 @@ def test_ipv6_addresses_are_usable_at_once_even_where_ipv6_was_off(host, contain
     host.call("DEL", conf(), container, pod).result()
 
 
-def test_the_bridge_keeps_its_mac_and_mtu_as_pods_come_and_go(host, container, conf):
+def test_the_bridge_keeps_its_mac_and_mtu_as_pods_come_and_go(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     pods = [host.pod() for _ in range(3)]
     seen = set()
     for number, pod in enumerate(pods):
@@ -122,7 +136,9 @@ def test_the_bridge_keeps_its_mac_and_mtu_as_pods_come_and_go(host, container, c
     assert seen == {("0a:58:0a:05:48:01", 1450)}
 
 
-def test_an_address_given_again_keeps_its_hardware_address(host, container, conf):
+def test_an_address_given_again_keeps_its_hardware_address(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     macs = set()
     for number in range(2):
         pod = host.pod()
@@ -133,7 +149,9 @@ def test_an_address_given_again_keeps_its_hardware_address(host, container, conf
     assert macs == {"0a:58:0a:05:49:4d"}
 
 
-def test_del_succeeds_however_often_and_however_little_is_left(host, container, conf):
+def test_del_succeeds_however_often_and_however_little_is_left(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     pod = host.pod()
     host.call("DEL", conf(), container, pod).result()  # never added
     host.call("ADD", conf(), container, pod).result()
@@ -145,7 +163,9 @@ def test_del_succeeds_however_often_and_however_little_is_left(host, container, 
     without_trace(host, container)
 
 
-def test_del_after_the_netns_went_frees_the_address(host, container, conf):
+def test_del_after_the_netns_went_frees_the_address(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     pod = host.pod()
     host.call("ADD", conf(), container, pod).result()
     host.remove_pod(pod)
@@ -153,7 +173,9 @@ def test_del_after_the_netns_went_frees_the_address(host, container, conf):
     without_trace(host, container)
 
 
-def test_del_of_the_host_s_own_netns_leaves_the_host_alone(host, container, conf):
+def test_del_of_the_host_s_own_netns_leaves_the_host_alone(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     host.run("ip", "link", "add", "eth0", "type", "bridge")
     answer = host.call("DEL", conf(), container, f"/run/netns/{host.name}")
     assert answer.result() is None
@@ -161,14 +183,18 @@ def test_del_of_the_host_s_own_netns_leaves_the_host_alone(host, container, conf
     host.run("ip", "link", "del", "eth0")
 
 
-def test_del_of_a_pod_never_added_leaves_its_interfaces_alone(host, container, conf):
+def test_del_of_a_pod_never_added_leaves_its_interfaces_alone(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     pod = host.pod()
     host.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth9", pod=pod)
     host.call("DEL", conf(), container, pod).result()
     assert {link["ifname"] for link in host.ip("link", "show", pod=pod)} == {"lo", "eth0", "eth9"}
 
 
-def test_an_interface_that_exists_is_left_alone(host, container, conf):
+def test_an_interface_that_exists_is_left_alone(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     pod = host.pod()
     host.run("ip", "link", "add", "eth0", "type", "bridge", pod=pod)
     assert "exists" in host.call("ADD", conf(), container, pod).refused(102)
@@ -177,7 +203,9 @@ def test_an_interface_that_exists_is_left_alone(host, container, conf):
     without_trace(host, container)
 
 
-def test_a_second_add_is_refused_and_the_first_stays(host, container, conf):
+def test_a_second_add_is_refused_and_the_first_stays(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     pod = host.pod()
     first = host.call("ADD", conf(), container, pod).result()
     host.call("ADD", conf(), container, pod).refused(102)
@@ -186,7 +214,9 @@ def test_a_second_add_is_refused_and_the_first_stays(host, container, conf):
     host.call("DEL", conf(), container, pod).result()
 
 
-def test_a_pod_whose_netns_was_made_anew_can_be_added_without_del(host, container, conf):
+def test_a_pod_whose_netns_was_made_anew_can_be_added_without_del(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     pod = host.pod()
     host.call("ADD", conf(), container, pod).result()
     host.remove_pod(pod)
@@ -197,7 +227,9 @@ def test_a_pod_whose_netns_was_made_anew_can_be_added_without_del(host, containe
     host.call("DEL", conf(), container, again).result()
 
 
-def test_two_adds_at_once_for_one_pod_give_one_pod(host, container, conf):
+def test_two_adds_at_once_for_one_pod_give_one_pod(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     pod = host.pod()
     calls = [host.start("ADD", conf(), container, pod) for _ in range(4)]
     answers = [host.finish(call) for call in calls]
@@ -210,7 +242,9 @@ def test_two_adds_at_once_for_one_pod_give_one_pod(host, container, conf):
     without_trace(host, container)
 
 
-def test_add_and_del_at_once_leave_all_or_nothing(host, container, conf):
+def test_add_and_del_at_once_leave_all_or_nothing(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     pod = host.pod()
     calls = [host.start(c, conf(), container, pod) for c in ("ADD", "DEL", "ADD", "DEL")]
     for call in calls:
@@ -222,7 +256,9 @@ def test_add_and_del_at_once_leave_all_or_nothing(host, container, conf):
     without_trace(host, container)
 
 
-def test_one_pod_in_two_networks_and_twice_in_one(host, container, conf):
+def test_one_pod_in_two_networks_and_twice_in_one(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     pod = host.pod()
     blue, green = conf(name="blue"), conf(name="green")
     for config, ifname in ((blue, "eth0"), (green, "eth1"), (green, "eth2")):
@@ -240,7 +276,9 @@ def test_one_pod_in_two_networks_and_twice_in_one(host, container, conf):
     without_trace(host, container)
 
 
-def test_many_adds_at_once_give_each_pod_its_own_address(host, container, conf):
+def test_many_adds_at_once_give_each_pod_its_own_address(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     pods = [host.pod() for _ in range(12)]
     calls = [host.start("ADD", conf(), f"{container}-{n}", pod) for n, pod in enumerate(pods)]
     results = [host.finish(call).result() for call in calls]
@@ -253,7 +291,9 @@ def test_many_adds_at_once_give_each_pod_its_own_address(host, container, conf):
     assert not host.cables()
 
 
-def test_a_prev_result_of_an_older_version_is_extended(host, container, conf):
+def test_a_prev_result_of_an_older_version_is_extended(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     pod = host.pod()
     older = {
         "cniVersion": "0.4.0",
@@ -278,7 +318,9 @@ def test_a_prev_result_of_an_older_version_is_extended(host, container, conf):
         ("link", "del", "eth0"),
     ],
 )
-def test_check_finds_what_was_damaged_in_the_pod(host, container, conf, damage):
+def test_check_finds_what_was_damaged_in_the_pod(
+    host: CniHost, container: str, conf: MakeConf, damage: tuple[str, ...]
+) -> None:
     pod = host.pod()
     result = host.call("ADD", conf(), container, pod).result()
     host.run("ip", *damage, pod=pod)
@@ -287,7 +329,9 @@ def test_check_finds_what_was_damaged_in_the_pod(host, container, conf, damage):
     without_trace(host, container)
 
 
-def test_check_finds_a_host_end_out_of_the_bridge(host, container, conf):
+def test_check_finds_a_host_end_out_of_the_bridge(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     pod = host.pod()
     result = host.call("ADD", conf(), container, pod).result()
     host.run("ip", "link", "set", result["interfaces"][1]["name"], "nomaster")
@@ -295,7 +339,9 @@ def test_check_finds_a_host_end_out_of_the_bridge(host, container, conf):
     host.call("DEL", conf(), container, pod).result()
 
 
-def test_check_allows_what_later_plugins_changed(host, container, conf):
+def test_check_allows_what_later_plugins_changed(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     pod = host.pod()
     result = host.call("ADD", conf(), container, pod).result()
     host.run("ip", "link", "set", "eth0", "address", "0a:58:00:00:00:77", pod=pod)
@@ -305,14 +351,16 @@ def test_check_allows_what_later_plugins_changed(host, container, conf):
     host.call("DEL", conf(), container, pod).result()
 
 
-def gc(host, config, *valid):
+def gc(host: CniHost, config: dict[str, Any], *valid: tuple[str, str]) -> Answer:
     config = {**config, "cniVersion": "1.1.0"}
     config["cni.dev/valid-attachments"] = [{"containerID": c, "ifname": i} for c, i in valid]
     nothing = dict.fromkeys(("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"))
     return host.call("GC", config, environment=nothing)
 
 
-def test_gc_keeps_the_valid_and_other_networks(host, container, conf):
+def test_gc_keeps_the_valid_and_other_networks(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     blue, green = conf(name="blue"), conf(name="green")
     kept, gone, others = host.pod(), host.pod(), host.pod()
     host.call("ADD", blue, f"{container}-kept", kept).result()
@@ -329,7 +377,9 @@ def test_gc_keeps_the_valid_and_other_networks(host, container, conf):
     assert not host.cables()
 
 
-def test_gc_removes_a_cable_that_no_record_knows(host, container, conf):
+def test_gc_removes_a_cable_that_no_record_knows(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     from ipam.addresses import AddressBook, Attachment
 
     pod = host.pod()
@@ -342,7 +392,7 @@ def test_gc_removes_a_cable_that_no_record_knows(host, container, conf):
     assert not host.cables()
 
 
-def test_status_tells_whether_a_pod_could_be_added(host, conf):
+def test_status_tells_whether_a_pod_could_be_added(host: CniHost, conf: MakeConf) -> None:
     nothing = dict.fromkeys(("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"))
     config = conf(cniVersion="1.1.0")
     assert host.call("STATUS", config, environment=nothing).stdout == b""
@@ -353,7 +403,9 @@ def test_status_tells_whether_a_pod_could_be_added(host, conf):
     assert "FLANNEL_SUBNET" in host.call("STATUS", config, environment=nothing).refused(50)
 
 
-def test_an_exhausted_pool_is_said_by_add_and_by_status(host, container, conf):
+def test_an_exhausted_pool_is_said_by_add_and_by_status(
+    host: CniHost, container: str, conf: MakeConf
+) -> None:
     config = conf(
         cniVersion="1.1.0",
         name="small",
@@ -374,7 +426,7 @@ def test_an_exhausted_pool_is_said_by_add_and_by_status(host, container, conf):
 @pytest.mark.parametrize(
     "stdin", [b"", b"{}", b'{"cniVersion":"0.4.0"}', b'{"cniVersion":"9.9.9"}']
 )
-def test_version_echoes_and_lists(host, plugin, stdin):
+def test_version_echoes_and_lists(host: CniHost, plugin: str, stdin: bytes) -> None:
     answer = host.call(
         "VERSION",
         plugin=plugin,
@@ -386,6 +438,6 @@ def test_version_echoes_and_lists(host, plugin, stdin):
     assert body == {"cniVersion": stated, "supportedVersions": list(versions.SUPPORTED)}
 
 
-def test_a_cli_person_is_told_what_this_is(host):
+def test_a_cli_person_is_told_what_this_is(host: CniHost) -> None:
     answer = host.call("ADD", stdin=b"", environment={"CNI_COMMAND": None})
     assert "container runtime" in answer.refused(4)

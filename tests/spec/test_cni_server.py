@@ -1,5 +1,7 @@
 """The daemon's socket, its two clients, and what happens when the daemon goes away."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -12,7 +14,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,17 +24,24 @@ import cni.install
 from cni.host import Host, Status, from_environment, socket_path
 from cni.socket import protocol as wire
 from cni.socket.server import CniServer, ServerError
+from tests.spec.cni_host import CniHost, MakeConf
 
 VERSION = {"CNI_COMMAND": "VERSION"}
 
 
-def serving(directory, **more):
+def serving(directory: Path, **more: Any) -> CniServer:
     return CniServer(
         directory / "cni.sock", Host(directory, directory / "state", directory / "env", **more)
     )
 
 
-def ask(path, environment=None, stdin=b"{}", plugin="flatmesh", fds=("net", "mnt")):
+def ask(
+    path: Path,
+    environment: Mapping[str, str] | None = None,
+    stdin: bytes = b"{}",
+    plugin: str = "flatmesh",
+    fds: tuple[str, ...] = ("net", "mnt"),
+) -> tuple[int, bytes] | None:
     """What the server answers: status and body, None when it only closes."""
     opened = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in fds]
     block = b"".join(
@@ -56,12 +67,19 @@ def ask(path, environment=None, stdin=b"{}", plugin="flatmesh", fds=("net", "mnt
     return status, answer[12:]
 
 
-def test_the_socket_is_root_s_alone(tmp_path):
+def answered(path: Path, *arguments: Any, **keywords: Any) -> tuple[int, bytes]:
+    """What the server answers when it must."""
+    answer = ask(path, *arguments, **keywords)
+    assert answer is not None
+    return answer
+
+
+def test_the_socket_is_root_s_alone(tmp_path: Path) -> None:
     server = serving(tmp_path)
     server.start()
     try:
         assert (tmp_path / "cni.sock").stat().st_mode & 0o777 == 0o600
-        status, body = ask(tmp_path / "cni.sock")
+        status, body = answered(tmp_path / "cni.sock")
         assert status == 0
         assert "1.1.0" in json.loads(body)["supportedVersions"]
     finally:
@@ -69,7 +87,7 @@ def test_the_socket_is_root_s_alone(tmp_path):
     assert not (tmp_path / "cni.sock").exists()
 
 
-def test_another_user_is_not_answered():
+def test_another_user_is_not_answered() -> None:
     directory = Path(tempfile.mkdtemp())  # pytest's own keeps other users out already
     server = serving(directory)
     server.start()
@@ -93,7 +111,7 @@ def test_another_user_is_not_answered():
         shutil.rmtree(directory)
 
 
-def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path):
+def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> None:
     path = tmp_path / "cni.sock"
     dead = socket.socket(socket.AF_UNIX)
     dead.bind(str(path))
@@ -109,7 +127,7 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path):
         server.close()
 
 
-def test_a_closing_server_leaves_its_successor_s_socket(tmp_path):
+def test_a_closing_server_leaves_its_successor_s_socket(tmp_path: Path) -> None:
     first, second = serving(tmp_path), serving(tmp_path)
     first.start()
     (tmp_path / "cni.sock").unlink()
@@ -121,7 +139,7 @@ def test_a_closing_server_leaves_its_successor_s_socket(tmp_path):
         second.close()
 
 
-def test_too_long_a_path_is_one_line(tmp_path):
+def test_too_long_a_path_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="107 bytes"):
         CniServer(tmp_path / ("x" * 120), Host()).start()
 
@@ -139,7 +157,7 @@ def test_too_long_a_path_is_one_line(tmp_path):
         os.urandom(5000),
     ],
 )
-def test_junk_is_dropped_and_the_server_serves_on(tmp_path, junk):
+def test_junk_is_dropped_and_the_server_serves_on(tmp_path: Path, junk: bytes) -> None:
     server = serving(tmp_path)
     server.start()
     try:
@@ -155,7 +173,9 @@ def test_junk_is_dropped_and_the_server_serves_on(tmp_path, junk):
         server.close()
 
 
-def test_clients_that_say_nothing_don_t_keep_others_out(tmp_path, monkeypatch):
+def test_clients_that_say_nothing_don_t_keep_others_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("cni.socket.server.REQUEST_TIMEOUT", 0.2)
     server = serving(tmp_path)
     server.workers = 2
@@ -173,11 +193,11 @@ def test_clients_that_say_nothing_don_t_keep_others_out(tmp_path, monkeypatch):
         server.close()
 
 
-def open_descriptors():
+def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_descriptors_are_not_leaked(tmp_path):
+def test_descriptors_are_not_leaked(tmp_path: Path) -> None:
     server = serving(tmp_path)
     server.start()
     try:
@@ -195,7 +215,7 @@ def test_descriptors_are_not_leaked(tmp_path):
         server.close()
 
 
-def test_a_client_without_its_namespaces_does_the_work_itself(tmp_path):
+def test_a_client_without_its_namespaces_does_the_work_itself(tmp_path: Path) -> None:
     server = serving(tmp_path)
     server.start()
     try:
@@ -204,14 +224,14 @@ def test_a_client_without_its_namespaces_does_the_work_itself(tmp_path):
         server.close()
 
 
-def test_status_is_the_daemon_s(tmp_path):
+def test_status_is_the_daemon_s(tmp_path: Path) -> None:
     status = Status("no lease yet: etcd is away", pods_affected=True)
     server = serving(tmp_path, status=lambda: status)
     server.start()
     conf = json.dumps({"cniVersion": "1.1.0", "name": "pods"}).encode()
     try:
         for plugin in ("flatmesh", "flatmesh-ipam", "flannel"):
-            code, body = ask(tmp_path / "cni.sock", {"CNI_COMMAND": "STATUS"}, conf, plugin)
+            code, body = answered(tmp_path / "cni.sock", {"CNI_COMMAND": "STATUS"}, conf, plugin)
             assert code == 1
             assert json.loads(body)["code"] == 51
             assert json.loads(body)["msg"] == "no lease yet: etcd is away"
@@ -219,17 +239,17 @@ def test_status_is_the_daemon_s(tmp_path):
         server.close()
 
 
-def test_an_unknown_plugin_is_refused(tmp_path):
+def test_an_unknown_plugin_is_refused(tmp_path: Path) -> None:
     server = serving(tmp_path)
     server.start()
     try:
-        code, body = ask(tmp_path / "cni.sock", plugin="other")
+        code, body = answered(tmp_path / "cni.sock", plugin="other")
         assert (code, json.loads(body)["code"]) == (1, 4)
     finally:
         server.close()
 
 
-def test_where_the_socket_is():
+def test_where_the_socket_is() -> None:
     assert socket_path({}) == "/run/flatmesh/cni.sock"
     assert socket_path({"FLATMESH_RUN_DIR": "/x"}) == "/x/cni.sock"
     assert socket_path({"FLATMESH_RUN_DIR": "/x", "FLATMESH_SOCKET": "/y"}) == "/y"
@@ -241,7 +261,7 @@ def test_where_the_socket_is():
 
 
 @pytest.fixture(params=["compiled", "python"])
-def either_client(request, own_host, tmp_path):
+def either_client(request: pytest.FixtureRequest, own_host: CniHost, tmp_path: Path) -> CniHost:
     """A host whose executables are the compiled client, or the one without a compiler."""
     if request.param == "python":
         own_host.bin_dir = tmp_path / "python-bin"
@@ -250,7 +270,7 @@ def either_client(request, own_host, tmp_path):
     return own_host
 
 
-def test_both_clients_carry_a_call(either_client, container, conf):
+def test_both_clients_carry_a_call(either_client: CniHost, container: str, conf: MakeConf) -> None:
     host = either_client
     host.serve()
     pod = host.pod()
@@ -262,7 +282,9 @@ def test_both_clients_carry_a_call(either_client, container, conf):
     assert not host.records()
 
 
-def test_both_clients_do_without_a_daemon(either_client, container, conf):
+def test_both_clients_do_without_a_daemon(
+    either_client: CniHost, container: str, conf: MakeConf
+) -> None:
     host = either_client
     pod = host.pod()
     host.call("ADD", conf(), container, pod).result()
@@ -272,7 +294,9 @@ def test_both_clients_do_without_a_daemon(either_client, container, conf):
     assert not host.cables()
 
 
-def test_a_pod_added_by_the_daemon_goes_without_it(own_host, container, conf):
+def test_a_pod_added_by_the_daemon_goes_without_it(
+    own_host: CniHost, container: str, conf: MakeConf
+) -> None:
     own_host.serve()
     pod = own_host.pod()
     own_host.call("ADD", conf(), container, pod).result()
@@ -281,13 +305,13 @@ def test_a_pod_added_by_the_daemon_goes_without_it(own_host, container, conf):
     assert not own_host.records()
 
 
-def fake_daemon(path, answer):
+def fake_daemon(path: Path, answer: Callable[[socket.socket], object]) -> socket.socket:
     """A daemon that takes a request and then does what `answer` does with the connection."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen()
 
-    def serve():
+    def serve() -> None:
         while True:
             try:
                 connection, _ = listener.accept()
@@ -311,7 +335,12 @@ def fake_daemon(path, answer):
     ],
     ids=["dies", "dies half-way", "speaks otherwise", "declines"],
 )
-def test_a_daemon_that_does_not_answer_is_done_without(either_client, container, conf, answer):
+def test_a_daemon_that_does_not_answer_is_done_without(
+    either_client: CniHost,
+    container: str,
+    conf: MakeConf,
+    answer: Callable[[socket.socket], object],
+) -> None:
     host = either_client
     listener = fake_daemon(host.directory / "run" / "cni.sock", answer)
     try:
@@ -324,7 +353,9 @@ def test_a_daemon_that_does_not_answer_is_done_without(either_client, container,
         listener.close()
 
 
-def test_an_answer_cut_off_in_the_middle_is_no_second_add(either_client, container, conf):
+def test_an_answer_cut_off_in_the_middle_is_no_second_add(
+    either_client: CniHost, container: str, conf: MakeConf
+) -> None:
     host = either_client
     listener = fake_daemon(
         host.directory / "run" / "cni.sock",
@@ -337,7 +368,9 @@ def test_an_answer_cut_off_in_the_middle_is_no_second_add(either_client, contain
         listener.close()
 
 
-def test_a_stopping_daemon_finishes_what_it_has_begun(own_host, container, conf):
+def test_a_stopping_daemon_finishes_what_it_has_begun(
+    own_host: CniHost, container: str, conf: MakeConf
+) -> None:
     own_host.serve()
     pods = [own_host.pod() for _ in range(8)]
     calls = [own_host.start("ADD", conf(), f"{container}-{n}", p) for n, p in enumerate(pods)]
@@ -348,7 +381,9 @@ def test_a_stopping_daemon_finishes_what_it_has_begun(own_host, container, conf)
     assert not (own_host.directory / "run" / "cni.sock").exists()
 
 
-def test_a_daemon_of_another_host_is_not_used(own_host, container, conf):
+def test_a_daemon_of_another_host_is_not_used(
+    own_host: CniHost, container: str, conf: MakeConf
+) -> None:
     """The socket of one host reached from another's network namespace, by a wrong variable."""
     own_host.serve()
     stranger = own_host.pod()
@@ -376,7 +411,7 @@ def test_a_daemon_of_another_host_is_not_used(own_host, container, conf):
 # -- installing --------------------------------------------------------------------------
 
 
-def test_install_is_repeatable_and_uninstall_takes_only_ours(tmp_path):
+def test_install_is_repeatable_and_uninstall_takes_only_ours(tmp_path: Path) -> None:
     (tmp_path / "flannel").write_text("#!/bin/sh\nexec the real one\n")
     lines = cni.install.install(tmp_path, sys.executable)
     assert sum("left alone" in line for line in lines) == 1
@@ -388,7 +423,7 @@ def test_install_is_repeatable_and_uninstall_takes_only_ours(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["flannel"]
 
 
-def test_an_executable_in_use_can_be_replaced(tmp_path):
+def test_an_executable_in_use_can_be_replaced(tmp_path: Path) -> None:
     cni.install.install(tmp_path, sys.executable)
     running = subprocess.Popen(
         [tmp_path / "flatmesh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=VERSION
@@ -398,7 +433,7 @@ def test_an_executable_in_use_can_be_replaced(tmp_path):
     assert json.loads(out)["supportedVersions"]
 
 
-def test_a_fallback_that_is_gone_is_one_line(tmp_path):
+def test_a_fallback_that_is_gone_is_one_line(tmp_path: Path) -> None:
     cni.install.install(tmp_path, "/nowhere/bin/python")
     done = subprocess.run(
         [tmp_path / "flatmesh"],
@@ -412,7 +447,7 @@ def test_a_fallback_that_is_gone_is_one_line(tmp_path):
     assert "/nowhere/bin/python" in json.loads(done.stdout)["msg"]
 
 
-def test_an_install_directory_that_is_a_file_is_one_line(tmp_path):
+def test_an_install_directory_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = subprocess.run(
         [sys.executable, "-I", "-m", "cni.install", "--bin-dir", str(tmp_path / "file")],

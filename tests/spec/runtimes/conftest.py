@@ -1,8 +1,6 @@
-"""Hosts on which real container runtimes run: a lab of two, each with namespaces of its own.
+"""Two hosts on which real container runtimes run, and the image of their containers."""
 
-A runtime needs more of a host than its network: mounts (its /sys shows this network's devices,
-its /run and /var/lib are its own), process ids, so that ending the first process ends all.
-"""
+from __future__ import annotations
 
 import contextlib
 import hashlib
@@ -11,153 +9,28 @@ import json
 import os
 import secrets
 import shutil
-import subprocess
 import tarfile
 import tempfile
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lab.cluster import Lab, LabSpec
+from tests.spec.runtimes.runtime_host import DEADLINE, RuntimeHost, WaitUntil, until
 
-DEADLINE = 120.0  # seconds, for anything that is waited for
 IMAGE = "docker.io/library/fm-busybox:1"
-REFERENCE = Path("/usr/lib/cni")
 BUSYBOX = Path("/bin/busybox")
-
-# What a namespace needs to pass for a host. $1: a directory of its own, $2: its name, $3 and
-# $4: the daemon's run and state directories, which show at their usual places. Variables would
-# not do: podman's conmon calls the clean-up, and so DEL, without the environment of `run`.
-SETUP = """
-set -e
-mount --make-rprivate /
-mkdir -p "$1/cgroup"
-mount --rbind /sys/fs/cgroup "$1/cgroup"
-mount -t sysfs sysfs /sys
-mount --rbind "$1/cgroup" /sys/fs/cgroup
-mount -t proc proc /proc
-mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /var/lib
-mkdir -p /run/netns /run/lock /run/flatmesh /run/flannel /var/lib/cni /var/lib/flatmesh
-mount --bind "$3" /run/flatmesh
-mount --bind "$3" /run/flannel
-mount --bind "$4" /var/lib/flatmesh
-mount --bind /run/netns /run/netns
-mount --make-shared /run/netns
-hostname "$2"
-: > "$1/ready"
-exec sleep infinity
-"""
-
-
-@dataclass
-class RuntimeHost:
-    """One host of the lab, with a mount and a process namespace."""
-
-    lab: Lab
-    number: int
-    directory: Path
-    first: subprocess.Popen[bytes] | None = None
-    state_dir: Path = Path()
-    pid: int = 0
-    """Of its first process, as seen from here."""
-    variables: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def bin_dir(self) -> Path:
-        return self.directory / "bin"
-
-    @property
-    def net_d(self) -> Path:
-        return self.directory / "net.d"
-
-    def start(self) -> None:
-        for part in (self.bin_dir, self.net_d):
-            part.mkdir(parents=True)
-        for source in (REFERENCE, self.lab.bin_dir):
-            for program in source.iterdir():
-                link = self.bin_dir / program.name
-                link.unlink(missing_ok=True)
-                link.symlink_to(program)
-        self.variables = {"PATH": os.environ["PATH"]}
-        daemon = self.lab.environment(self.number)
-        run_dir, self.state_dir = daemon["FLATMESH_RUN_DIR"], Path(daemon["FLATMESH_STATE_DIR"])
-        netns = f"/run/netns/{self.lab.names.host(self.number)}"
-        self.first = subprocess.Popen(
-            [
-                *("nsenter", f"--net={netns}"),
-                *("unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child"),
-                *("sh", "-c", SETUP, "setup", str(self.directory), f"h{self.number}"),
-                *(run_dir, str(self.state_dir)),
-            ],
-            stdin=subprocess.DEVNULL,
-        )
-        until((self.directory / "ready").exists, "the namespaces", self.first)
-        children = Path(f"/proc/{self.first.pid}/task/{self.first.pid}/children")
-        self.pid = int(children.read_text().split()[0])
-
-    def stop(self) -> None:
-        if self.first is not None:
-            self.first.kill()  # unshare's --kill-child takes the first process along
-            self.first.wait(DEADLINE)
-
-    @property
-    def enter(self) -> list[str]:
-        return ["nsenter", f"--target={self.pid}", "-m", "-u", "-i", "-n", "-p", "--"]
-
-    def run(self, *command: str, check: bool = True) -> str:
-        done = subprocess.run(
-            [*self.enter, *command],
-            env=self.variables,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-            check=False,
-        )
-        if check:
-            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-        return done.stdout.strip()
-
-    def conflist(self, name: str, *plugins: dict[str, object]) -> None:
-        """Install a conflist as an operator should: under another name first."""
-        text = json.dumps({"cniVersion": "1.0.0", "name": name, "plugins": plugins})
-        (self.net_d / f".{name}").write_text(text)
-        (self.net_d / f".{name}").rename(self.net_d / f"10-{name}.conflist")
-
-    def cables(self) -> list[str]:
-        """Pods' host ends."""
-        done = subprocess.run(
-            ["ip", "-n", self.lab.names.host(self.number), "-json", "link", "show"],
-            capture_output=True,
-            check=True,
-        )
-        links = json.loads(done.stdout)
-        return [x["ifname"] for x in links if x["ifname"].startswith("veth")]
-
-    def records(self) -> list[tuple[str, str, str]]:
-        from ipam.addresses import AddressBook
-
-        with AddressBook(self.state_dir / "addresses.sqlite") as book:
-            return [tuple(record.attachment) for record in book.list()]  # type: ignore[misc]
-
-
-def until(condition, what, process=None):
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, f"gave up waiting: {what}"
-        assert process is None or process.poll() is None, f"{what}: ended early"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")
-def wait_until():
+def wait_until() -> WaitUntil:
     return until
 
 
 @pytest.fixture(scope="session")
-def image(tmp_path_factory):
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image archive in docker's format: one static busybox that sleeps."""
     if not BUSYBOX.exists():
         pytest.skip("needs busybox-static")
@@ -201,7 +74,7 @@ def tar(files: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def runtime_hosts():
+def runtime_hosts() -> Iterator[list[RuntimeHost]]:
     """Two hosts of a VXLAN lab, its daemons running, with room for a runtime on each."""
     directory = Path(tempfile.mkdtemp(prefix="fm-"))  # short: unix sockets live below it
     lab = Lab(LabSpec(f"rt{secrets.token_hex(3)}", 2, 0), directory)
@@ -219,7 +92,7 @@ def runtime_hosts():
 
 
 @pytest.fixture(scope="module")
-def cgroup_parent():
+def cgroup_parent() -> Iterator[str]:
     """A cgroup for the containers of one module; gone afterwards, whatever they did."""
     name = f"fm-{secrets.token_hex(3)}"
     yield f"/{name}"

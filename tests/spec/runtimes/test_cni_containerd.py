@@ -1,13 +1,19 @@
 """containerd and runc, through the interface that a kubelet uses (CRI v1 over gRPC)."""
 
+from __future__ import annotations
+
 import importlib
 import shutil
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.spec.runtimes.runtime_host import RuntimeHost, WaitUntil
 
 IMAGE = "docker.io/library/fm-busybox:1"
 MISSING = [p for p in ("containerd", "runc", "ctr") if shutil.which(p) is None]
@@ -42,7 +48,7 @@ disabled_plugins = [
 
 
 @pytest.fixture(scope="module")
-def cri(tmp_path_factory):
+def cri(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The interface's messages, compiled for the protobuf that is installed."""
     protoc = pytest.importorskip("grpc_tools.protoc")
     out = tmp_path_factory.mktemp("cri")
@@ -58,12 +64,12 @@ def cri(tmp_path_factory):
 class Cri:
     """One containerd, as a kubelet sees it."""
 
-    def __init__(self, host, messages, cgroup_parent):
+    def __init__(self, host: RuntimeHost, messages: Any, cgroup_parent: str) -> None:
         self.host, self.messages, self.cgroup_parent = host, messages, cgroup_parent
-        self.process = None
-        self.channel = None
+        self.process: subprocess.Popen[bytes] | None = None
+        self.channel: Any = None
 
-    def start(self, image, wait_until):
+    def start(self, image: Path, wait_until: WaitUntil) -> None:
         import grpc
 
         host = self.host
@@ -111,7 +117,7 @@ class Cri:
         )
         wait_until(self.network_ready, "NetworkReady")
 
-    def stop(self):
+    def stop(self) -> None:
         if self.channel is not None:
             self.channel.close()
         if self.process is not None:
@@ -119,7 +125,9 @@ class Cri:
             self.process.wait(60)
             self.log.close()
 
-    def call(self, method, request, answer, service="RuntimeService", **fields):
+    def call(
+        self, method: str, request: str, answer: str, service: str = "RuntimeService", **fields: Any
+    ) -> Any:
         messages = self.messages
         rpc = self.channel.unary_unary(
             f"/runtime.v1.{service}/{method}",
@@ -128,11 +136,11 @@ class Cri:
         )
         return rpc(getattr(messages, request)(**fields), timeout=120)
 
-    def network_ready(self):
+    def network_ready(self) -> bool:
         status = self.call("Status", "StatusRequest", "StatusResponse").status
         return all(c.status for c in status.conditions)
 
-    def run_pod(self, name, **more):
+    def run_pod(self, name: str, **more: Any) -> tuple[str, str, str]:
         """A sandbox with one container in it; the ids of both and the pod's addresses."""
         config = self.messages.PodSandboxConfig(
             metadata={"name": name, "uid": str(uuid.uuid4()), "namespace": "default"},
@@ -158,7 +166,7 @@ class Cri:
         ).status
         return pod, container, status.network.ip
 
-    def execute(self, container, *command):
+    def execute(self, container: str, *command: str) -> Any:
         return self.call(
             "ExecSync",
             "ExecSyncRequest",
@@ -168,13 +176,19 @@ class Cri:
             timeout=60,
         )
 
-    def remove_pod(self, pod):
+    def remove_pod(self, pod: str) -> None:
         self.call("StopPodSandbox", "PodSandboxRequest", "Empty", pod_sandbox_id=pod)
         self.call("RemovePodSandbox", "PodSandboxRequest", "Empty", pod_sandbox_id=pod)
 
 
 @pytest.fixture(scope="module")
-def runtimes(runtime_hosts, cri, image, cgroup_parent, wait_until):
+def runtimes(
+    runtime_hosts: list[RuntimeHost],
+    cri: Any,
+    image: Path,
+    cgroup_parent: str,
+    wait_until: WaitUntil,
+) -> Iterator[list[Cri]]:
     made = [Cri(host, cri, cgroup_parent) for host in runtime_hosts]
     try:
         for one in made:
@@ -185,7 +199,7 @@ def runtimes(runtime_hosts, cri, image, cgroup_parent, wait_until):
             one.stop()
 
 
-def test_pods_on_two_hosts_talk_and_leave_nothing(runtimes):
+def test_pods_on_two_hosts_talk_and_leave_nothing(runtimes: list[Cri]) -> None:
     one, other = runtimes
     pods = [runtime.run_pod(f"pod{number}") for number, runtime in enumerate(runtimes)]
     addresses = [address for _, _, address in pods]
@@ -201,7 +215,7 @@ def test_pods_on_two_hosts_talk_and_leave_nothing(runtimes):
         assert runtime.host.cables() == []
 
 
-def test_containerd_deletes_twice_and_the_second_time_without_a_netns(runtimes):
+def test_containerd_deletes_twice_and_the_second_time_without_a_netns(runtimes: list[Cri]) -> None:
     runtime = runtimes[0]
     pod, _, _ = runtime.run_pod("twice")
     runtime.remove_pod(pod)
@@ -211,7 +225,7 @@ def test_containerd_deletes_twice_and_the_second_time_without_a_netns(runtimes):
     assert not [line for line in mine if "refused" in line]
 
 
-def test_a_port_of_the_host_leads_into_the_pod(runtimes):
+def test_a_port_of_the_host_leads_into_the_pod(runtimes: list[Cri]) -> None:
     one, other = runtimes
     pod, container, _ = one.run_pod(
         "web", port_mappings=[{"container_port": 80, "host_port": 18081}]
@@ -231,7 +245,7 @@ def test_a_port_of_the_host_leads_into_the_pod(runtimes):
     assert one.host.records() == other.host.records() == []
 
 
-def test_pods_come_and_go_without_the_daemon(runtimes):
+def test_pods_come_and_go_without_the_daemon(runtimes: list[Cri]) -> None:
     runtime = runtimes[0]
     host = runtime.host
     host.lab.stop_daemon(host.number)

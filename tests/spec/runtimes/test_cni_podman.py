@@ -1,9 +1,15 @@
 """podman with network_backend "cni": it asks for versions, reloads networks, joins second ones."""
 
+from __future__ import annotations
+
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+
+from tests.spec.runtimes.runtime_host import RuntimeHost, WaitUntil
 
 MISSING = [p for p in ("podman", "conmon", "runc") if shutil.which(p) is None]
 pytestmark = [
@@ -38,10 +44,10 @@ runroot = "/run/containers/storage"
 class Podman:
     """podman on one host."""
 
-    def __init__(self, host, cgroup_parent):
+    def __init__(self, host: RuntimeHost, cgroup_parent: str) -> None:
         self.host, self.cgroup_parent = host, cgroup_parent
 
-    def start(self, image):
+    def start(self, image: Path) -> None:
         host = self.host
         host.conflist("pods", {"type": "flatmesh"}, {"type": "tuning"})
         host.conflist("pods2", {"type": "flatmesh"}, {"type": "tuning"})
@@ -55,10 +61,10 @@ class Podman:
         host.variables["CONTAINERS_STORAGE_CONF"] = str(host.directory / "storage.conf")
         self("load", "--signature-policy", f"{host.directory}/policy.json", "--input", str(image))
 
-    def __call__(self, *arguments, check=True):
+    def __call__(self, *arguments: str, check: bool = True) -> str:
         return self.host.run("podman", *arguments, check=check)
 
-    def run(self, name, *options):
+    def run(self, name: str, *options: str) -> None:
         self(
             "run",
             "--detach",
@@ -74,17 +80,17 @@ class Podman:
             IMAGE,
         )
 
-    def networks(self, name):
+    def networks(self, name: str) -> dict[str, tuple[str, str]]:
         """What podman thinks the container has: by network, (address, MAC)."""
         settings = json.loads(self("inspect", name))[0]["NetworkSettings"]["Networks"]
         return {n: (s["IPAddress"], s["MacAddress"]) for n, s in settings.items()}
 
-    def remove(self, *names):
+    def remove(self, *names: str) -> None:
         self("rm", "--force", "--time", "0", *names)
 
 
 @pytest.fixture(scope="module")
-def podmans(runtime_hosts, image, cgroup_parent):
+def podmans(runtime_hosts: list[RuntimeHost], image: Path, cgroup_parent: str) -> list[Podman]:
     made = [Podman(host, cgroup_parent) for host in runtime_hosts]
     for podman in made:
         podman.start(image)
@@ -92,17 +98,19 @@ def podmans(runtime_hosts, image, cgroup_parent):
 
 
 @pytest.fixture
-def gone(wait_until):
+def gone(wait_until: WaitUntil) -> Callable[[Podman], None]:
     """Wait until a host holds no trace of a container: `rm` returns before conmon's cleanup."""
 
-    def wait(podman):
+    def wait(podman: Podman) -> None:
         host = podman.host
         wait_until(lambda: not (host.records() or host.cables()), f"{host.records()} to go")
 
     return wait
 
 
-def test_containers_on_two_hosts_talk_and_leave_nothing(podmans, gone):
+def test_containers_on_two_hosts_talk_and_leave_nothing(
+    podmans: list[Podman], gone: Callable[[Podman], None]
+) -> None:
     for number, podman in enumerate(podmans):
         podman.run(f"c{number}")
     addresses = [podman.networks(f"c{n}")["pods"][0] for n, podman in enumerate(podmans)]
@@ -114,7 +122,9 @@ def test_containers_on_two_hosts_talk_and_leave_nothing(podmans, gone):
         gone(podman)
 
 
-def test_a_reload_keeps_address_and_mac(podmans, gone):
+def test_a_reload_keeps_address_and_mac(
+    podmans: list[Podman], gone: Callable[[Podman], None]
+) -> None:
     podman = podmans[0]
     podman.run("reloaded")
     before = podman.networks("reloaded")
@@ -128,7 +138,9 @@ def test_a_reload_keeps_address_and_mac(podmans, gone):
     gone(podman)
 
 
-def test_a_second_network_comes_and_goes(podmans, gone):
+def test_a_second_network_comes_and_goes(
+    podmans: list[Podman], gone: Callable[[Podman], None]
+) -> None:
     podman = podmans[0]
     podman.run("joined")
     podman("network", "connect", "pods2", "joined")
@@ -140,7 +152,9 @@ def test_a_second_network_comes_and_goes(podmans, gone):
     gone(podman)
 
 
-def test_an_address_and_a_mac_can_be_asked_for(podmans, gone):
+def test_an_address_and_a_mac_can_be_asked_for(
+    podmans: list[Podman], gone: Callable[[Podman], None]
+) -> None:
     podman = podmans[1]
     subnet = podman.host.lab.subnet(2)
     address = subnet.rpartition(".")[0] + ".77"

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from udp_reference import (
+
+from tests.unit.flannel.udp_reference import (
     ACK,
     CWR,
     DF,

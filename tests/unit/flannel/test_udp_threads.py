@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from udp_reference import DF, UDP, Headers, checksum, cut
 
 from flannel.udp.table import UdpPeer, UdpTable
+from tests.unit.flannel.udp_reference import DF, UDP, Headers, checksum, cut
 
 _udp = pytest.importorskip("flannel.udp._plane")
 TIMEOUT = 10.0  # seconds

@@ -6,11 +6,11 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
-from mesh_examples import config
 
 from hostnet.underlay import Underlay
 from ipam.network import ConfigError
 from ovs_mesh.config import OvsTunnel
+from tests.unit.ovs_mesh.mesh_examples import config
 
 
 def test_defaults_are_vxlan_by_flow() -> None:

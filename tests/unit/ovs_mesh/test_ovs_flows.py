@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
 
-from mesh_examples import config, peers, wanted_rows
-
 from ipam.lease import Lease, LeaseAttributes
 from ovs_mesh import topology
 from ovs_mesh.config import OvsConfig
@@ -15,6 +13,7 @@ from ovs_mesh.inputs import HostSide, PodPort
 from ovs_mesh.pipeline import COOKIE
 from ovs_mesh.rows import ActualBridge, BridgeRow, row_changes
 from ovs_mesh.tables.remote import FLOOD_CHUNK
+from tests.unit.ovs_mesh.mesh_examples import config, peers, wanted_rows
 
 
 def text(

@@ -9,7 +9,6 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
-from mesh_examples import config, peers
 
 from ovs_mesh.flows import PIPELINE, TABLES, PeerFlowCache, all_flows
 from ovs_mesh.inputs import HostInputs, HostSide, PeerInputs
@@ -26,6 +25,7 @@ from ovs_mesh.pipeline import (
 )
 from ovs_mesh.tables.local import LOCAL
 from ovs_mesh.topology import Peer
+from tests.unit.ovs_mesh.mesh_examples import config, peers
 
 DOCUMENT = Path(__file__).parents[3] / "docs/ovs-pipeline.md"
 HOST = HostSide(1, "0a:58:0a:05:01:01", ("10.5.1.1",), (IPv4Network("10.5.1.0/24"),), ())

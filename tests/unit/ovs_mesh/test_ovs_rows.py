@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import pytest
-from mesh_examples import config, wanted_rows
 
 from ovs_mesh.rows import ActualBridge, BridgeConflictError, BridgeRow, PortRow, row_changes
+from tests.unit.ovs_mesh.mesh_examples import config, wanted_rows
 
 
 def found(rows: Sequence[BridgeRow], foreign: Iterable[str] = ()) -> dict[str, ActualBridge]:

@@ -6,11 +6,11 @@ from ipaddress import IPv6Address
 from typing import Any
 
 import pytest
-from mesh_examples import config, lease, peers
 
 from ipam.lease import PeerUnusableError
 from ovs_mesh import topology
 from ovs_mesh.config import OvsTunnel
+from tests.unit.ovs_mesh.mesh_examples import config, lease, peers
 
 
 def test_static_mesh_has_a_port_per_peer_named_by_its_address() -> None:
