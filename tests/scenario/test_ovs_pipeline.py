@@ -11,6 +11,7 @@ import secrets
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -28,7 +29,7 @@ KEY = 7
 class Known:
     """What cases are written with."""
 
-    rundir: object
+    rundir: Path
     uplink: int
     tunnel: int
     gateway_mac: str

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 from lab.cluster import Lab
 from lab.hosts import host_ipv4
 
 
-def leases(lab: Lab) -> dict[str, Any]:
+def leases(lab: Lab) -> dict[int, tuple[str, str]]:
     """Subnet base address and MAC of each host, as its device has them."""
     from lab import hosts
 

@@ -7,7 +7,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any, TypeVar
 
 import pytest
@@ -32,7 +32,7 @@ DUAL = config(SubnetMin="10.5.1.0", SubnetMax="10.5.20.0", EnableIPv6=True, IPv6
 
 def host(number: int, **more: Any) -> LeaseAttributes:
     return LeaseAttributes(
-        ip_address(f"192.168.{number >> 8}.{number & 255}"),
+        IPv4Address(f"192.168.{number >> 8}.{number & 255}"),
         backend_type="vxlan",
         backend_data={"VNI": 1, "VtepMAC": f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}"},
         **more,
@@ -131,7 +131,7 @@ def test_the_previous_subnet_is_taken_again_if_it_is_free(etcd: EtcdServer) -> N
 
 def test_keys_are_flannelds_byte_for_byte(etcd: EtcdServer) -> None:
     previous = Lease(subnet("10.5.4.0/24"), subnet("fd05:0:0:4::/64"))
-    attributes = LeaseAttributes(ip_address("192.168.64.3"), ip_address("fd00:1::3"), "host-gw")
+    attributes = LeaseAttributes(IPv4Address("192.168.64.3"), IPv6Address("fd00:1::3"), "host-gw")
     with_registry(
         etcd, lambda registry: registry.acquire(DUAL, attributes, previous=previous, ttl=TTL)
     )
@@ -188,7 +188,7 @@ def test_leftovers_of_broken_pairs_are_combined_without_overlap(etcd: EtcdServer
 
 def test_ipv6_alone(etcd: EtcdServer) -> None:
     ipv6 = parse_config('{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd05::/48"}')
-    attributes = LeaseAttributes(None, ip_address("fd00:1::3"), "host-gw")
+    attributes = LeaseAttributes(None, IPv6Address("fd00:1::3"), "host-gw")
 
     async def story(registry: Registry) -> None:
         lease = await registry.acquire(ipv6, attributes, ttl=TTL)

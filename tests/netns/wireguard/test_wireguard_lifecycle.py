@@ -128,7 +128,10 @@ def test_planning_says_the_same_and_touches_nothing(make_any_mesh: Callable[...,
     leases = [host.publish() for host in mesh.hosts]
 
     def plan() -> list[str]:
-        return first.run(lambda: first.plane.plan(first.own, [second.own], first.underlay))
+        lines: list[str] = first.run(
+            lambda: first.plane.plan(first.own, [second.own], first.underlay)
+        )
+        return lines
 
     planned = plan()
     started = (

@@ -1,6 +1,10 @@
 """Result shapes of every version, and reading them back."""
 
+from __future__ import annotations
+
 import json
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,7 +29,7 @@ DUAL = Result(
 )
 
 
-def test_0_2_0_has_an_address_per_family_with_its_routes():
+def test_0_2_0_has_an_address_per_family_with_its_routes() -> None:
     assert DUAL.as_dict("0.2.0") == {
         "cniVersion": "0.2.0",
         "ip4": {
@@ -47,7 +51,7 @@ def test_0_2_0_has_an_address_per_family_with_its_routes():
     }
 
 
-def test_0_4_0_says_the_family_and_1_0_0_does_not():
+def test_0_4_0_says_the_family_and_1_0_0_does_not() -> None:
     assert DUAL.as_dict("0.4.0")["ips"][0] == {
         "version": "4",
         "interface": 2,
@@ -57,7 +61,7 @@ def test_0_4_0_says_the_family_and_1_0_0_does_not():
     assert "version" not in DUAL.as_dict("1.0.0")["ips"][0]
 
 
-def test_what_1_1_0_added_is_said_there_only():
+def test_what_1_1_0_added_is_said_there_only() -> None:
     old, new = DUAL.as_dict("1.0.0"), DUAL.as_dict("1.1.0")
     assert old["interfaces"][2] == {
         "name": "eth0",
@@ -77,7 +81,7 @@ def test_what_1_1_0_added_is_said_there_only():
 
 
 @pytest.mark.parametrize("version", versions.SUPPORTED)
-def test_every_version_is_read_back(version):
+def test_every_version_is_read_back(version: str) -> None:
     body = json.loads(json.dumps(DUAL.as_dict(version)))
     again = parse(body)
     assert [ip.address for ip in again.ips] == [ip.address for ip in DUAL.ips]
@@ -86,17 +90,17 @@ def test_every_version_is_read_back(version):
     assert again.as_dict(version) == body
 
 
-def test_1_1_0_loses_nothing():
+def test_1_1_0_loses_nothing() -> None:
     assert parse(DUAL.as_dict("1.1.0")) == DUAL
 
 
-def test_an_ipam_result_has_no_interfaces():
+def test_an_ipam_result_has_no_interfaces() -> None:
     body = Result((), (Ip("10.5.1.2/24", "10.5.1.1"),)).as_dict("1.0.0")
     assert "interfaces" not in body
     assert "interface" not in body["ips"][0]
 
 
-def test_a_later_result_is_put_behind_the_earlier_one():
+def test_a_later_result_is_put_behind_the_earlier_one() -> None:
     first = Result((Interface("lo0"),), (Ip("192.0.2.1/24", "", 0),), (), Dns(("192.0.2.53",)))
     both = DUAL.after(first)
     assert [i.name for i in both.interfaces] == ["lo0", "kbr0", "veth1", "eth0"]
@@ -125,21 +129,23 @@ def test_a_later_result_is_put_behind_the_earlier_one():
         {"dns": {"nameservers": "10.0.0.1"}},
     ],
 )
-def test_a_broken_result_is_code_6(raw):
+def test_a_broken_result_is_code_6(raw: Any) -> None:
     with pytest.raises(CniError) as caught:
         parse(raw)
     assert caught.value.code == DECODING_FAILURE
     assert "\n" not in caught.value.message
 
 
-def test_a_result_of_an_unknown_version_is_code_1():
+def test_a_result_of_an_unknown_version_is_code_1() -> None:
     with pytest.raises(CniError) as caught:
         parse({"cniVersion": "3.0.0"})
     assert caught.value.code == INCOMPATIBLE_VERSION
 
 
 @given(st.ip_addresses(), st.data())
-def test_cidr_agrees_with_the_standard_library(address, data):
+def test_cidr_agrees_with_the_standard_library(
+    address: IPv4Address | IPv6Address, data: st.DataObject
+) -> None:
     import ipaddress
 
     bits = 32 if address.version == 4 else 128
@@ -152,6 +158,6 @@ def test_cidr_agrees_with_the_standard_library(address, data):
 
 
 @pytest.mark.parametrize("text", ["", "10.1.2.3", "10.1.2/24", "10.1.2.3/-1", "10.1.2.3/٣", "a/8"])
-def test_bad_cidrs_are_refused(text):
+def test_bad_cidrs_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"PREFIXLEN|prefix length"):
         cidr.parse(text)

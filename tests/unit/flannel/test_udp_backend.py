@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,8 +35,8 @@ def _compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda _: object())
 
 
-def udp(*, ipv6: bool = False, **keys: object) -> UdpBackend:
-    document = {"Network": "10.5.0.0/16", "Backend": {"Type": "udp", **keys}}
+def udp(*, ipv6: bool = False, **keys: Any) -> UdpBackend:
+    document: dict[str, Any] = {"Network": "10.5.0.0/16", "Backend": {"Type": "udp", **keys}}
     if ipv6:
         document |= {"EnableIPv6": True, "IPv6Network": "fd05::/48"}
     return UdpBackend.from_config(parse_config(json.dumps(document)), Path("/x"), Path("/x"))
@@ -93,7 +94,7 @@ def test_peers_need_nothing_in_the_kernel() -> None:
         ({"Queues": 65}, "Backend.Queues is 65; it must be from 0 to 64"),
     ],
 )
-def test_bad_keys_are_refused(keys: dict[str, object], message: str) -> None:
+def test_bad_keys_are_refused(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         udp(**keys)
 

@@ -6,6 +6,7 @@ import errno
 import socket
 import struct
 import sys
+from collections.abc import Mapping
 
 import pytest
 
@@ -151,7 +152,7 @@ def neighbour_rows(count: int) -> tuple[list[Neighbour], list[bytes]]:
 def test_table_reader_parses_each_row_once_and_sees_every_change() -> None:
     parsed: list[int] = []
 
-    def parse(part: netlink.Part, names: dict[int, str]) -> tuple[Neighbour | None, int]:
+    def parse(part: netlink.Part, names: Mapping[int, str]) -> tuple[Neighbour | None, int]:
         parsed.append(part[1])
         return parse_neighbour(part, names)
 

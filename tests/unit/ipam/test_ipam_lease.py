@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 from hypothesis import given, settings
@@ -56,16 +56,16 @@ def test_flannelds_leases_come_back_byte_for_byte(key: str, value: str) -> None:
 
 
 def test_a_dual_stack_key_is_one_that_flanneld_reads() -> None:
-    key = lease.format_key(ip_network("10.5.64.0/24"), ip_network("fc00:0:0:3::/64"))
+    key = lease.format_key(IPv4Network("10.5.64.0/24"), IPv6Network("fc00:0:0:3::/64"))
     match = FLANNELD_KEY.search(key)
     assert match
     assert match.groups() == ("10.5.64.0", "24", "fc00:0:0:3::", "64")
 
 
 def test_ipv6_alone_has_a_key_that_flanneld_passes_over() -> None:
-    key = lease.format_key(None, ip_network("fc00:0:0:3::/64"))
+    key = lease.format_key(None, IPv6Network("fc00:0:0:3::/64"))
     assert key == "fc00:0:0:3::-64"
-    assert lease.parse_key(key) == (None, ip_network("fc00:0:0:3::/64"))
+    assert lease.parse_key(key) == (None, IPv6Network("fc00:0:0:3::/64"))
     assert not FLANNELD_KEY.search(key)
 
 
@@ -74,14 +74,14 @@ def test_a_key_without_an_etcd_lease_is_a_reservation() -> None:
 
 
 def test_ipv6_alone_writes_an_unspecified_ipv4_address_and_reads_it_as_none() -> None:
-    text = lease.format_value(LeaseAttributes(None, ip_address("fd00:1::3"), "host-gw"))
+    text = lease.format_value(LeaseAttributes(None, IPv6Address("fd00:1::3"), "host-gw"))
     assert text == '{"PublicIP":"0.0.0.0","PublicIPv6":"fd00:1::3","BackendType":"host-gw"}'
     assert lease.parse_value(text).public_ip is None
 
 
 def test_names_match_without_regard_to_case() -> None:
     found = lease.parse_value('{"publicip":"192.168.64.3","BACKENDTYPE":"vxlan","more":1}')
-    assert found == LeaseAttributes(ip_address("192.168.64.3"), None, "vxlan")
+    assert found == LeaseAttributes(IPv4Address("192.168.64.3"), None, "vxlan")
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,8 @@ def test_broken_values_are_refused_in_one_line(value: str | bytes) -> None:
     st.integers(16, 126),
 )
 def test_any_subnets_survive_the_key(v4: int, len4: int, v6: int | None, len6: int) -> None:
-    subnet = ip_network((v4, len4), strict=False)
-    ipv6 = ip_network((v6.to_bytes(16, "big"), len6), strict=False) if v6 is not None else None
+    subnet = IPv4Network((v4, len4), strict=False)
+    ipv6 = IPv6Network((v6.to_bytes(16, "big"), len6), strict=False) if v6 is not None else None
     key = Lease(subnet, ipv6).key
     assert lease.parse_key(key) == (subnet, ipv6)
     assert FLANNELD_KEY.fullmatch(key)

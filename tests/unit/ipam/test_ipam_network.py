@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import pytest
 
@@ -12,10 +12,10 @@ from ipam.network import ConfigError, NetworkConfig, option, parse_config
 def test_flanneld_defaults() -> None:
     config = parse_config('{"Network":"10.5.0.0/16"}')
     assert config == NetworkConfig(
-        network=ip_network("10.5.0.0/16"),
+        network=IPv4Network("10.5.0.0/16"),
         subnet_len=24,
-        subnet_min=ip_address("10.5.1.0"),
-        subnet_max=ip_address("10.5.255.0"),
+        subnet_min=IPv4Address("10.5.1.0"),
+        subnet_max=IPv4Address("10.5.255.0"),
         backend_type="udp",
     )
     assert config.enable_ipv4
@@ -47,8 +47,8 @@ def test_ipv6_only() -> None:
     assert config.network is None
     assert config.subnet_min is None
     assert config.subnet_len == 0
-    assert config.ipv6_subnet_min == ip_address("fc00:0:0:1::")
-    assert config.ipv6_subnet_max == ip_address("fc00:0:0:ffff::")
+    assert config.ipv6_subnet_min == IPv6Address("fc00:0:0:1::")
+    assert config.ipv6_subnet_max == IPv6Address("fc00:0:0:ffff::")
 
 
 def test_every_key_in_any_case() -> None:
@@ -58,13 +58,13 @@ def test_every_key_in_any_case() -> None:
         '"ipv6network":"fd05::/48","IPv6SubnetLen":80,"IPv6SubnetMin":"fd05:0:0:1::",'
         '"IPv6SubnetMax":"fd05:0:0:1:ffff::","Backend":{"type":"VXLAN","vni":7},"Future":1}'
     )
-    assert config.network == ip_network("10.5.0.0/16")  # host bits are dropped, as by flanneld
+    assert config.network == IPv4Network("10.5.0.0/16")  # host bits are dropped, as by flanneld
     assert (config.subnet_min, config.subnet_max) == (
-        ip_address("10.5.1.64"),
-        ip_address("10.5.9.192"),
+        IPv4Address("10.5.1.64"),
+        IPv4Address("10.5.9.192"),
     )
     assert config.ipv6_subnet_len == 80
-    assert config.ipv6_subnet_max == ip_address("fd05:0:0:1:ffff::")
+    assert config.ipv6_subnet_max == IPv6Address("fd05:0:0:1:ffff::")
     assert config.enable_nftables
     assert config.backend_type == "vxlan"
     assert option(config, "VNI", 1) == 7

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from ipaddress import ip_interface, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_interface
 from pathlib import Path
 
 import pytest
@@ -32,7 +32,7 @@ FLANNEL_IPV6_SUBNET=fd05:0:0:48::1/64
 FLANNEL_MTU=1430
 FLANNEL_IPMASQ=false
 """
-V4, V6 = ip_network("10.5.72.0/24"), ip_network("fd05:0:0:48::/64")
+V4, V6 = IPv4Network("10.5.72.0/24"), IPv6Network("fd05:0:0:48::/64")
 CONFIG = parse_config('{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/48"}')
 
 
@@ -63,7 +63,7 @@ def test_several_networks_and_a_shells_habits() -> None:
         "# by hand\nexport FLANNEL_NETWORK='10.5.0.0/16,10.6.0.0/16'\n\n"
         "FLANNEL_SUBNET=10.5.72.1/24\n"
     )
-    assert env.networks == (ip_network("10.5.0.0/16"), ip_network("10.6.0.0/16"))
+    assert env.networks == (IPv4Network("10.5.0.0/16"), IPv4Network("10.6.0.0/16"))
     assert env.subnet == ip_interface("10.5.72.1/24")
     assert env.format().startswith("FLANNEL_NETWORK=10.5.0.0/16,10.6.0.0/16\n")
 
