@@ -1,29 +1,29 @@
-"""Open vSwitch's database, through the IDL of the `ovs` package: the only importer of it.
+"""Open vSwitch's database, through the IDL of the `ovs` package.
 
-A connection keeps a replica of the rows it watches. `found` reads it, `apply` makes all
-changes in one transaction and waits until ovs-vswitchd has worked it off (cur_cfg), so that
-ports have their numbers when it returns. Every call has a deadline.
+A connection keeps a replica of the rows it watches. `actual` reads it, `apply` makes all
+changes in one transaction and waits until ovs-vswitchd has applied them (cur_cfg), so that
+ports have their numbers when it returns. No call takes longer than twice OVSDB_TIMEOUT. After
+an error the connection is of no use: close it and make another.
 
 Sources: RFC 7047; ovs-vswitchd.conf.db(5).
 """
 
 from __future__ import annotations
 
-import logging
+import errno
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ovs.db.idl
-import ovs.jsonrpc
 import ovs.poller
-import ovs.stream
-import ovs.vlog
 
+from ovs_mesh.errors import OvsError
+from ovs_mesh.jsonrpc import RefusedError, request, silence_package_log
 from ovs_mesh.rows import MARK, ActualBridge, BridgeRow, PortRow, RowChange
 
-DEADLINE = 5.0  # seconds for the database and ovs-vswitchd to answer
+OVSDB_TIMEOUT = 5.0  # seconds for the database to answer, and for ovs-vswitchd after it
 DATABASE = "Open_vSwitch"
 EDGE = "rstp-port-admin-edge"
 COLUMNS = {
@@ -37,12 +37,8 @@ COLUMNS = {
 }
 
 
-class OvsdbError(OSError):
-    """The database doesn't answer or refused; the message is one line."""
-
-    def __str__(self) -> str:
-        """The message alone."""
-        return str(self.args[-1])
+class OvsdbError(OvsError):
+    """The database does not answer, or refuses."""
 
 
 class Ovsdb:
@@ -50,13 +46,17 @@ class Ovsdb:
 
     def __init__(self, rundir: Path) -> None:
         """Connect. Raises OvsdbError."""
-        _be_quiet()
-        self.remote = f"unix:{rundir / 'db.sock'}"
+        silence_package_log()
+        self.socket = str(rundir / "db.sock")
         helper = ovs.db.idl.SchemaHelper(schema_json=self._schema())
         for table, columns in COLUMNS.items():
             helper.register_columns(table, columns)
-        self._idl = ovs.db.idl.Idl(self.remote, helper)
-        self._wait(self._idl.has_ever_connected, "ovsdb-server")
+        self._idl = ovs.db.idl.Idl(f"unix:{self.socket}", helper)
+        try:
+            self._wait(self._idl.has_ever_connected, "ovsdb-server")
+        except OvsdbError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the connection."""
@@ -64,21 +64,24 @@ class Ovsdb:
 
     def refresh(self) -> None:
         """Take in what has changed. Raises OvsdbError when the server is away."""
-        before = time.monotonic() + DEADLINE
+        deadline = time.monotonic() + OVSDB_TIMEOUT
         self._idl.run()
         session = self._idl._session  # noqa: SLF001 - the IDL tells it nowhere else
         while not session.is_connected():
-            if time.monotonic() > before:
+            if time.monotonic() > deadline:
                 raise self._away("ovsdb-server")
             self._block(0.05)
             self._idl.run()
-        # the server answers in order: a read-only transaction is a barrier
+        # the server answers in order: once it has answered this read, all changes before it have
+        # arrived. A transaction without any operation would not be sent at all
         txn = ovs.db.idl.Transaction(self._idl)
-        self._commit(txn)
+        for row in self._idl.tables["Open_vSwitch"].rows.values():
+            row.fetch("cur_cfg")
+        self._commit(txn, deadline)
 
-    def found(self) -> dict[str, ActualBridge]:
+    def actual(self) -> dict[str, ActualBridge]:
         """The bridges there, by name."""
-        return {row.name: _found(row) for row in self._idl.tables["Bridge"].rows.values()}
+        return {row.name: _actual_bridge(row) for row in self._idl.tables["Bridge"].rows.values()}
 
     def ofports(self, bridge: str) -> dict[str, int]:
         """OpenFlow port numbers by name: of the ports that ovs-vswitchd could open."""
@@ -111,7 +114,7 @@ class Ovsdb:
         for change in changes:
             _apply(txn, root, bridges, change)
         root.increment("next_cfg")
-        self._commit(txn)
+        self._commit(txn, time.monotonic() + OVSDB_TIMEOUT)
         wanted = txn.get_increment_new_value()
         self._wait(lambda: self._root().cur_cfg >= wanted, "ovs-vswitchd")
 
@@ -123,23 +126,14 @@ class Ovsdb:
         raise OvsdbError("Open vSwitch's database is empty: run ovs-vsctl --no-wait init")
 
     def _schema(self) -> Any:
-        error, stream = ovs.stream.Stream.open_block(
-            ovs.stream.Stream.open(self.remote), int(DEADLINE * 1000)
-        )
-        if error:
-            raise self._away("ovsdb-server")
-        connection = ovs.jsonrpc.Connection(stream)
-        request = ovs.jsonrpc.Message.create_request("get_schema", [DATABASE])
         try:
-            error, reply = connection.transact_block(request)
-        finally:
-            connection.close()
-        if error or reply.error is not None:
-            raise OvsdbError(f"{self.remote} serves no {DATABASE} database")
-        return reply.result
+            return request(self.socket, "get_schema", [DATABASE], OVSDB_TIMEOUT)
+        except RefusedError:
+            raise OvsdbError(f"{self.socket} serves no {DATABASE} database") from None
+        except OvsError as error:
+            raise self._away("ovsdb-server", error.errno) from None
 
-    def _commit(self, txn: Any) -> None:
-        deadline = time.monotonic() + DEADLINE
+    def _commit(self, txn: Any, deadline: float) -> None:
         status = txn.commit()
         while status == ovs.db.idl.Transaction.INCOMPLETE:
             if time.monotonic() > deadline:
@@ -156,7 +150,7 @@ class Ovsdb:
             raise OvsdbError(f"Open vSwitch's database refused: {reason}")
 
     def _wait(self, condition: Callable[[], bool], who: str) -> None:
-        deadline = time.monotonic() + DEADLINE
+        deadline = time.monotonic() + OVSDB_TIMEOUT
         self._idl.run()
         while not condition():
             if time.monotonic() > deadline:
@@ -170,19 +164,12 @@ class Ovsdb:
         poller.timer_wait(int(seconds * 1000))
         poller.block()
 
-    def _away(self, who: str) -> OvsdbError:
+    def _away(self, who: str, number: int | None = None) -> OvsdbError:
         return OvsdbError(
-            f"{who} does not answer ({self.remote}): start it "
-            "(Debian: apt install openvswitch-switch, systemctl start openvswitch-switch)"
+            number or errno.ETIMEDOUT,
+            f"{who} does not answer ({self.socket}): start it "
+            "(Debian: apt install openvswitch-switch, systemctl start openvswitch-switch)",
         )
-
-
-def _be_quiet() -> None:
-    """Keep the package's own log out of ours: it says what our errors say, less clearly."""
-    ovs.vlog.Vlog.init()
-    for destination in ("console", "file", "syslog"):
-        logging.getLogger(destination).propagate = False
-        ovs.vlog.Vlog.set_level("any", destination, "off")
 
 
 def _interfaces(bridge: Any) -> Iterator[Any]:
@@ -190,7 +177,7 @@ def _interfaces(bridge: Any) -> Iterator[Any]:
         yield from port.interfaces
 
 
-def _found(row: Any) -> ActualBridge:
+def _actual_bridge(row: Any) -> ActualBridge:
     ports, foreign = [], set()
     for port in row.ports:
         if port.name == row.name:

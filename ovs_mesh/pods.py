@@ -1,56 +1,71 @@
-"""This host's pods as the switch must know them: from the address book on disk.
+"""This host's pods as obr0 must know them: from the address store on disk.
 
-The CNI plugins write the book whether or not the daemon runs; so a daemon that was away
-learns of every pod at its next look.
+The CNI plugins write the store whether or not the daemon runs; so a daemon that was away
+learns of every pod at its next reconcile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ipam.addresses import AddressBook
+from base.paths import ADDRESS_STORE
+from hostnet.find_link import find_link
+from hostnet.netlink.socket import NetlinkSocket
+from ipam.addresses import AddressBook, AddressBookError
+from ovs_mesh.errors import OvsError
 from ovs_mesh.inputs import PodPort
-
-BOOK = "addresses.sqlite"
 
 
 @dataclass(frozen=True, slots=True)
-class PodEntry:
-    """A pod in the book."""
+class Pod:
+    """A pod of the address store."""
 
     host_link: str
-    """The host end of its cable."""
+    """The host end of its veth pair."""
     netns: str
     ifname: str
+    """Its interface inside its namespace."""
     mac: str
     addresses: tuple[str, ...]
     """Without prefix length."""
 
-    def at(self, ofport: int | None) -> PodPort:
-        """The pod behind a port; None: behind the Linux bridge."""
+    def port(self, ofport: int | None) -> PodPort:
+        """The pod at a port of obr0; None: it is a port of kbr0."""
         return PodPort(self.mac, self.addresses, ofport)
 
 
-def pods_in_book(state_dir: Path) -> list[PodEntry]:
-    """All pods that are ready, in the order of their cables' names. Raises AddressBookError."""
-    path = state_dir / BOOK
+def pods_of_host(state_dir: Path) -> list[Pod]:
+    """All pods that are ready, by the names of their veth pairs. Raises OvsError."""
+    path = state_dir / ADDRESS_STORE
     if not path.exists():
         return []
-    book = AddressBook(path, durable=False)
     try:
-        records = book.list()
-    finally:
-        book.close()
-    found = []
+        store = AddressBook(path, durable=False)
+        try:
+            records = store.list()
+        finally:
+            store.close()
+    except AddressBookError as error:
+        raise OvsError(str(error)) from None
+    pods = []
     for record in records:
-        note: Mapping[str, object] = record.note
-        mac, ips = note.get("mac"), note.get("ips")
+        metadata: Mapping[str, object] = record.note
+        mac, ips = metadata.get("mac"), metadata.get("ips")
         if record.state != "ready" or not isinstance(mac, str) or not isinstance(ips, list):
             continue
         addresses = tuple(str(ip).partition("/")[0] for ip in ips)
-        found.append(
-            PodEntry(record.host_ifname, record.netns, record.attachment.ifname, mac, addresses)
-        )
-    return sorted(found, key=lambda pod: pod.host_link)
+        ifname = record.attachment.ifname
+        pods.append(Pod(record.host_ifname, record.netns, ifname, mac, addresses))
+    return sorted(pods, key=lambda pod: pod.host_link)
+
+
+def veths_of(pods: Sequence[Pod]) -> dict[str, int]:
+    """The host ends of the pods' veth pairs that are there: interface index by name.
+
+    Raises NetlinkError.
+    """
+    with NetlinkSocket() as sock:
+        links = {pod.host_link: find_link(sock, pod.host_link) for pod in pods}
+    return {name: link.index for name, link in links.items() if link is not None}

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from ovs_mesh.errors import OvsError
+
 MARK = "flatmesh"
 
 
@@ -86,12 +88,8 @@ class RowChange:
         )
 
 
-class BridgeConflictError(OSError):
-    """A name of ours is somebody else's; the message is one line with the mend."""
-
-    def __str__(self) -> str:
-        """The message alone."""
-        return str(self.args[-1])
+class BridgeConflictError(OvsError):
+    """A bridge or port without our mark has a name that we need."""
 
 
 def row_changes(wanted: Iterable[BridgeRow], found: Mapping[str, ActualBridge]) -> list[RowChange]:

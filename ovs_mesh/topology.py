@@ -13,8 +13,8 @@ Sources: ovs-vswitchd.conf.db(5), Interface options `remote_ip`, `key`, `dst_por
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes, PeerUnusableError
@@ -145,3 +145,29 @@ def tunnel_ports(config: OvsConfig, peers: Iterable[Peer]) -> list[TunnelPort]:
         if not peer.chosen_by_flow
     }
     return ports + [single[name] for name in sorted(single)]
+
+
+@dataclass(slots=True)
+class KnownPeers:
+    """The peers of the last reconcile, so that a lease that stays keeps its `Peer` object.
+
+    `PeerFlowCache` knows peers by their identity.
+    """
+
+    _own: Lease | None = None
+    _peers: dict[int, tuple[Lease, Peer]] = field(default_factory=dict)
+    """By id(lease): a lease that did not change is the same object."""
+
+    def peers_of(self, config: OvsConfig, leases: Sequence[Lease], own: Lease) -> list[Peer]:
+        """The peers of these leases; those that cannot be used are left out."""
+        before = self._peers if own is self._own else {}
+        self._own, self._peers = own, {}
+        for lease in leases:
+            known = before.get(id(lease))
+            if known is None:
+                try:
+                    known = (lease, peer_of(config, lease, own))
+                except PeerUnusableError:  # whoever asked the backend for the peer reports it
+                    continue
+            self._peers[id(lease)] = known
+        return [peer for _, peer in self._peers.values()]

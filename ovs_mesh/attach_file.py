@@ -1,0 +1,31 @@
+"""Tells the CNI plugins that pods become ports of obr0 (`cni.pod.attach_mode` reads it).
+
+There is no file where pods are ports of kbr0. It is in the run directory, because it holds
+for as long as the host runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+from base.paths import ATTACH_FILE
+
+CONTENT = json.dumps({"bridge": None, "mode": "ovs"})
+
+
+def publish(run_dir: Path) -> None:
+    """Write the file in one step, unless it is there already. Raises OSError."""
+    path = run_dir / ATTACH_FILE
+    with contextlib.suppress(OSError):
+        if path.read_text() == CONTENT:
+            return
+    temporary = path.with_suffix(".new")
+    temporary.write_text(CONTENT)
+    temporary.replace(path)
+
+
+def withdraw(run_dir: Path) -> None:
+    """Delete the file if it is there. Raises OSError."""
+    (run_dir / ATTACH_FILE).unlink(missing_ok=True)
