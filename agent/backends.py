@@ -1,26 +1,63 @@
 """The backends there are, by the `Type` of the cluster config.
 
-Modules are named, not imported: a daemon loads the one backend it runs (udp pulls in its C
-extension, ovs the OVSDB client).
+A factory imports its backend when it is called: a daemon loads the one backend it runs (udp
+loads its C extension, ovs the OVSDB client). Each returns a `Backend`, so that mypy compares
+the class with the protocol here: a method renamed on either side is an error of this file.
 """
 
 from __future__ import annotations
 
 import logging
-from importlib import import_module
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
 
 from backend.protocol import Backend, DataPlane
 from ipam.network import ConfigError, NetworkConfig
 
 log = logging.getLogger("agent")
-BACKENDS = {
-    "vxlan": "flannel.vxlan:VxlanBackend",
-    "host-gw": "flannel.host_gw:HostGwBackend",
-    "udp": "flannel.udp.backend:UdpBackend",
-    "wireguard": "flannel.wireguard.backend:WireguardBackend",
-    "ovs": "ovs_mesh.backend:OvsBackend",
+
+Factory = Callable[[NetworkConfig, Path, Path], Backend]
+"""Called with the cluster config, the state directory and the run directory.
+
+Raises ConfigError for a bad key or a part that isn't built here."""
+
+
+def _vxlan(config: NetworkConfig, state_dir: Path, run_dir: Path) -> Backend:
+    from flannel.vxlan import VxlanBackend  # noqa: PLC0415
+
+    return VxlanBackend.from_config(config, state_dir, run_dir)
+
+
+def _host_gw(config: NetworkConfig, state_dir: Path, run_dir: Path) -> Backend:
+    from flannel.host_gw import HostGwBackend  # noqa: PLC0415
+
+    return HostGwBackend.from_config(config, state_dir, run_dir)
+
+
+def _udp(config: NetworkConfig, state_dir: Path, run_dir: Path) -> Backend:
+    from flannel.udp.backend import UdpBackend  # noqa: PLC0415
+
+    return UdpBackend.from_config(config, state_dir, run_dir)
+
+
+def _wireguard(config: NetworkConfig, state_dir: Path, run_dir: Path) -> Backend:
+    from flannel.wireguard.backend import WireguardBackend  # noqa: PLC0415
+
+    return WireguardBackend.from_config(config, state_dir, run_dir)
+
+
+def _ovs(config: NetworkConfig, state_dir: Path, run_dir: Path) -> Backend:
+    from ovs_mesh.backend import OvsBackend  # noqa: PLC0415
+
+    return OvsBackend.from_config(config, state_dir, run_dir)
+
+
+BACKENDS: Mapping[str, Factory] = {
+    "vxlan": _vxlan,
+    "host-gw": _host_gw,
+    "udp": _udp,
+    "wireguard": _wireguard,
+    "ovs": _ovs,
 }
 
 
@@ -29,18 +66,16 @@ def make_backend(config: NetworkConfig, state_dir: Path, run_dir: Path) -> Backe
 
     Raises ConfigError for an unknown type, a bad key, or a part that isn't built here.
     """
-    try:
-        module, name = BACKENDS[config.backend_type].split(":")
-    except KeyError:
+    factory = BACKENDS.get(config.backend_type)
+    if factory is None:
         raise ConfigError(
             f"Backend.Type {config.backend_type!r} in the cluster config is unknown; "
             f"use one of {', '.join(BACKENDS)}"
-        ) from None
+        )
     try:
-        factory = getattr(import_module(module), name)
+        return factory(config, state_dir, run_dir)
     except ImportError as error:
         raise ConfigError(f"backend {config.backend_type} can't be loaded: {error}") from None
-    return cast("Backend", factory.from_config(config, state_dir, run_dir))
 
 
 def data_planes_here(state_dir: Path, run_dir: Path) -> list[DataPlane]:

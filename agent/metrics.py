@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from backend.protocol import CountingDataPlane, DataPlane
+from backend.protocol import DataPlane
 
 # seconds: a single changed lease takes about a millisecond, 10,000 peers from nothing about one
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -62,7 +62,7 @@ class _DataPlaneCounts(Collector):
         """All counters, those of one name together."""
         plane = self._current()
         families: dict[str, CounterMetricFamily] = {}
-        for count in plane.counts() if isinstance(plane, CountingDataPlane) else ():
+        for count in plane.samples() if plane is not None else ():
             family = families.setdefault(
                 count.name,
                 CounterMetricFamily(f"flatmesh_{count.name}", count.help, labels=[*count.labels]),

@@ -37,7 +37,7 @@ from agent.lease_memory import LeaseMemory
 from agent.metrics import Metrics
 from agent.settings import Settings
 from agent.underlay import find_underlay
-from backend.protocol import Backend, DataPlane, WatchedDataPlane
+from backend.protocol import Backend, DataPlane
 from etcd.client import EtcdError
 from hostnet.apply import Outcome, reconcile
 from hostnet.events import Monitor
@@ -158,11 +158,11 @@ class Node:
     def pods_changed(self) -> None:
         """A pod came or went: told by the CNI server, from any of its threads."""
         plane = self.data_plane
-        if not isinstance(plane, WatchedDataPlane) or self._loop is None:
+        if plane is None or not plane.depends_on_pods or self._loop is None:
             return
         done = threading.Event()
         self._loop.call_soon_threadsafe(self._look_for_pods, done)
-        if plane.plugs_pods:
+        if plane.attaches_pods:
             done.wait(PLUG_PATIENCE)  # a pod that starts before it is plugged in finds no network
 
     def _look_for_pods(self, done: threading.Event) -> None:
@@ -278,7 +278,7 @@ class Node:
         if old_plane is None or old_backend is None or self.config is None:
             return
         same = old_backend.name == self.config.backend_type
-        if same and isinstance(old_plane, WatchedDataPlane):
+        if same and old_plane.keeps_state_outside:
             old_plane.close()
         else:
             old_plane.cleanup()
@@ -295,12 +295,12 @@ class Node:
         situation = desired.situation
         if self.data_plane is None:
             self.data_plane = situation.backend.data_plane()
-            if isinstance(self.data_plane, WatchedDataPlane):
+            if self.data_plane is not None:
                 self.data_plane.watch(self._data_plane_changed)
         peers = list(desired.peers.values())
         if self.data_plane is not None:
-            if delta is None and isinstance(self.data_plane, WatchedDataPlane):
-                self.data_plane.look_again()
+            if delta is None:
+                self.data_plane.mark_dirty()
             self.data_plane.prepare(situation.own, situation.underlay)
         if delta is None:
             outcome = reconcile(desired.whole(), self.kernel)

@@ -8,31 +8,44 @@ changed lease costs one lease's work: `base` is what the host needs whoever its 
 What has no place in kernel tables (a tunnel process, WireGuard peers, an Open vSwitch) is a
 `DataPlane`: it is driven with the same arguments, just as level-triggered.
 
-A new backend is: one module with a class that fits `Backend`, one line in
+A new backend is: one module with a class that fits `Backend`, one factory and one line in
 `agent.backends.BACKENDS`, one line in the lab's test matrix.
+
+Both protocols are checked by mypy only: `agent.backends` names their types where it makes them.
+Asking at run time by isinstance was tried before: a renamed method then silently switched the
+repair of Open vSwitch off.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from hostnet.count import Count
 from hostnet.state import HostState
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes, PeerUnusableError
 
-__all__ = [
-    "Backend",
-    "CountingDataPlane",
-    "DataPlane",
-    "PeerUnusableError",
-    "WatchedDataPlane",
-]
+__all__ = ["Backend", "DataPlane", "PeerUnusableError"]
 
 
 class DataPlane(Protocol):
-    """The part of a backend that lives outside kernel tables."""
+    """The part of a backend that lives outside kernel tables.
+
+    One worker thread at a time calls it; `problem` and `samples` may be called from any other
+    meanwhile. Every call that waits for another process ends by
+    itself within seconds, with an OSError.
+    """
+
+    depends_on_pods: bool
+    """Whether `reconcile` has to follow when a pod comes or goes."""
+
+    attaches_pods: bool
+    """Whether it attaches pods itself, so that an ADD has to wait for its next `reconcile`."""
+
+    keeps_state_outside: bool
+    """Whether all its state is in another program, where a successor of the same backend type
+    puts right what differs: a changed config then needs no `cleanup` before."""
 
     def prepare(self, own: Lease, underlay: Underlay) -> None:
         """Make what the host state refers to (a TUN device, a bridge). Idempotent."""
@@ -46,6 +59,25 @@ class DataPlane(Protocol):
     def problem(self) -> str | None:
         """Why pods can't be served now, as one line, or None when all is well."""
 
+    def samples(self) -> list[Count]:
+        """What it counts itself, now; empty while it can't be asked.
+
+        Samples of one name have the same labels.
+        """
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed`, from any thread, when another program changed what `reconcile` made.
+
+        Called once before the first `reconcile`; again is harmless. Nothing where netlink tells
+        of every change.
+        """
+
+    def mark_dirty(self) -> None:
+        """The state outside may have changed: the next `reconcile` reads all of it.
+
+        Until then a data plane may compare with what it applied last.
+        """
+
     def close(self) -> None:
         """The daemon stops: let go, and leave packets flowing."""
 
@@ -53,40 +85,12 @@ class DataPlane(Protocol):
         """Remove every trace (`flatmeshd --cleanup`)."""
 
 
-@runtime_checkable
-class CountingDataPlane(DataPlane, Protocol):
-    """A data plane that counts packets itself; counts of one name have the same labels."""
-
-    def counts(self) -> list[Count]:
-        """The counters now, from any thread; empty while it can't be asked."""
-
-
-@runtime_checkable
-class WatchedDataPlane(DataPlane, Protocol):
-    """A data plane that other programs hold, and change or restart without netlink's notice.
-
-    All its state is there, not here: so a changed config of the same type needs no cleanup,
-    the next `reconcile` of its successor puts right what differs.
-    """
-
-    plugs_pods: bool
-    """Whether it plugs pods in itself, so that an ADD has to wait for its next look."""
-
-    def watch(self, changed: Callable[[], None]) -> None:
-        """Call `changed`, from any thread, when it is worth a look. Again is harmless."""
-
-    def look_again(self) -> None:
-        """Something may have changed: the next `reconcile` takes nothing for granted.
-
-        What it finds when nobody said so may be taken from memory.
-        """
-
-
 class Backend(Protocol):
     """One way of carrying pod packets between hosts."""
 
-    name: str
-    """The `Type` in the cluster config and `BackendType` in leases."""
+    @property
+    def name(self) -> str:
+        """The `Type` in the cluster config and `BackendType` in leases."""
 
     def attributes(self, underlay: Underlay, previous: LeaseAttributes | None) -> LeaseAttributes:
         """What this host publishes in its lease.

@@ -69,7 +69,9 @@ class OvsDataPlane:
     ) -> None:
         """Touch nothing yet; `rundir` is Open vSwitch's run directory."""
         self.config = config
-        self.plugs_pods = config.attach == OBR0
+        self.depends_on_pods = True
+        self.attaches_pods = config.attach == OBR0
+        self.keeps_state_outside = True
         self.datapath = datapath
         self.state_dir = state_dir
         self.run_dir = run_dir
@@ -157,8 +159,8 @@ class OvsDataPlane:
         """Why pods can't reach other hosts now, or None."""
         return self._problem
 
-    def counts(self) -> list[Count]:
-        """Packets dropped by reason; empty while the switch doesn't answer."""
+    def samples(self) -> list[Count]:
+        """Packets dropped; nothing while the switch doesn't answer."""
         try:
             dropped = Switch(self.rundir, OBR0).dropped()
         except OvsError:
@@ -169,8 +171,8 @@ class OvsDataPlane:
             for reason, packets in dropped.items()
         ]
 
-    def look_again(self) -> None:
-        """Something may have changed: the next `reconcile` compares everything."""
+    def mark_dirty(self) -> None:
+        """Something may have changed: the next `reconcile` reads all rows and flows."""
         self._applied = None
 
     def watch(self, changed: Callable[[], None]) -> None:

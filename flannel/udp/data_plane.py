@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,9 @@ class UdpDataPlane:
     single: bool = False
     """One packet a call: see `UdpSettings`."""
     files: UdpFiles = field(init=False)
+    depends_on_pods: bool = False
+    attaches_pods: bool = False
+    keeps_state_outside: bool = False
     _child: subprocess.Popen[bytes] | None = None
     _problem: str | None = None
 
@@ -165,7 +168,7 @@ class UdpDataPlane:
         status = self._status()
         return dict(status["counters"]) if status is not None else {}
 
-    def counts(self) -> list[Count]:
+    def samples(self) -> list[Count]:
         """The same for Prometheus: what was dropped is one counter, by direction and reason."""
         from flannel.udp import _plane  # noqa: PLC0415 - absent where it could not be compiled
 
@@ -178,6 +181,13 @@ class UdpDataPlane:
             else:
                 found.append(Count(f"udp_{name}", _plane.COUNTERS.get(name, name), value))
         return found
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Nothing: netlink tells of the device, and a dead process is found by `problem`."""
+        del changed
+
+    def mark_dirty(self) -> None:
+        """Nothing: every `reconcile` reads all of it."""
 
     def close(self) -> None:
         """Nothing: device and process outlive the daemon."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +29,7 @@ from flannel.wireguard.config import DEVICES, WireguardConfig, published_key
 from flannel.wireguard.key import KeyFile, WireguardKey
 from flannel.wireguard.plan import EndpointMemory, diff, wanted_devices
 from flannel.wireguard.process import WireguardProcess
+from hostnet.count import Count
 from hostnet.ownership import LINK_ALIAS
 from hostnet.underlay import Underlay
 from hostnet.wireguard.device import (
@@ -89,6 +90,9 @@ class WireguardDataPlane:
     state_dir: Path
     run_dir: Path
     in_kernel: bool
+    depends_on_pods: bool = False
+    attaches_pods: bool = False
+    keeps_state_outside: bool = False
     processes: dict[str, WireguardProcess] = field(init=False)
     _memory: dict[str, EndpointMemory] = field(init=False)
     _problem: str | None = None
@@ -149,6 +153,17 @@ class WireguardDataPlane:
                 what = f"device {name} is gone" if self.in_kernel else "wireguard-go is not running"
                 return f"wireguard: {what}"
         return None
+
+    def samples(self) -> list[Count]:
+        """Nothing: WireGuard counts bytes by peer, which `wg show` prints."""
+        return []
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Nothing: netlink tells of the device, and a dead process is found by `problem`."""
+        del changed
+
+    def mark_dirty(self) -> None:
+        """Nothing: every `reconcile` reads all of it."""
 
     def close(self) -> None:
         """Nothing: device and process outlive the daemon."""
