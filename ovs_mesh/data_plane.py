@@ -117,7 +117,7 @@ class OvsDataPlane:
             before, self._applied = self._applied, None
             mesh = self._peers.peers_of(self.config, peers, own)
             pods = pods_of_host(self.state_dir)
-            pod_veths = veths_of(pods) if self.plugs_pods else {}
+            pod_veths = veths_of(pods) if self.attaches_pods else {}
             if before is not None and before.has_other_veth(pod_veths):
                 before = None
             rows = self._desired_rows(mesh, pod_veths, underlay)
@@ -130,7 +130,7 @@ class OvsDataPlane:
             if before is None:
                 with NetlinkSocket() as sock:
                     set_up(sock, OBR0_VETH)
-            host = read_host_side(own, pods, ofports, on_switch=self.plugs_pods)
+            host = read_host_side(own, pods, ofports, on_switch=self.attaches_pods)
             if self.datapath.userspace:
                 self._pod_checksums.turn_off(pods, pod_veths)
             flows = frozenset(all_flows(self.config, host, mesh, ofports, self._peer_flows))
@@ -144,13 +144,13 @@ class OvsDataPlane:
         """What `reconcile` would do, as far as it follows from what is there. Raises OSError."""
         mesh = self._peers.peers_of(self.config, peers, own)
         pods = pods_of_host(self.state_dir)
-        pod_veths = veths_of(pods) if self.plugs_pods else {}
+        pod_veths = veths_of(pods) if self.attaches_pods else {}
         rows = self._desired_rows(mesh, pod_veths, underlay)
         lines = [change.line() for change in self._row_changes(rows)]
         lines.append(f"# datapath {self.datapath.type}: {self.datapath.reason}")
         ofports = self._database().ofports(OBR0)
         with contextlib.suppress(OvsError):
-            host = read_host_side(own, pods, ofports, on_switch=self.plugs_pods)
+            host = read_host_side(own, pods, ofports, on_switch=self.attaches_pods)
             flows = all_flows(self.config, host, mesh, ofports)
             lines += [change.line(OBR0) for change in Switch(self.rundir, OBR0).changes(flows)]
         return lines
@@ -271,7 +271,7 @@ class OvsDataPlane:
         with Kernel() as kernel:
             switched = sorted(_devices(rows) & {link.name for link in kernel.links()})
             lines = self.userspace.reconcile(underlay, self.config.tunnels, switched, kernel)
-        entry = OBR0 if self.plugs_pods else KBR0_VETH
+        entry = OBR0 if self.attaches_pods else KBR0_VETH
         if turn_tx_checksum_off(entry):
             lines.append(f"ethtool -K {entry} tx off")
         veth = self._database().ofports(UNDERLAY_BRIDGE).get(UNDERLAY_BRIDGE_VETH)

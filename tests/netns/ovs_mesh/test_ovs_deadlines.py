@@ -45,7 +45,7 @@ def test_stopped_server_ends_a_reconcile_in_time_and_the_next_one_catches_up(
     assert flows_of_peer(ovs_host, 3)
     with ovs_host.stopped(program):
         if compares_everything:
-            ovs_host.plane.look_again()
+            ovs_host.plane.mark_dirty()
         with ends_within(LONGEST), pytest.raises(FlatmeshError) as error:
             ovs_host.reconcile(4)
         assert "\n" not in str(error.value)
