@@ -54,9 +54,10 @@ from bench.throughput import UNDERLAY, Path2, gigabits, iperf_server
 from bench.udp import Figures, busy_seconds, round_trips
 from etcd.client import Etcd
 from lab import hosts, ovs_server, processes
-from lab.cluster import Lab, LabSpec
+from lab.cluster import Lab
 from lab.hosts import LabError, Names, ip
 from lab.ovs_server import OvsServer
+from lab.spec import LabSpec
 from ovs_mesh.config import IANA_PORT, MESHES, OVERHEAD, TUNNELS
 
 HAND, KERNEL, DAEMON = "hand-made OVS", "kernel vxlan", "flatmeshd"

@@ -23,11 +23,12 @@ import click
 
 from bench.report import Report
 from lab import processes
-from lab.cluster import Lab, LabSpec
+from lab.cluster import Lab
 from lab.hosts import host_ipv4
+from lab.spec import LabSpec
 from lab.watched_stream import INTERVAL, watched_stream
 
-PATIENCE = 60.0  # seconds
+RECOVERY_TIMEOUT = 60.0  # seconds
 OUTAGE = 10.0  # seconds
 BEFORE_AND_AFTER = 0.5  # seconds of quiet stream around each fault
 
@@ -177,8 +178,8 @@ def measure(lab: Lab, fault: Fault, report: Report) -> None:
         ended = time.monotonic()
         fault.end(lab)
         while not fault.right(lab):
-            if time.monotonic() - ended > PATIENCE:
-                raise click.ClickException(f"{fault.name}: not right after {PATIENCE:g} s")
+            if time.monotonic() - ended > RECOVERY_TIMEOUT:
+                raise click.ClickException(f"{fault.name}: not right after {RECOVERY_TIMEOUT:g} s")
         converged = time.monotonic() - ended
         time.sleep(BEFORE_AND_AFTER)
     report.add(fault.name, "converged", converged * 1000, "ms")

@@ -37,15 +37,16 @@ from bench.netlink_batch import BASELINE, measure_baseline
 from bench.report import Report
 from hostnet.kernel import Kernel
 from lab import processes
-from lab.cluster import Lab, LabSpec
+from lab.cluster import Lab
 from lab.processes import NETNS_DIR
+from lab.spec import LabSpec
 
 SUBJECT = "flatmeshd"
 SINGLES = 100  # changes of one lease
 BURST = 500
 IDLE = 20.0  # seconds
 SOAK = 10_000  # changes
-PATIENCE = 120.0  # seconds for anything to be programmed
+CONVERGENCE_TIMEOUT = 120.0  # seconds for anything to be programmed
 TICK = os.sysconf("SC_CLK_TCK")
 CHANGES = re.compile(r"made \d+ changes in ([\d.]+) ms \((.*)\)")
 
@@ -133,11 +134,11 @@ def subject(directory: Path) -> Iterator[Subject]:
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Poll. Raises ClickException after PATIENCE."""
-    deadline = time.monotonic() + PATIENCE
+    """Poll. Raises ClickException after CONVERGENCE_TIMEOUT."""
+    deadline = time.monotonic() + CONVERGENCE_TIMEOUT
     while not condition():
         if time.monotonic() > deadline:
-            raise click.ClickException(f"not within {PATIENCE:g} s: {what}")
+            raise click.ClickException(f"not within {CONVERGENCE_TIMEOUT:g} s: {what}")
         time.sleep(0.01)
 
 

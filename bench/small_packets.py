@@ -25,7 +25,7 @@ import click
 BATCH = 64  # datagrams a call
 WARM_UP = 0.3  # seconds
 PAUSE = 0.0005  # seconds: a receiver that woke for each datagram would be what is measured
-PATIENCE = 10.0  # seconds for the first datagram to come
+FIRST_DATAGRAM_TIMEOUT = 10.0  # seconds for the first datagram to come
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 BUFFER = 4 << 20  # bytes
 MSG_WAITFORONE = 0x10000  # linux/socket.h
@@ -121,7 +121,7 @@ def receive(port: int, seconds: float) -> None:
     sock.setsockopt(
         socket.SOL_SOCKET,
         socket.SO_RCVTIMEO,
-        int(PATIENCE).to_bytes(8, "little") + bytes(8),
+        int(FIRST_DATAGRAM_TIMEOUT).to_bytes(8, "little") + bytes(8),
     )
     fd, batch, count = sock.fileno(), _Batch(2048), 0
     batch.receive(fd)

@@ -25,7 +25,8 @@ import click
 
 from bench.report import Report
 from lab import hosts, processes
-from lab.cluster import Lab, LabSpec
+from lab.cluster import Lab
+from lab.spec import LabSpec
 
 UNDERLAY = "raw underlay"
 BACKENDS = {"host-gw": {"Type": "host-gw"}, "vxlan": {"Type": "vxlan"}}

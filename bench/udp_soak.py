@@ -26,7 +26,8 @@ import click
 
 from flannel.udp.control import UdpFiles, call
 from lab import processes
-from lab.cluster import Lab, LabSpec
+from lab.cluster import Lab
+from lab.spec import LabSpec
 
 PIECES = (1, 100, 1448, 4096, 1 << 16, 1 << 18)  # bytes; a write has up to one of these
 POOL = 16 << 20  # bytes of random data: every piece is a cut from somewhere in it

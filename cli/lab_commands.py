@@ -15,10 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from lab import hosts, processes
-from lab.cluster import DIRECTORY, Lab, LabSpec, labs, require_root
-from lab.matrix import Cell, Endpoint, measure
+from lab.cluster import Lab, require_root
+from lab.files import DIRECTORY, lab_names
+from lab.matrix import MatrixEndpoint, PairResult, measure
+from lab.spec import LabSpec
 
-PATIENCE = 20.0  # seconds for the last routes to arrive
+REACHABLE_TIMEOUT = 20.0  # seconds for the last routes to arrive
 
 console = Console(highlight=False)
 if not console.is_terminal:
@@ -79,16 +81,16 @@ def up(
         underlay_mtu=mtu,
     )
 
-    def say(step: str) -> None:
+    def report(step: str) -> None:
         console.print(f"[dim]{time.monotonic() - started:5.1f} s[/dim]  {step}")
 
-    lab = Lab(spec, directory, say)
+    lab = Lab(spec, directory, report)
     lab.up()
     good = True
     for family in lab_families(spec):
-        say(f"who reaches whom over IPv{family}")
+        report(f"who reaches whom over IPv{family}")
         good &= show_matrix(lab, family)
-    say("done")
+    report("done")
     option = "" if name == "lab" else f" --name {name}"
     console.print(
         f"\nLook around:  flatmesh lab exec{option} h1-p1 ip route"
@@ -153,8 +155,8 @@ def execute(name: str, directory: Path, where: str, command: tuple[str, ...]) ->
 def down(name: str, directory: Path, every: bool) -> None:
     """Remove a lab without a trace, in whatever state it is."""
     require_root()
-    names = labs(directory) if every else [name]
-    if not every and name not in labs(directory):
+    names = lab_names(directory) if every else [name]
+    if not every and name not in lab_names(directory):
         console.print(f"there is no lab {name!r}; nothing to do")
         return
     for lab in names:
@@ -166,7 +168,7 @@ def down(name: str, directory: Path, every: bool) -> None:
 @directory_option
 def list_labs(directory: Path) -> None:
     """List the labs that left a trace on this machine."""
-    for lab in labs(directory):
+    for lab in lab_names(directory):
         console.print(lab)
 
 
@@ -176,7 +178,7 @@ def lab_families(spec: LabSpec) -> list[int]:
 
 
 def show_matrix(lab: Lab, family: int) -> bool:
-    """Measure and print the matrix; says whether every cell is good."""
+    """Measure and print the matrix; says whether every result is good."""
     pods, machines = lab.pod_endpoints(family), lab.host_endpoints(family)
     if not pods:
         console.print("no pods")
@@ -185,49 +187,52 @@ def show_matrix(lab: Lab, family: int) -> bool:
     with console.status("") as progress:
         done = 0
 
-        def tick(cell: Cell) -> None:
+        def tick(result: PairResult) -> None:
             nonlocal done
             done += 1
-            progress.update(f"{done} of {total}: {cell.sender} to {cell.receiver}")
+            progress.update(f"{done} of {total}: {result.sender} to {result.receiver}")
 
-        cells = measure([*pods, *machines], pods, PATIENCE, tick)
-    console.print(_matrix_table(cells, [*pods, *machines], pods, family))
-    return _verdict(cells, family)
+        results = measure([*pods, *machines], pods, REACHABLE_TIMEOUT, tick)
+    console.print(_matrix_table(results, [*pods, *machines], pods, family))
+    return _verdict(results, family)
 
 
 def _matrix_table(
-    cells: list[Cell], senders: list[Endpoint], receivers: list[Endpoint], family: int
+    results: list[PairResult],
+    senders: list[MatrixEndpoint],
+    receivers: list[MatrixEndpoint],
+    family: int,
 ) -> Table:
     table = Table(title=f"round trip in ms, IPv{family}", title_justify="left")
     table.add_column("from \\ to")
     for receiver in receivers:
         table.add_column(f"{receiver.name}\n{receiver.addresses[0]}", justify="right", no_wrap=True)
-    by_pair = {(cell.sender, cell.receiver): cell for cell in cells}
+    by_pair = {(result.sender, result.receiver): result for result in results}
     for sender in senders:
         row = [by_pair.get((sender.name, receiver.name)) for receiver in receivers]
-        table.add_row(sender.name, *(_cell_text(cell) for cell in row))
+        table.add_row(sender.name, *(_cell_text(result) for result in row))
     return table
 
 
-def _cell_text(cell: Cell | None) -> str:
-    if cell is None:
+def _cell_text(result: PairResult | None) -> str:
+    if result is None:
         return "-"
-    if cell.nat:
-        return f"[red]NAT: {cell.seen}[/red]"
-    return f"[green]{cell.rtt * 1000:.2f}[/green]" if cell.rtt else "[red]unreachable[/red]"
+    if result.nat:
+        return f"[red]NAT: {result.seen}[/red]"
+    return f"[green]{result.rtt * 1000:.2f}[/green]" if result.rtt else "[red]unreachable[/red]"
 
 
-def _verdict(cells: list[Cell], family: int) -> bool:
-    bad = [cell for cell in cells if not cell.good]
+def _verdict(results: list[PairResult], family: int) -> bool:
+    bad = [result for result in results if not result.good]
     if not bad:
         console.print(
-            f"[green]all {len(cells)} pairs reach each other over IPv{family}; "
+            f"[green]all {len(results)} pairs reach each other over IPv{family}; "
             f"every receiver saw the sender's own address: no NAT[/green]"
         )
         return True
-    lost = sum(cell.rtt is None for cell in bad)
+    lost = sum(result.rtt is None for result in bad)
     console.print(
-        f"[red]{len(bad)} of {len(cells)} pairs are not right over IPv{family}: "
+        f"[red]{len(bad)} of {len(results)} pairs are not right over IPv{family}: "
         f"{lost} unreachable, {sum(c.nat for c in bad)} translated[/red]"
     )
     return False

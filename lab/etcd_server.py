@@ -28,7 +28,7 @@ from lab import processes
 from lab.hosts import LabError
 
 START_TIMEOUT = 30.0  # seconds; a loaded machine with a slow disk
-POLL = 0.01  # seconds
+POLL_INTERVAL = 0.01  # seconds
 READY = b"ready to serve client requests"  # etcd 3.4 and 3.5, embed/serve.go
 STARTED = re.compile(r'^grpc_server_started_total\{.*grpc_method="(\w+)".*\} (\S+)$', re.MULTILINE)
 
@@ -109,7 +109,7 @@ class EtcdServer:
             if self.pid is None or time.monotonic() > deadline:
                 words = said.decode(errors="replace").strip().rpartition("\n")[2]
                 raise LabError(f"etcd does not start: {words or 'it said nothing'} ({self.log})")
-            time.sleep(POLL)
+            time.sleep(POLL_INTERVAL)
 
     def stop(self) -> None:
         """Stop it gracefully; its data stays. That it doesn't run is no error."""

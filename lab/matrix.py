@@ -19,11 +19,11 @@ from lab.processes import NETNS_DIR
 
 PORT = 7  # echo, RFC 862
 ATTEMPTS = 3  # round trips per pair; the best one counts, the first pays for ARP and caches
-TIMEOUT = 0.3  # seconds to wait for one datagram
+DATAGRAM_TIMEOUT = 0.3  # seconds to wait for one datagram
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class MatrixEndpoint:
     """A pod or a host: where it lives and which addresses are its own."""
 
     name: str
@@ -33,8 +33,8 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """What became of one pair."""
+class PairResult:
+    """What one sender's datagrams to one receiver met."""
 
     sender: str
     receiver: str
@@ -52,38 +52,40 @@ class Cell:
 
 
 def measure(
-    senders: Sequence[Endpoint],
-    receivers: Sequence[Endpoint],
-    patience: float = 0.0,
-    tick: Callable[[Cell], None] = lambda _: None,
-) -> list[Cell]:
-    """Probe every pair but a thing and itself.
+    senders: Sequence[MatrixEndpoint],
+    receivers: Sequence[MatrixEndpoint],
+    timeout: float = 0.0,
+    tick: Callable[[PairResult], None] = lambda _: None,
+) -> list[PairResult]:
+    """Probe every pair of different endpoints.
 
-    For `patience` seconds in all, pairs that don't reach each other yet are tried again.
+    Pairs that don't reach each other are probed again until `timeout` seconds have passed since
+    the call.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     with contextlib.ExitStack() as stack:
         listeners = {r.name: stack.enter_context(_socket(r, PORT)) for r in receivers}
         callers = {s.name: stack.enter_context(_socket(s, 0)) for s in senders}
-        cells = []
+        results = []
         for sender in senders:
             for receiver in receivers:
                 if sender.name == receiver.name:
                     continue
-                cell = _probe(sender, callers[sender.name], receiver, listeners[receiver.name])
-                while not cell.good and time.monotonic() < deadline:
-                    cell = _probe(sender, callers[sender.name], receiver, listeners[receiver.name])
-                cells.append(cell)
-                tick(cell)
-        return cells
+                sockets = callers[sender.name], listeners[receiver.name]
+                result = _probe(sender, receiver, *sockets)
+                while not result.good and time.monotonic() < deadline:
+                    result = _probe(sender, receiver, *sockets)
+                results.append(result)
+                tick(result)
+        return results
 
 
-def _socket(endpoint: Endpoint, port: int) -> socket.socket:
+def _socket(endpoint: MatrixEndpoint, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in endpoint.addresses[0] else socket.AF_INET
 
     def opened() -> socket.socket:
         endpoint_socket = socket.socket(family, socket.SOCK_DGRAM)
-        endpoint_socket.settimeout(TIMEOUT)
+        endpoint_socket.settimeout(DATAGRAM_TIMEOUT)
         endpoint_socket.bind(("", port))
         return endpoint_socket
 
@@ -91,8 +93,11 @@ def _socket(endpoint: Endpoint, port: int) -> socket.socket:
 
 
 def _probe(
-    sender: Endpoint, caller: socket.socket, receiver: Endpoint, listener: socket.socket
-) -> Cell:
+    sender: MatrixEndpoint,
+    receiver: MatrixEndpoint,
+    caller: socket.socket,
+    listener: socket.socket,
+) -> PairResult:
     best, seen = None, None
     for attempt in range(ATTEMPTS):
         token = f"{sender.name}>{receiver.name} {attempt} {time.monotonic_ns()}".encode()
@@ -107,7 +112,7 @@ def _probe(
             continue
         rtt = time.perf_counter() - started
         best = rtt if best is None else min(best, rtt)
-    return Cell(
+    return PairResult(
         sender.name, receiver.name, best, seen, seen is not None and seen not in sender.addresses
     )
 

@@ -17,7 +17,7 @@ from lab.hosts import LabError
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 TIMEOUT = 15.0  # seconds for a server to serve
-POLL = 0.02  # seconds
+POLL_INTERVAL = 0.02  # seconds
 LONGEST = 107 - len("/ovs-vswitchd.4194304.ctl")  # bytes: unix(7), sun_path
 
 
@@ -108,7 +108,7 @@ class OvsServer:
             if time.monotonic() > deadline:
                 last = (self.directory / f"{program}.log").read_text().splitlines()[-3:]
                 raise LabError(f"{program} in {self.netns} does not serve: {' '.join(last)}")
-            time.sleep(POLL)
+            time.sleep(POLL_INTERVAL)
 
 
 def environment(directory: Path) -> dict[str, str]:

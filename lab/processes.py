@@ -17,7 +17,7 @@ from pathlib import Path
 
 NETNS_DIR = Path("/run/netns")
 TERM_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
-POLL = 0.02  # seconds
+POLL_INTERVAL = 0.02  # seconds
 
 
 def enter(netns: str) -> tuple[str, ...]:
@@ -55,18 +55,18 @@ def running(pid: int) -> bool:
 def stop(pids: Iterable[int], grace: float = TERM_GRACE) -> None:
     """Ask processes to end, wait, and end those that don't. Gone ones are no error."""
     waiting = set(pids)
-    for how, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, TERM_GRACE)):
+    for how, timeout in ((signal.SIGTERM, grace), (signal.SIGKILL, TERM_GRACE)):
         for pid in waiting:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, how)
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         while waiting and time.monotonic() < deadline:
             for pid in waiting:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
             waiting = {pid for pid in waiting if running(pid)}
             if waiting:
-                time.sleep(POLL)
+                time.sleep(POLL_INTERVAL)
 
 
 def in_namespaces(names: Iterable[str]) -> set[int]:

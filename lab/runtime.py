@@ -29,7 +29,7 @@ class PluginError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Attachment:
+class PodInterface:
     """One interface of one container."""
 
     container_id: str
@@ -51,7 +51,7 @@ class Runtime:
     """Command prefix that puts a plugin on its host, e.g. `nsenter --net=...`."""
 
     def call(
-        self, conf: Mapping[str, Any], command: str, attachment: Attachment | None
+        self, conf: Mapping[str, Any], command: str, interface: PodInterface | None
     ) -> dict[str, Any] | None:
         """Run one plugin once; returns its result, None when it prints none.
 
@@ -64,7 +64,7 @@ class Runtime:
         done = subprocess.run(
             [*self.enter, str(program)],
             input=json.dumps(conf).encode(),
-            env={**self.environment, **self._variables(command, attachment)},
+            env={**self.environment, **self._variables(command, interface)},
             capture_output=True,
             timeout=DEADLINE,
             check=False,
@@ -79,52 +79,52 @@ class Runtime:
             raise PluginError(plugin, command, error.get("code", 0), message)
         return answer if isinstance(answer, dict) else None
 
-    def add(self, conflist: Mapping[str, Any], attachment: Attachment) -> dict[str, Any]:
+    def add(self, conflist: Mapping[str, Any], interface: PodInterface) -> dict[str, Any]:
         """ADD along the chain; returns the last result."""
         result: dict[str, Any] | None = None
-        for conf in plugin_configs(conflist, attachment):
-            result = self.call(_with(conf, result), "ADD", attachment)
+        for conf in plugin_configs(conflist, interface):
+            result = self.call(_with(conf, result), "ADD", interface)
         return result or {}
 
     def check(
-        self, conflist: Mapping[str, Any], attachment: Attachment, result: Mapping[str, Any]
+        self, conflist: Mapping[str, Any], interface: PodInterface, result: Mapping[str, Any]
     ) -> None:
         """CHECK along the chain."""
-        for conf in plugin_configs(conflist, attachment):
-            self.call(_with(conf, result), "CHECK", attachment)
+        for conf in plugin_configs(conflist, interface):
+            self.call(_with(conf, result), "CHECK", interface)
 
     def delete(
         self,
         conflist: Mapping[str, Any],
-        attachment: Attachment,
+        interface: PodInterface,
         result: Mapping[str, Any] | None = None,
     ) -> None:
         """DEL along the chain, last plugin first."""
-        for conf in reversed(plugin_configs(conflist, attachment)):
-            self.call(_with(conf, result), "DEL", attachment)
+        for conf in reversed(plugin_configs(conflist, interface)):
+            self.call(_with(conf, result), "DEL", interface)
 
-    def _variables(self, command: str, attachment: Attachment | None) -> dict[str, str]:
+    def _variables(self, command: str, interface: PodInterface | None) -> dict[str, str]:
         variables = {
             "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
             "CNI_COMMAND": command,
             "CNI_PATH": ":".join(map(str, self.path)),
         }
-        if attachment is not None:
+        if interface is not None:
             variables |= {
-                "CNI_CONTAINERID": attachment.container_id,
-                "CNI_NETNS": attachment.netns,
-                "CNI_IFNAME": attachment.ifname,
+                "CNI_CONTAINERID": interface.container_id,
+                "CNI_NETNS": interface.netns,
+                "CNI_IFNAME": interface.ifname,
             }
-            if attachment.args:
-                variables["CNI_ARGS"] = attachment.args
+            if interface.args:
+                variables["CNI_ARGS"] = interface.args
         return variables
 
 
 def plugin_configs(
-    conflist: Mapping[str, Any], attachment: Attachment | None = None
+    conflist: Mapping[str, Any], interface: PodInterface | None = None
 ) -> list[dict[str, Any]]:
     """Each plugin's own config: name and version from the list, capabilities filled in."""
-    given = attachment.capabilities if attachment is not None else {}
+    given = interface.capabilities if interface is not None else {}
     configs = []
     for plugin in conflist["plugins"]:
         conf = dict(plugin)

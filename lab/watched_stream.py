@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hostnet.netns import run_in
-from lab.cluster import Pod
 from lab.processes import NETNS_DIR
+from lab.spec import LabPod
 
 INTERVAL = 0.002  # seconds between two datagrams
 LAST_WAIT = 1.0  # seconds of silence that mean that the rest is lost
@@ -38,7 +38,7 @@ class Stream:
 
 
 @contextlib.contextmanager
-def watched_stream(sender: Pod, receiver: Pod) -> Iterator[Stream]:
+def watched_stream(sender: LabPod, receiver: LabPod) -> Iterator[Stream]:
     """Send inside the block; wait for what is under way at its end."""
     family = socket.AF_INET6 if ":" in receiver.addresses[0] else socket.AF_INET
 

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from lab import hosts, processes
-from lab.cluster import Lab, LabSpec, Pod
+from lab.cluster import Lab
+from lab.spec import LabPod, LabSpec
 from lab.watched_stream import watched_stream
 
 MakeLab = Callable[..., Lab]
@@ -148,7 +149,7 @@ def scrape() -> Callable[[Lab, int], list[str]]:
 def lost_while_daemon_is_killed(eventually: Callable[..., None]) -> Callable[..., int]:
     """Kill a sender's daemon under traffic, start another; returns how many datagrams were lost."""
 
-    def kill(lab: Lab, sender: Pod, receiver: Pod, *flags: str) -> int:
+    def kill(lab: Lab, sender: LabPod, receiver: LabPod, *flags: str) -> int:
         pid = lab.daemon_pid(sender.host)
         assert pid is not None
         with watched_stream(sender, receiver) as stream:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from lab import processes
-from lab.cluster import Lab, Pod
+from lab.cluster import Lab
+from lab.spec import LabPod
 
 On = Callable[..., str]
 Eventually = Callable[..., None]
@@ -24,7 +25,7 @@ def routes(lab: Lab, on: On, number: int) -> set[str]:
     }
 
 
-def far_pods(lab: Lab) -> tuple[Pod, Pod]:
+def far_pods(lab: Lab) -> tuple[LabPod, LabPod]:
     first, last = lab.pods[0], lab.pods[-1]
     assert first.host != last.host
     return first, last
@@ -80,7 +81,7 @@ def test_pod_comes_and_goes_without_the_daemon(cluster: Lab, on: On) -> None:
 
 def test_pod_deleted_twice_is_no_error(cluster: Lab) -> None:
     pod = cluster.add_pod(1, "twice")
-    attachment = cluster.attachment(1, "twice")
+    attachment = cluster.pod_interface(1, "twice")
     cluster.delete_pod(1, "twice")
     cluster.runtime(1).delete(cluster.conflist, attachment, pod.result)
     cluster.runtime(1).delete(cluster.conflist, attachment)

@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 from lab import processes
-from lab.cluster import Lab, LabSpec, labs
+from lab.cluster import Lab
+from lab.files import lab_names
 from lab.processes import NETNS_DIR
+from lab.spec import LabSpec
 
 
 def traces(name: str, directory: Path) -> list[str]:
@@ -87,7 +89,7 @@ def test_two_labs_run_side_by_side(tmp_path: Path) -> None:
     for process in made:
         output, _ = process.communicate(timeout=180)
         assert process.returncode == 0, output.decode()
-    assert set(names) <= set(labs(tmp_path))
+    assert set(names) <= set(lab_names(tmp_path))
     for name in names:
         Lab.load(name, tmp_path).down()
         assert traces(name, tmp_path) == []

@@ -13,7 +13,7 @@ Eventually = Callable[..., None]
 
 def all_good(lab: Lab) -> bool:
     pods = lab.pod_endpoints(4)
-    return all(cell.good for cell in measure(pods, pods, patience=10.0))
+    return all(result.good for result in measure(pods, pods, timeout=10.0))
 
 
 def test_backend_changes_there_and_back(
@@ -100,4 +100,4 @@ def test_ipv6_is_switched_on_for_a_running_cluster(
         lab.add_pod(number, "dual")
     pods = lab.pod_endpoints(6)
     assert len(pods) == 2
-    assert all(cell.good for cell in measure(pods, pods, patience=10.0))
+    assert all(result.good for result in measure(pods, pods, timeout=10.0))

@@ -22,9 +22,10 @@ import pytest
 from hostnet.netlink.generic import has_family
 from hostnet.netns import run_in
 from lab import processes
-from lab.cluster import Lab, LabSpec
+from lab.cluster import Lab
 from lab.hosts import host_ipv4
 from lab.matrix import measure
+from lab.spec import LabSpec
 from lab.watched_stream import watched_stream
 from ovs_mesh.openflow import Switch
 from ovs_mesh.pipeline import COOKIE
@@ -90,9 +91,9 @@ def wait_for_all_flows(lab: Lab) -> None:
 
 def assert_all_reach_all(lab: Lab) -> None:
     for family in (4, 6):
-        cells = lab.matrix(family, patience=30.0)
-        assert len(cells) == 3 * 2 + 3 * 3
-        assert [cell for cell in cells if not cell.good] == []
+        results = lab.matrix(family, timeout=30.0)
+        assert len(results) == 3 * 2 + 3 * 3
+        assert [result for result in results if not result.good] == []
 
 
 def switch(lab: Lab, number: int) -> Switch:
@@ -244,7 +245,7 @@ def test_ovsdb_server_away_and_back(mesh: Lab, eventually: Eventually) -> None:
     try:
         pods = [e for e in mesh.pod_endpoints(4) if e.name in ("h1-late", "h3-p1")]
         assert len(pods) == 2
-        assert [c for c in measure(pods, pods, patience=30.0) if not c.good] == []
+        assert [c for c in measure(pods, pods, timeout=30.0) if not c.good] == []
     finally:
         mesh.delete_pod(1, "late")
 

@@ -26,8 +26,8 @@ def blocked_ports(lab: Lab, number: int) -> list[str]:
 
 def assert_all_reach_all(lab: Lab) -> None:
     for family in (4, 6):
-        cells = lab.matrix(family, patience=60.0)
-        assert [cell for cell in cells if not cell.good] == []
+        results = lab.matrix(family, timeout=60.0)
+        assert [result for result in results if not result.good] == []
 
 
 def test_loop_is_blocked_and_a_broken_path_is_gone_around(
@@ -51,5 +51,5 @@ def test_loop_is_blocked_and_a_broken_path_is_gone_around(
         subprocess.run(nft, input=table, text=True, check=True)
     eventually(lambda: not blocked_ports(lab, idle), "the tunnel that was idle is in use", 30)
     pods = lab.pod_endpoints(4)
-    cells = measure(pods, pods, patience=60.0)
-    assert [cell for cell in cells if not cell.good] == []
+    results = measure(pods, pods, timeout=60.0)
+    assert [result for result in results if not result.good] == []

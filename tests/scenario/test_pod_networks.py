@@ -9,7 +9,7 @@ import pytest
 
 from lab import hosts
 from lab.cluster import Lab
-from lab.runtime import Attachment, PluginError
+from lab.runtime import PluginError, PodInterface
 
 On = Callable[..., str]
 
@@ -48,8 +48,8 @@ def test_two_networks_on_one_host_do_not_meet(cluster: Lab, on: On) -> None:
     }
     runtime = cluster.runtime(1)
     pod = cluster.add_pod(1, "both")
-    attachment = cluster.attachment(1, "both")
-    extra = Attachment(attachment.container_id, attachment.netns, "net1")
+    attachment = cluster.pod_interface(1, "both")
+    extra = PodInterface(attachment.container_id, attachment.netns, "net1")
     result = runtime.add(second, extra)
     try:
         assert result["ips"][0]["address"].startswith("10.99.0.")
@@ -69,7 +69,7 @@ def test_two_networks_on_one_host_do_not_meet(cluster: Lab, on: On) -> None:
 
 def test_malformed_conflist_gets_the_specs_code(cluster: Lab) -> None:
     netns = hosts.make_pod(cluster.names, 1, "badconf")
-    attachment = Attachment("badconf", str(netns))
+    attachment = PodInterface("badconf", str(netns))
     broken = {
         "cniVersion": "1.0.0",
         "name": "pods",

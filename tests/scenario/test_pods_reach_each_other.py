@@ -20,10 +20,10 @@ BACKENDS: list[dict[str, Any]] = [
 
 def assert_full_matrix(lab: Lab, family: int) -> None:
     pods = lab.pod_endpoints(family)
-    cells = lab.matrix(family, patience=20.0)
+    results = lab.matrix(family, timeout=20.0)
     assert len(pods) == lab.spec.hosts * lab.spec.pods_per_host
-    assert len(cells) == len(pods) * (len(pods) - 1) + lab.spec.hosts * len(pods)
-    assert [cell for cell in cells if not cell.good] == []
+    assert len(results) == len(pods) * (len(pods) - 1) + lab.spec.hosts * len(pods)
+    assert [result for result in results if not result.good] == []
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)

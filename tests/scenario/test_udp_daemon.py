@@ -90,7 +90,7 @@ def test_without_the_c_part_udp_says_why_it_is_off_and_vxlan_works(
     assert "Traceback" not in lab.log(1)
     assert lab.daemon_pid(1) is not None
     pods = lab.pod_endpoints(4)
-    assert [cell for cell in measure(pods, pods, patience=20.0) if not cell.good] == []
+    assert [result for result in measure(pods, pods, timeout=20.0) if not result.good] == []
 
 
 def test_the_install_succeeds_where_nothing_can_be_compiled(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Two hosts, both families."""
     import secrets
 
-    from lab.cluster import LabSpec
+    from lab.spec import LabSpec
 
     spec = LabSpec(f"t{secrets.token_hex(4)}", hosts=2, ipv6=True, backend={"Type": "wireguard"})
     lab = Lab(spec, tmp_path_factory.mktemp("labs"))
@@ -37,9 +37,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 def assert_all_reach_all(lab: Lab) -> None:
     for family in (4, 6):
-        cells = lab.matrix(family, patience=30.0)
-        assert len(cells) > len(lab.pod_endpoints(family))
-        assert [cell for cell in cells if not cell.good] == []
+        results = lab.matrix(family, timeout=30.0)
+        assert len(results) > len(lab.pod_endpoints(family))
+        assert [result for result in results if not result.good] == []
 
 
 def wireguard_go(lab: Lab, number: int) -> set[int]:

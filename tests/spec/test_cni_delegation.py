@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from lab.runtime import Attachment, PluginError, Runtime
+from lab.runtime import PluginError, PodInterface, Runtime
 from tests.spec.cni_host import Answer, CniHost, MakeConf
 
 REFERENCE = Path("/usr/lib/cni")
@@ -362,7 +362,7 @@ def test_a_chain_of_debian_s_plugins_works(host: CniHost, container: str) -> Non
         conflist["plugins"] = [p for p in conflist["plugins"] if p["type"] != "bandwidth"]
     host.run("tc", "qdisc", "del", "dev", "lo", "root")
     pod = host.pod()
-    attachment = Attachment(
+    attachment = PodInterface(
         container,
         pod,
         capabilities={
@@ -439,7 +439,7 @@ def test_each_of_debian_s_plugins_follows_us(host: CniHost, container: str, plug
         "plugins": [{"type": "flatmesh"}, {"type": plugin, **keys_of[plugin]}],
     }
     pod = host.pod()
-    attachment = Attachment(container, pod)
+    attachment = PodInterface(container, pod)
     result = runtime(host).add(conflist, attachment)
     assert result["ips"][0]["version"] == "4"
     if plugin != "portmap":

@@ -28,12 +28,12 @@ from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes
 from ipam.network import NetworkConfig, parse_config
 from lab import hosts, processes
-from lab.matrix import Endpoint, measure
+from lab.matrix import MatrixEndpoint, measure
 
 FORWARD = frozenset(
     [Sysctl("net/ipv4/ip_forward", "1"), Sysctl("net/ipv6/conf/all/forwarding", "1")]
 )
-PATIENCE = 20.0  # seconds
+REACHABLE_TIMEOUT = 20.0  # seconds
 
 
 @dataclass
@@ -124,12 +124,14 @@ class Host:
         text = hosts.ip("-n", self.netns, "-j", "link", "show")
         return {link["ifname"] for link in json.loads(text)}
 
-    def endpoints(self) -> list[Endpoint]:
+    def endpoints(self) -> list[MatrixEndpoint]:
         found = []
         if self.subnet:
-            found.append(Endpoint(f"pod{self.number}", self.pod, (str(self.subnet[2]),)))
+            found.append(MatrixEndpoint(f"pod{self.number}", self.pod, (str(self.subnet[2]),)))
         if self.ipv6_subnet:
-            found.append(Endpoint(f"pod{self.number}v6", self.pod, (str(self.ipv6_subnet[2]),)))
+            found.append(
+                MatrixEndpoint(f"pod{self.number}v6", self.pod, (str(self.ipv6_subnet[2]),))
+            )
         return found
 
 
@@ -151,8 +153,8 @@ class Mesh:
                 for e in h.endpoints()
                 if e.name.endswith("v6") == (version == "v6")
             ]
-            cells = measure(pods, pods, PATIENCE) if pods else []
-            assert [cell for cell in cells if not cell.good] == []
+            results = measure(pods, pods, REACHABLE_TIMEOUT) if pods else []
+            assert [result for result in results if not result.good] == []
 
 
 def wire_pod(host: Host, mtu: int) -> None:
@@ -234,7 +236,7 @@ def wait() -> Callable[[Callable[[], bool], str], None]:
 
 def until(check: Callable[[], bool], what: str) -> None:
     """Wait for a condition."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + REACHABLE_TIMEOUT
     while not check():
         assert time.monotonic() < deadline, what
         time.sleep(0.01)

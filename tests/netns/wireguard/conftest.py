@@ -36,7 +36,7 @@ from hostnet.wireguard.state import WireguardDevice
 from ipam.lease import Lease, LeaseAttributes
 from ipam.network import NetworkConfig, parse_config
 from lab import hosts, processes
-from lab.matrix import Cell, Endpoint, measure
+from lab.matrix import MatrixEndpoint, PairResult, measure
 
 MakeMesh = Callable[..., "Mesh"]
 FORWARD = frozenset(
@@ -147,11 +147,11 @@ class Host:
         text = hosts.ip("-n", self.netns, "-j", "link", "show")
         return {link["ifname"] for link in json.loads(text)}
 
-    def endpoint(self, family: int = 4) -> Endpoint | None:
+    def endpoint(self, family: int = 4) -> MatrixEndpoint | None:
         subnet = self.subnet if family == 4 else self.ipv6_subnet
         if subnet is None:
             return None
-        return Endpoint(f"pod of host {self.number}", self.pod, (str(subnet[2]),))
+        return MatrixEndpoint(f"pod of host {self.number}", self.pod, (str(subnet[2]),))
 
     @property
     def address(self) -> str:
@@ -168,18 +168,18 @@ class Mesh:
         leases = [host.publish() for host in self.hosts]
         return [host.turn(leases) for host in self.hosts]
 
-    def matrix(self, patience: float = 20.0) -> list[Cell]:
-        cells = []
+    def matrix(self, timeout: float = 20.0) -> list[PairResult]:
+        results = []
         for family in (4, 6):
             pods = [host.endpoint(family) for host in self.hosts]
             if present := [pod for pod in pods if pod is not None]:
-                cells += measure(present, present, patience)
-        return cells
+                results += measure(present, present, timeout)
+        return results
 
     def assert_all_reach_all(self) -> None:
-        cells = self.matrix()
-        assert cells
-        assert [cell for cell in cells if not cell.good] == []
+        results = self.matrix()
+        assert results
+        assert [result for result in results if not result.good] == []
 
 
 def wire_pod(host: Host) -> None:

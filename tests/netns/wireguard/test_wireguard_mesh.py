@@ -62,7 +62,7 @@ def test_hosts_with_different_preshared_keys_do_not_talk(make_any_mesh: Callable
     second = mesh.hosts[1]
     second.plane.config = replace(second.plane.config, psk=key_text(b"q" * 32))
     mesh.turn()
-    assert [cell.rtt for cell in mesh.matrix(patience=0)] == [None, None]
+    assert [result.rtt for result in mesh.matrix(timeout=0)] == [None, None]
 
 
 def test_mixed_with_a_host_set_up_as_flanneld_does_it(
@@ -96,4 +96,4 @@ def test_mixed_with_a_host_set_up_as_flanneld_does_it(
     )
     on(other.netns, "sysctl -qw net.ipv4.ip_forward=1")
     pods = [ours.endpoint(), other.endpoint()]
-    assert [cell for cell in measure(pods, pods, 20.0) if not cell.good] == []
+    assert [result for result in measure(pods, pods, 20.0) if not result.good] == []

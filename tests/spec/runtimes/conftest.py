@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.cluster import Lab, LabSpec
+from lab.cluster import Lab
+from lab.spec import LabSpec
 from tests.spec.runtimes.runtime_host import DEADLINE, RuntimeHost, WaitUntil, until
 
 IMAGE = "docker.io/library/fm-busybox:1"
