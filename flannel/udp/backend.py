@@ -1,22 +1,28 @@
-"""UDP: pod packets as the payload of UDP datagrams, moved by a process of ours.
+"""UDP: pod packets as the payload of UDP datagrams, moved by a process of flatmesh.
 
-It works on any kernel and over any network that carries UDP. A packet takes this way:
+It works on any kernel and over any network that carries UDP. The way of a packet:
 
     pod -> route 10.5.0.0/16 dev flannel0 -> TUN device -> data-plane process
         -> UDP to the PublicIP of the host that leases the destination's subnet, port 8285
         -> its data-plane process -> its TUN device -> pod
 
 A datagram is one bare IP packet, no header added (flannel, pkg/backend/udp), so hosts with
-flanneld's udp backend take part. The control side is in `udp_data_plane` (device and process),
-`udp_control` (how the daemon talks to it) and `udp_table` (leases to look-up table); the
-packets are moved by C, one file a job:
+flanneld's udp backend take part.
 
-    udp_plane       worker threads, one a TUN queue
-    udp_transmit    TUN to UDP          udp_receive     UDP to TUN
-    udp_segment     cut super-packets   udp_coalesce    put them together again
-    udp_peers       longest prefix      udp_icmp, udp_fragment, udp_checksum, udp_packet
+    data_plane   what the daemon calls            lifecycle    starts, replaces, ends the process
+    control      protocol between the two         process      the process
+    table        from leases to its table         sockets      its descriptors
 
-docs/udp.md tells how it got fast, and what is tested how.
+The packets are moved by C, in plane/:
+
+    plane        worker threads, one per TUN queue
+    transmit     TUN to UDP messages              send         messages to sendmmsg()
+    receive      UDP to TUN
+    segment      cuts super-packets               coalesce     puts them together again
+    peers        longest prefix match             icmp, fragment, checksum, packet
+    module       the Python module
+
+docs/udp.md tells why it is fast, and what is tested how.
 """
 
 from __future__ import annotations
@@ -40,7 +46,7 @@ DEVICE = "flannel0"
 DEFAULT_PORT = 8285
 OVERHEAD_IPV4 = 28  # bytes: outer IPv4 20 + UDP 8
 OVERHEAD_IPV6 = 48  # bytes: outer IPv6 40 + UDP 8
-MAX_QUEUES = 8  # more threads than that have nothing to do on any host we know
+MAX_QUEUES = 8  # more threads never had anything to do on the hosts that were measured
 NOT_COMPILED = (
     "its C part was not compiled when flatmesh was installed; install a C compiler and Python's "
     "headers (apt install gcc libc6-dev python3-dev), then flatmesh again"
@@ -52,7 +58,7 @@ SCOPE_LINK = 253  # RT_SCOPE_LINK, linux/rtnetlink.h: an IPv4 route without a ga
 class UdpBackend:
     """Cluster config: `{"Type":"udp","Port":8285,"MTU":0,"Queues":0}`.
 
-    `"SinglePacket":true` moves packet by packet, as flanneld does: to compare with, not to use.
+    `"SinglePacket":true` moves packet by packet, as flanneld does; it is for benchmarks.
     """
 
     run_dir: Path
@@ -60,9 +66,9 @@ class UdpBackend:
     underlay_mtu: int = 0
     """Bytes; 0 takes the underlay device's."""
     queues: int = 0
-    """TUN queues, each with a thread; 0: one for every two processors, as pods want some, too."""
+    """TUN queues, each with a thread; 0: one for every two processors, the rest is for pods."""
     single: bool = False
-    """One packet a call, one thread, no super-packets, as flanneld does it: to compare with."""
+    """One packet per system call, one thread, no super-packets: flanneld's way, for benchmarks."""
     network: IPv4Network | None = None
     ipv6_network: IPv6Network | None = None
     name: str = NAME
@@ -112,7 +118,7 @@ class UdpBackend:
         )
 
     def peer(self, peer: Lease, own: Lease, underlay: Underlay) -> HostState:
-        """Nothing in the kernel: the data plane knows the way. Raises PeerUnusableError."""
+        """Nothing in the kernel: the process routes by its own table. Raises PeerUnusableError."""
         del underlay
         reach(peer, own)
         return HostState()

@@ -1,4 +1,4 @@
-"""How the daemon and the udp data-plane process talk: one JSON line each way per connection.
+"""The protocol between daemon and udp data-plane process: a JSON line each way a connection.
 
     {"op": "status"}                      -> {"build", "pid", "settings", "index", "digest",
                                              "counters"}
@@ -8,13 +8,15 @@
     {"op": "hand over"}                   -> {"settings", "table", "counters", "udp_segmentation"}
                                              with all descriptors, and it ends
 
-An answer with "error" says in one line what went wrong.
+An answer with "error" says in one line what went wrong. The protocol may gain fields and
+operations, but none may change: at an upgrade a process of the new version asks one of the old
+version for "hand over", and a daemon of either version asks the other's process for "status".
 
 The files, below the daemon's run directory:
 
-    udp.sock   where the process answers; it ends when the file is not its own any more
-    udp.pid    its pid; locked as long as it lives, so a stale number can't mislead
-    udp.log    what it last said
+    udp.sock   where the process answers; it ends when the file is deleted or replaced
+    udp.pid    its pid; locked as long as the process lives, so a number left behind does no harm
+    udp.log    its output
 """
 
 from __future__ import annotations
@@ -29,18 +31,21 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-TIMEOUT = 5.0  # seconds for one exchange, and for a signal to end the process
+from base.errors import FlatmeshError
+
+EXCHANGE_TIMEOUT = 5.0  # seconds for one request and its answer
+SIGNAL_TIMEOUT = 3.0  # seconds for a signal to end the process
 MAX_DESCRIPTORS = 253  # SCM_MAX_FD, linux/net/scm.h
-POLL = 0.01  # seconds
+POLL_INTERVAL = 0.01  # seconds
 
 
-class ControlError(OSError):
-    """The process can't be reached or ended, or refused; `str()` is one line."""
+class ControlError(FlatmeshError, OSError):
+    """The process can't be reached or ended, or refuses; `str()` is one line."""
 
     def __str__(self) -> str:
         """The message alone."""
@@ -49,7 +54,7 @@ class ControlError(OSError):
 
 @dataclass(frozen=True, slots=True)
 class UdpSettings:
-    """What a running data plane can't change: another value means another process."""
+    """What a running data plane can't change: for other values the process is replaced."""
 
     tun: str
     port: int
@@ -90,7 +95,7 @@ class UdpFiles:
 
     @property
     def log(self) -> Path:
-        """Its last words."""
+        """Its output."""
         return self.run_dir / "udp.log"
 
     def remove(self) -> None:
@@ -100,7 +105,7 @@ class UdpFiles:
 
 
 def build() -> str:
-    """What identifies the code of the data plane: a process of another one is replaced."""
+    """A digest of the data plane's code: a process with another one is replaced."""
     from flannel.udp import _plane  # noqa: PLC0415 - absent where it could not be compiled
 
     digest = hashlib.sha256()
@@ -114,16 +119,22 @@ def build() -> str:
 
 
 def digest_of(table: Mapping[str, Any]) -> str:
-    """What tells two tables apart without sending them."""
+    """A digest, to compare tables without sending them."""
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:16]
 
 
 # -- exchanges ---------------------------------------------------------------------------
 
 
-def call(files: UdpFiles, request: Mapping[str, Any]) -> dict[str, Any]:
-    """One exchange. Raises ControlError, with errno ENOENT or ECONNREFUSED when nobody is there."""
-    answer, descriptors = _exchange(files, request, 0)
+def call(
+    files: UdpFiles, request: Mapping[str, Any], timeout: float = EXCHANGE_TIMEOUT
+) -> dict[str, Any]:
+    """Send one request and read its answer; `timeout` is in seconds, for all of it.
+
+    Raises ControlError: with errno ENOENT or ECONNREFUSED when no process listens, ETIMEDOUT
+    when the answer does not come in time.
+    """
+    answer, descriptors = _exchange(files, request, 0, timeout)
     for fd in descriptors:
         os.close(fd)
     return answer
@@ -131,21 +142,26 @@ def call(files: UdpFiles, request: Mapping[str, Any]) -> dict[str, Any]:
 
 def take_over(files: UdpFiles) -> tuple[dict[str, Any], list[int]]:
     """Ask the process to hand over; returns its answer and descriptors. Raises ControlError."""
-    return _exchange(files, {"op": "hand over"}, MAX_DESCRIPTORS)
+    return _exchange(files, {"op": "hand over"}, MAX_DESCRIPTORS, EXCHANGE_TIMEOUT)
 
 
 def _exchange(
-    files: UdpFiles, request: Mapping[str, Any], descriptors: int
+    files: UdpFiles, request: Mapping[str, Any], descriptors: int, timeout: float
 ) -> tuple[dict[str, Any], list[int]]:
+    deadline = time.monotonic() + timeout
     try:
         with (
             reachable(files.socket) as path,
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock,
         ):
-            sock.settimeout(TIMEOUT)
+            sock.settimeout(timeout)
             sock.connect(path)
             sock.sendall(json.dumps(request).encode() + b"\n")
-            text, fds = receive_line(sock, descriptors)
+            text, fds = receive_line(sock, descriptors, deadline)
+    except TimeoutError:
+        raise ControlError(
+            errno.ETIMEDOUT, f"udp data plane: no answer on {files.socket} in {timeout:g} s"
+        ) from None
     except OSError as error:
         raise ControlError(error.errno or errno.EIO, f"{files.socket}: {error}") from None
     try:
@@ -159,7 +175,7 @@ def _exchange(
 
 @contextlib.contextmanager
 def reachable(path: Path) -> Iterator[str]:
-    """A name of at most 107 bytes, all that a socket's address takes, for a longer path."""
+    """A short name for a path: the address of a socket holds 107 bytes (unix(7))."""
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{directory}/{path.name}"
@@ -167,10 +183,18 @@ def reachable(path: Path) -> Iterator[str]:
         os.close(directory)
 
 
-def receive_line(sock: socket.socket, descriptors: int = 0) -> tuple[bytes, list[int]]:
-    """Read until a newline or the end, with the descriptors that come along. Raises OSError."""
+def receive_line(
+    sock: socket.socket, descriptors: int = 0, deadline: float | None = None
+) -> tuple[bytes, list[int]]:
+    """Read until a newline or the end, with the descriptors that come along.
+
+    `deadline` is monotonic; without it each piece may take the socket's timeout. Raises OSError,
+    TimeoutError among them.
+    """
     text, fds = b"", []
     while not text.endswith(b"\n"):
+        if deadline is not None:
+            sock.settimeout(max(deadline - time.monotonic(), 0.001))
         if descriptors:
             chunk, more, _, _ = socket.recv_fds(sock, 1 << 16, descriptors)
             fds += more
@@ -200,7 +224,19 @@ def holder(files: UdpFiles) -> int | None:
 
 
 def end(files: UdpFiles) -> None:
-    """End the process, asked or not; that there is none is fine. Raises ControlError."""
+    """End the process by SIGTERM, else by SIGKILL; that there is none is fine.
+
+    Raises ControlError.
+    """
+    _signal(files, (signal.SIGTERM, signal.SIGKILL))
+
+
+def kill(files: UdpFiles) -> None:
+    """End a process that does not answer: it would not handle SIGTERM. Raises ControlError."""
+    _signal(files, (signal.SIGKILL,))
+
+
+def _signal(files: UdpFiles, signals: Sequence[signal.Signals]) -> None:
     pid = holder(files)
     if pid is None:
         return
@@ -211,15 +247,15 @@ def end(files: UdpFiles) -> None:
     try:
         if holder(files) != pid:
             return  # it ended meanwhile, and the pid may be another's by now
-        for how in (signal.SIGTERM, signal.SIGKILL):
+        for how in signals:
             signal.pidfd_send_signal(fd, how)
-            if select.select([fd], [], [], TIMEOUT)[0]:
+            if select.select([fd], [], [], SIGNAL_TIMEOUT)[0]:
                 return
     except ProcessLookupError:
         return
     finally:
         os.close(fd)
-    raise ControlError(errno.EBUSY, f"udp data plane (pid {pid}) won't end")
+    raise ControlError(errno.EBUSY, f"udp data plane (pid {pid}) does not end")
 
 
 def wait_gone(files: UdpFiles, deadline: float) -> bool:
@@ -227,5 +263,5 @@ def wait_gone(files: UdpFiles, deadline: float) -> bool:
     while holder(files) is not None:
         if time.monotonic() > deadline:
             return False
-        time.sleep(POLL)
+        time.sleep(POLL_INTERVAL)
     return True

@@ -1,16 +1,16 @@
-"""The udp data plane's own process: it outlives the daemon, and packets flow on.
+"""The udp data plane's own process: packets go on while the daemon restarts.
 
     python -m flannel.udp.process --run-dir DIR (--settings JSON | --take-over)
 
-The work is done by the C extension's threads; this thread only answers the daemon on a unix
-socket (`udp_control` has the protocol). What it holds is all in the daemon's leases as well, so
-it keeps no state on disk, and killing it costs only the time until the daemon starts another.
+The C extension's threads move packets; this thread only answers the daemon on a unix socket
+(protocol: `flannel.udp.control`). The daemon can tell everything anew from its leases, so there
+is no state on disk, and killing the process costs only the time until the daemon starts another.
 
-With --take-over it gets descriptors and table of the process that is running: what has arrived
-meanwhile waits in the sockets, so an upgrade loses no packet.
+With --take-over it gets the descriptors and the table of the process that is running, which ends
+then. Packets that arrive meanwhile wait in the sockets, so an upgrade loses none.
 
 It ends when told to (SIGTERM, or over the socket), when its TUN device is deleted, and when its
-socket's file is deleted or another's: nobody could reach it any more.
+socket's file is deleted or replaced, since no daemon could reach it any more.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import Any, TextIO
 
 from flannel.udp import _plane
 from flannel.udp.control import (
-    TIMEOUT,
+    EXCHANGE_TIMEOUT,
     UdpFiles,
     UdpSettings,
     build,
@@ -45,7 +45,7 @@ from flannel.udp.control import (
 from flannel.udp.sockets import Descriptors, open_all
 from flannel.udp.table import UdpTable
 
-LOOK = 2.0  # seconds between two looks at the socket's file
+SOCKET_FILE_INTERVAL = 2.0  # seconds between two checks that the socket's file is ours
 LOCK_TIMEOUT = 5.0  # seconds for the process before us to end
 
 
@@ -58,11 +58,11 @@ class UdpProcess:
     descriptors: Descriptors
     table: dict[str, Any] = field(default_factory=lambda: UdpTable().to_json())
     counted: Mapping[str, int] = field(default_factory=dict)
-    """What the processes before us counted: counters never fall."""
+    """What the processes before this one counted: counters must not go back."""
     code: str = field(default_factory=build)
-    """Read when we start: an upgrade changes the files below us."""
+    """Computed at start: an upgrade replaces the files while the process runs."""
     index: int = field(init=False)
-    """The TUN device's: another one of the same name may come."""
+    """Interface index of the TUN device: it may be deleted and made anew under its name."""
     plane: _plane.DataPlane = field(init=False)
     _wake: tuple[int, int] = field(default_factory=lambda: os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
     """A signal is written into it."""
@@ -102,7 +102,9 @@ class UdpProcess:
             signal.set_wakeup_fd(self._wake[1])
             print(f"udp data plane runs: {self.settings}", flush=True)  # to udp.log
             while not self._stop:
-                ready, _, _ = select.select([listener, self.plane, self._wake[0]], [], [], LOOK)
+                ready, _, _ = select.select(
+                    [listener, self.plane, self._wake[0]], [], [], SOCKET_FILE_INTERVAL
+                )
                 if self.plane in ready:
                     print(f"device {self.settings.tun} is gone", flush=True)
                     break
@@ -117,10 +119,10 @@ class UdpProcess:
         self._stop = True
 
     def _answer(self, listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # a caller that went away; the next one counts
+        with contextlib.suppress(OSError):  # the caller has gone away
             caller, _ = listener.accept()
             with caller:
-                caller.settimeout(TIMEOUT)
+                caller.settimeout(EXCHANGE_TIMEOUT)
                 line, _ = receive_line(caller)
                 descriptors: list[int] = []
                 try:
@@ -193,9 +195,9 @@ def _listening(files: UdpFiles) -> Any:
 
 
 def lock(files: UdpFiles) -> TextIO:
-    """Be the one data plane of this run directory, as long as the file is open.
+    """Hold the lock of this run directory's data plane, as long as the file is open.
 
-    Raises OSError when another one is and stays.
+    Raises OSError when another process holds it for longer than LOCK_TIMEOUT.
     """
     file = files.pid.open("a+")
     deadline = time.monotonic() + LOCK_TIMEOUT
@@ -214,8 +216,8 @@ def lock(files: UdpFiles) -> TextIO:
 
 
 def main() -> int:
-    """Run; the exit status is 1 with one line on stderr when that can't be."""
-    parser = argparse.ArgumentParser(prog="udp_process")
+    """Run; returns 1, with one line on stderr, when the data plane can't be set up."""
+    parser = argparse.ArgumentParser(prog="flannel.udp.process")
     parser.add_argument("--run-dir", type=Path, required=True)
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--settings", type=json.loads)
@@ -230,7 +232,7 @@ def main() -> int:
                 settings, fds, udp_segmentation=answer["udp_segmentation"]
             )
             process = UdpProcess(files, settings, descriptors, answer["table"], answer["counters"])
-            process.plane.start()  # at once; the one before us may take a moment to be gone
+            process.plane.start()  # at once: the process before us may take a moment to end
             process_lock = lock(files)
         else:
             process_lock = lock(files)

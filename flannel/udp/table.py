@@ -1,4 +1,4 @@
-"""Who is reached where, for the udp data plane: from leases to the table its threads search.
+"""Which subnet is reached at which host: from leases to the table that the threads search.
 
 A table is a value, and travels as JSON between the daemon and the data-plane process:
 
@@ -26,10 +26,10 @@ from ipam.lease import Lease, PeerUnusableError
 
 NAME = "udp"
 OWN_HOST = -2
-"""The number that stands for this host among peers, as in udp_peers.h."""
-Network = IPv4Network | IPv6Network
-Ranges = list[tuple[int, int, int]]
-"""First and last address, and whose they are."""
+"""The number that stands for this host among peers, as in plane/peers.h."""
+IPNetwork = IPv4Network | IPv6Network
+AddressRanges = list[tuple[int, int, int]]
+"""First and last address, and the number of the peer."""
 
 _PEER = struct.Struct("=4s16sHBx")
 _RANGE4 = struct.Struct("=IIi")
@@ -53,7 +53,7 @@ class UdpPeer:
         return str(self.ipv4 if self.by == 4 else self.ipv6)
 
     def lines(self, sign: str) -> list[str]:
-        """What a change log says of it, `+` or `-` for the sign."""
+        """A line of the log for each subnet; `sign` is `+` or `-`."""
         return [f"udp: {sign} {subnet} at {self.endpoint}" for subnet in self.subnets]
 
 
@@ -91,7 +91,7 @@ class UdpTable:
         return gone + come
 
     def pack(self, port: int) -> tuple[bytes, bytes, bytes]:
-        """The arguments of `_udp.DataPlane.set_peers`; every peer listens on `port`."""
+        """The arguments of `_plane.DataPlane.set_peers`; every peer listens on `port`."""
         peers = b"".join(
             _PEER.pack(
                 IPv4Address(p.ipv4).packed if p.ipv4 else bytes(4),
@@ -119,13 +119,13 @@ def _order(peer: UdpPeer) -> tuple[str, ...]:
     return peer.subnets
 
 
-def flatten(networks: Iterable[tuple[Network, int]]) -> Ranges:
+def flatten(networks: Iterable[tuple[IPNetwork, int]]) -> AddressRanges:
     """Ascending, disjoint ranges in which the longest of overlapping prefixes wins.
 
     Networks are of one family. Of two that are equal the last one wins.
     """
     spans = {(int(n.network_address), int(n.broadcast_address)): who for n, who in networks}
-    found: Ranges = []
+    found: AddressRanges = []
     around: list[tuple[int, int]] = []
     """Last address and owner of the prefixes we are inside of, the shortest first."""
     position = 0
@@ -181,6 +181,6 @@ def table_of(own: Lease, peers: Sequence[Lease]) -> UdpTable:
         try:
             found.append(reach(peer, own))
         except PeerUnusableError:
-            continue  # the daemon has said so: `UdpBackend.peer` raised it
+            continue  # `UdpBackend.peer` has raised it, and the daemon reported it
     mine = tuple(str(network) for network in (own.subnet, own.ipv6_subnet) if network)
     return UdpTable(mine, tuple(sorted(found, key=_order)))

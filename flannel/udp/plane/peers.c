@@ -1,6 +1,6 @@
 /*
  * Longest-prefix match by binary search. Prefixes may lie within each other; whoever makes the
- * table (udp_table.py) cuts the longer ones out of the shorter, so that what is left are
+ * table (flannel/udp/table.py) cuts the longer ones out of the shorter, so that what is left are
  * disjoint ranges and the search needs no second look: 13 steps for 5,000 hosts.
  */
 #include "peers.h"

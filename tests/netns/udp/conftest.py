@@ -112,7 +112,7 @@ class Host:
         return lines
 
     def pid(self) -> int:
-        status = self.plane._status()
+        status = self.plane.process.status()
         assert status is not None
         return int(status["pid"])
 
