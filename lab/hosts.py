@@ -16,6 +16,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from base.errors import FlatmeshError
 from lab.processes import NETNS_DIR
 
 PREFIX = "fm"
@@ -25,7 +26,7 @@ UNDERLAY_IPV6 = "fd00:1:"
 FIRST_HOST = 10  # host N is .10+N, so that .1 and friends stay free
 
 
-class LabError(Exception):
+class LabError(FlatmeshError):
     """Something the lab can't do; the message is one line with the mend."""
 
 

@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from base.errors import FlatmeshError
+
 DEADLINE = 60.0  # seconds; kubelet gives a sandbox two minutes for the whole chain
 
 
-class PluginError(Exception):
+class PluginError(FlatmeshError):
     """A plugin refused: `code` and `message` are the error object's."""
 
     def __init__(self, plugin: str, command: str, code: int, message: str) -> None:
