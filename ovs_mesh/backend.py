@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from backend.protocol import DataPlane
 from hostnet.state import HostState, Link, Route, Sysctl, Veth
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes
@@ -89,7 +90,7 @@ class OvsBackend:
                 routes.append(Route(str(subnet), device, router, onlink=True))
         return HostState(routes=frozenset(routes))
 
-    def data_plane(self) -> OvsDataPlane:
+    def data_plane(self) -> DataPlane:
         """The part in Open vSwitch."""
         return OvsDataPlane(self.config, self.datapath, self.state_dir, self.run_dir, self.rundir)
 

@@ -55,7 +55,9 @@ class OvsHost:
         datapath = Datapath("netdev", "test")
         rundir = self.server.directory
         self.backend = OvsBackend(config, datapath, self.directory / "var", run_dir, rundir)
-        self.plane = self.backend.data_plane()
+        plane = self.backend.data_plane()
+        assert isinstance(plane, OvsDataPlane)
+        self.plane = plane
 
     def run(self, work: Callable[[], T]) -> T:
         """Run it in the host's namespace."""
