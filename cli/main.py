@@ -3,6 +3,7 @@
     flatmesh lab up|status|exec|down|list     clusters on this machine
     flatmesh config show|set                  the cluster config in etcd
     flatmesh lease list|reserve|release       who owns which subnet
+    flatmesh wireguard rotate-key             a new WireGuard key for this host
     flatmesh doctor                           what this host lacks
 
 Every failure is one line on stderr and exit status 1; wrong usage is 2 (click's).
@@ -18,6 +19,7 @@ from cli.doctor import doctor
 from cli.etcd_commands import config_group, lease_group
 from cli.lab_commands import lab_group
 from cli.plain_errors import PLAIN_ERRORS, one_line
+from cli.wireguard_commands import wireguard_group
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,6 +31,7 @@ def cli() -> None:
 cli.add_command(lab_group)
 cli.add_command(config_group)
 cli.add_command(lease_group)
+cli.add_command(wireguard_group)
 cli.add_command(doctor)
 
 

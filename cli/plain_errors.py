@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base.errors import FlatmeshError
 from etcd.client import EtcdError
 from ipam.lease import LeaseError
 from ipam.network import ConfigError
@@ -12,6 +13,7 @@ from lab.runtime import PluginError
 PLAIN_ERRORS = (
     ConfigError,
     EtcdError,
+    FlatmeshError,
     LabError,
     LeaseError,
     NoFreeSubnetError,

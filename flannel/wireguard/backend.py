@@ -16,19 +16,19 @@ subnet without a peer end there, and never leave in clear through the default ro
 
 Names, options and numbers are flanneld's (flannel, pkg/backend/wireguard), so both can share
 a cluster. The kernel does WireGuard where it can, else the process wireguard-go
-(`wireguard_data_plane`, `wireguard_process`).
+(`data_plane`, `process`).
 
-A new key for this host, asked for with `KeyFile.ask_rotation` (the file `wireguard.rotate`):
-WireGuard knows one private key a device, so old and new can't both be used. What makes the
-change lossless is the order. First our device gets the new key: packets to peers wait in
-their queues for a handshake, and what peers still send in their sessions is read as before.
-Then the lease says the new key; each peer puts it in the old one's place, the subnet moving
-over in one transaction, and starts the handshake; with that the queues are sent off. The time
-between the two is what etcd takes to tell; WireGuard queues 128 packets a peer meanwhile. Had
-the lease come first, peers would call a key that nobody answers to, and drop what we send.
+A new key for this host is made by `flatmesh wireguard rotate-key` (`flannel.wireguard.key`).
+A device has one private key, so old and new can't be used at once; the order of the steps is
+what loses no packet. First our device gets the new key: packets to peers wait in WireGuard's
+queues for a handshake (128 a peer), and what peers send in their old sessions is still read.
+Then the lease says the new key: each peer replaces the old one by it, moves the subnet over in
+the same transaction, and starts the handshake, after which the queues are sent. The time
+between the two steps is what etcd takes. In the other order, peers would start handshakes with
+a key that no device has yet, and drop what we send.
 
-If etcd doesn't take the new key, the device goes back to the one that our lease says, until
-it does; the few packets that are lost then are lost to the order alone.
+If etcd refuses the new key, the device goes back to the key that the lease says. The packets
+that were queued meanwhile are lost.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.protocol import DataPlane
-from flannel.wireguard.config import NAME, Network, WireguardConfig, published_key, tunnels
+from flannel.wireguard.config import NAME, IPNetwork, WireguardConfig, published_key, tunnels
 from flannel.wireguard.data_plane import WireguardDataPlane
 from flannel.wireguard.key import KeyFile, WireguardKey
 from hostnet.state import Address, HostState, Link, Route
@@ -55,7 +55,7 @@ SCOPE_LINK = 253  # RT_SCOPE_LINK, linux/rtnetlink.h: an IPv4 route without a ga
 
 @dataclass(frozen=True, slots=True)
 class WireguardBackend:
-    """Cluster config: `{"Type":"wireguard"}`; for its options see `wireguard_config`."""
+    """Cluster config: `{"Type":"wireguard"}`; for its options see `flannel.wireguard.config`."""
 
     config: WireguardConfig
     state_dir: Path
@@ -99,7 +99,7 @@ class WireguardBackend:
         if file.rotation_wanted:
             key = file.rotate(published)
             log.info("new WireGuard key %s, as asked for by %s", key.public, file.request)
-            self._set_key(key)  # before the peers learn of it, see above
+            self._set_key(key)  # before the lease says it: see the module's text
             return key
         key = file.read_or_make(published)
         known = file.known_as(published)
@@ -145,7 +145,7 @@ class WireguardBackend:
         tunnels(self.config, peer, own, underlay)
         return HostState(routes=frozenset(map(self._route, self.config.shared(peer, own))))
 
-    def _route(self, network: Network) -> Route:
+    def _route(self, network: IPNetwork) -> Route:
         scope = SCOPE_LINK if network.version == 4 else 0
         return Route(str(network), self.config.device(network.version), scope=scope)
 

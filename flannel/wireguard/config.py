@@ -34,7 +34,7 @@ DEVICES = (DEVICE, DEVICE_V6)
 PORT, PORT_V6 = 51820, 51821
 OVERHEAD = 80
 """Bytes around a pod's packet: IPv6 40 (the larger), UDP 8, WireGuard header 16 and tag 16."""
-Network = IPv4Network | IPv6Network
+IPNetwork = IPv4Network | IPv6Network
 MODES = ("separate", "auto", "ipv4", "ipv6")
 
 
@@ -99,7 +99,7 @@ class WireguardConfig:
         found = {DEVICE: self.listen_port} if self.enable_ipv4 else {}
         return found | ({DEVICE_V6: self.listen_port_v6} if self.enable_ipv6 else {})
 
-    def shared(self, peer: Lease, own: Lease) -> list[Network]:
+    def shared(self, peer: Lease, own: Lease) -> list[IPNetwork]:
         """The peer's subnets of the families that both hosts and the config have."""
         pairs = (
             (peer.subnet, own.subnet, self.enable_ipv4),
@@ -121,7 +121,7 @@ class WireguardConfig:
         return (self.underlay_mtu or underlay.mtu) - OVERHEAD
 
 
-class Tunnel(NamedTuple):
+class WireguardTunnel(NamedTuple):
     """What one device needs to know of one peer."""
 
     device: str
@@ -152,7 +152,9 @@ def published_key(attributes: LeaseAttributes | None) -> str | None:
     return lease_data(attributes, 4)[0] or lease_data(attributes, 6)[0]
 
 
-def tunnels(config: WireguardConfig, peer: Lease, own: Lease, underlay: Underlay) -> list[Tunnel]:
+def tunnels(
+    config: WireguardConfig, peer: Lease, own: Lease, underlay: Underlay
+) -> list[WireguardTunnel]:
     """How to reach a peer: a tunnel for each device.
 
     Raises PeerUnusableError when its lease is of another backend or lacks something.
@@ -177,8 +179,8 @@ def _tunnel(
     own: Lease,
     family: int,
     underlay: Underlay,
-    subnets: list[Network],
-) -> Tunnel:
+    subnets: list[IPNetwork],
+) -> WireguardTunnel:
     key, port = lease_data(peer.attributes, family)
     if key is None:
         raise PeerUnusableError(f"lease {peer.key}: no WireGuard PublicKey for IPv{family}")
@@ -191,7 +193,7 @@ def _tunnel(
     if address is None:
         raise PeerUnusableError(f"lease {peer.key}: no PublicIP that Mode {config.mode} can use")
     device = config.device(family)
-    return Tunnel(
+    return WireguardTunnel(
         device,
         key,
         Endpoint(str(address), port or config.ports[device]),

@@ -1,14 +1,14 @@
 """WireGuard on this host: devices, their keys and peers, made to agree with the leases.
 
-Level-triggered like everything: `reconcile` reads each device, compares (`wireguard_diff`),
-and writes the difference in one transaction. Nothing is remembered that must not be lost:
-the private key is in its file, the peers are in the leases, the rest is in the kernel or in
-the wireguard-go process, which is found again by its socket.
+`reconcile` reads each device, compares (`flannel.wireguard.plan`), and writes the difference in
+one transaction. A restarted daemon goes on from what is there: the private key is in its file,
+the peers are in the leases, the rest is in the kernel or in the wireguard-go process, which is
+found again by its socket.
 
     prepare     the device is there: kernel WireGuard where the kernel has it, else a TUN
                 device and a wireguard-go that answers
     reconcile   key, port and peers as they should be
-    close       nothing: device and process stay, packets flow on
+    close       nothing: device and process stay, and packets go on
     cleanup     devices, processes, files and the key go
 
 A device of these names that isn't a WireGuard or TUN device is left alone and reported; one
@@ -25,9 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from base.errors import FlatmeshError
 from flannel.wireguard.config import DEVICES, WireguardConfig, published_key
+from flannel.wireguard.endpoints import EndpointMemory
 from flannel.wireguard.key import KeyFile, WireguardKey
-from flannel.wireguard.plan import EndpointMemory, diff, wanted_devices
+from flannel.wireguard.plan import device_change, wanted_devices
 from flannel.wireguard.process import WireguardProcess
 from hostnet.count import Count
 from hostnet.ownership import LINK_ALIAS
@@ -47,12 +49,12 @@ from ipam.lease import Lease
 log = logging.getLogger("flannel.wireguard.backend")
 
 
-class WireguardError(OSError):
+class WireguardError(FlatmeshError, OSError):
     """The device can't be had; `str()` is one line with the mend."""
 
     def __str__(self) -> str:
         """The message alone."""
-        return str(self.args[0])
+        return str(self.args[-1])
 
 
 class Control(Protocol):
@@ -96,10 +98,10 @@ class WireguardDataPlane:
     processes: dict[str, WireguardProcess] = field(init=False)
     _memory: dict[str, EndpointMemory] = field(init=False)
     _problem: str | None = None
-    _said: set[str] = field(default_factory=set)
+    _reported: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        """Name the processes there may be, wanted or left over."""
+        """Name the processes that may be there, wanted or left over."""
         self.processes = {name: WireguardProcess(self.run_dir, name) for name in DEVICES}
         self._memory = {name: EndpointMemory() for name in DEVICES}
 
@@ -112,7 +114,7 @@ class WireguardDataPlane:
     def prepare(self, own: Lease, underlay: Underlay) -> None:
         """Make the devices. Raises OSError."""
         del own, underlay
-        with self._noting_problems():
+        with self._recording_problems():
             for name, process in self.processes.items():
                 if name not in self.config.ports:
                     self._drop(process)
@@ -124,7 +126,7 @@ class WireguardDataPlane:
 
     def reconcile(self, own: Lease, peers: Sequence[Lease], underlay: Underlay) -> list[str]:
         """Make the peers agree with the leases; returns the changes. Raises OSError."""
-        with self._noting_problems():
+        with self._recording_problems():
             lines = []
             for name, change in self._changes(own, peers, underlay):
                 if change:
@@ -195,7 +197,7 @@ class WireguardDataPlane:
             if not self._is_there(name):
                 continue
             found = self.control(name).read()
-            change = diff(WireguardDevice(key.private, port, found.peers), found)
+            change = device_change(WireguardDevice(key.private, port, found.peers), found)
             if change:
                 self.control(name).write(change)
 
@@ -203,7 +205,8 @@ class WireguardDataPlane:
 
     def _have_kernel_device(self, name: str) -> None:
         found = find_device(name)
-        if found is not None and found.kind == TUN_KIND:  # of a wireguard-go, before the module
+        if found is not None and found.kind == TUN_KIND:
+            # of a wireguard-go that ran before the kernel had WireGuard
             self.processes[name].stop()
             delete_device(name)
             found = None
@@ -226,16 +229,16 @@ class WireguardDataPlane:
             process.trim_log()
             return
         if found is None and process.uapi.answers():
-            process.stop()  # it is on its way out, its device was deleted, but holds the port
+            process.stop()  # its device was deleted: it ends soon, but still holds the UDP port
         try:
             process.start()
         except TunBusyError:
-            process.stop()  # its socket was deleted, or it hangs, or we died while starting it
+            process.stop()  # its socket was deleted, or the daemon died while starting it
             process.start()
         log.info("started wireguard-go for %s", name)
 
     def _drop(self, process: WireguardProcess) -> None:
-        """End a process of ours that nobody wants."""
+        """End the process of a device that the config no longer has."""
         if process.directory.exists() and (process.uapi.answers() or process.log.exists()):
             process.stop()
             process.forget()
@@ -253,23 +256,23 @@ class WireguardDataPlane:
     ) -> list[tuple[str, DeviceChange]]:
         key = KeyFile(self.state_dir).known_as(published_key(own.attributes))
         wanted = wanted_devices(self.config, key.private if key else None, own, peers, underlay)
-        self._say(wanted.problems)
+        self._report(wanted.problems)
         changes = []
         for name, device in wanted.devices.items():
             found = self.control(name).read() if self._is_there(name) else WireguardDevice()
             memory = self._memory[name]
-            stay = memory.look(device.peers, found.peers, time.time())
-            changes.append((name, diff(device, found, stay)))
+            learned = memory.learned(device.peers, found.peers, time.time())
+            changes.append((name, device_change(device, found, learned)))
         return changes
 
-    def _say(self, problems: list[str]) -> None:
+    def _report(self, problems: list[str]) -> None:
         for problem in problems:
-            if problem not in self._said:
+            if problem not in self._reported:
                 log.warning("%s", problem)
-        self._said = set(problems)
+        self._reported = set(problems)
 
     @contextlib.contextmanager
-    def _noting_problems(self) -> Iterator[None]:
+    def _recording_problems(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

@@ -4,14 +4,15 @@
     <state_dir>/wireguard.key.old    the key before it, until our lease says the new one
     <state_dir>/wireguard.rotate     if it exists: a new key is wanted
 
-The key is replaced only on that request; a file that can't be read or holds no key is an
-error and never a reason to make another one, as the peers know the old one.
+The key is replaced only on that request (`flatmesh wireguard rotate-key` makes it). A file that
+can't be read or holds no key is an error and never a reason to make another key, because the
+peers know the one that was in it.
 
 A file is written under a temporary name, synced, and renamed: after a crash it holds the old
-key or the new one. A request is removed after the new key is in place, so a crash in between
-rotates once more, and a request is never lost.
+key or the new one. The request is deleted after the new key is in place: a crash in between
+rotates once more, and no request is lost.
 
-The peers know the key that our lease says, whichever file that is in: `known_as` finds it.
+The peers know the key that our lease says; `known_as` finds it in either file.
 """
 
 from __future__ import annotations
@@ -24,17 +25,18 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from base.errors import FlatmeshError
 from hostnet.wireguard.state import clamped, key_bytes, key_text
 
 FLANNELD_KEY = Path("/run/flannel/wgkey")  # or what WIREGUARD_KEY_FILE names
 
 
-class WireguardKeyError(OSError):
+class WireguardKeyError(FlatmeshError, OSError):
     """A key file that can't be used; `str()` is one line with the mend."""
 
     def __str__(self) -> str:
         """The message alone."""
-        return str(self.args[0])
+        return str(self.args[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class KeyFile:
         """
         key = self.read()
         if key is None:
-            key = _flannelds(published) or generate()
+            key = _key_of_flanneld(published) or generate()
             _write(self.path, key)
         return key
 
@@ -103,7 +105,7 @@ class KeyFile:
             raise WireguardKeyError(f"{self.request}: {error.strerror}") from None
 
     def rotate(self, published: str | None = None) -> WireguardKey:
-        """Make a new key the newest, and take back the request for it.
+        """Make a new key the newest, and delete the request for it.
 
         The one that the peers know, by `published`, is kept as the old one. Raises
         WireguardKeyError.
@@ -165,8 +167,8 @@ def _write(path: Path, key: WireguardKey) -> None:
         raise WireguardKeyError(f"WireGuard key {path}: {error.strerror}") from None
 
 
-def _flannelds(published: str | None) -> WireguardKey | None:
-    """The key of the flanneld that ran here before us, if our lease says it is that."""
+def _key_of_flanneld(published: str | None) -> WireguardKey | None:
+    """The key of a flanneld that ran here before, if our lease says that very key."""
     if published is None:
         return None
     path = Path(os.environ.get("WIREGUARD_KEY_FILE") or FLANNELD_KEY)

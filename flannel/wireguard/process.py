@@ -1,20 +1,20 @@
 """A wireguard-go process per device: started, found again, stopped.
 
-The process isn't ours to keep: it outlives the daemon, and packets flow on. Nothing but the
-kernel is asked whether it is there: whoever answers on the socket
+The process outlives the daemon, and packets go on. It is found again by asking the kernel: it
+is the process that listens on the socket
 
     <run_dir>/wireguard/<device>.sock
 
-is it, and whoever has the TUN device attached (said by /proc/<pid>/fdinfo) is it too, even
-when the daemon died between starting it and the socket's appearance. So there is no pid
-file to be stale, and a second process can't be started by mistake: a TUN device takes one.
+or has the TUN device attached (/proc/<pid>/fdinfo tells). The second way also finds it when the
+daemon died after starting it and before there was a socket. A pid file was not used, because it
+may be stale. A second process can't be started by mistake: the TUN device has one queue.
 
-wireguard-go puts its socket into /var/run/wireguard, which all namespace hosts of a machine
-share, where they would take each other's. So it gets a mount namespace of its own with our
-directory mounted there. It gets the TUN device as a descriptor (WG_TUN_FD, as it passes it to
-itself when it daemonizes): see `hostnet.wireguard.device` for why.
+wireguard-go puts its socket into /var/run/wireguard. Hosts that are namespaces of one machine
+share that directory and would use each other's sockets. So each wireguard-go gets a mount
+namespace of its own, with our directory mounted there. It gets the TUN device as a descriptor
+(WG_TUN_FD, by which it passes it to itself when it daemonizes): see `hostnet.wireguard.device`.
 
-Deleting the TUN device, or the socket's file, ends the process.
+wireguard-go ends when the TUN device or the socket's file is deleted.
 """
 
 from __future__ import annotations
@@ -30,13 +30,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from base.errors import FlatmeshError
 from flannel.wireguard.uapi import Uapi
 from hostnet.wireguard.device import open_tun
 
 PROGRAM = "wireguard-go"
-START_TIMEOUT = 15.0  # seconds until it answers
-STOP_TIMEOUT = 5.0  # seconds between SIGTERM and SIGKILL, and again after that
-POLL = 0.01  # seconds
+START_TIMEOUT = 9.0  # seconds until it answers
+STOP_TIMEOUT = 4.0  # seconds between SIGTERM and SIGKILL, and again after that
+VERSION_TIMEOUT = 5.0  # seconds for `wireguard-go --version`
+POLL_INTERVAL = 0.01  # seconds
 LOG_LIMIT = 1 << 20  # bytes; wireguard-go logs each failed handshake
 OFFLOADS_SINCE = 20231211
 """wireguard-go's first release whose packets are preceded by a struct virtio_net_hdr."""
@@ -44,15 +46,15 @@ CONFINED = """
 cd "$1" && mount -n -t tmpfs -o mode=0755,size=16k tmpfs /var/run &&
 mkdir /var/run/wireguard && mount -n -c --bind . /var/run/wireguard && exec "$2" -f "$3"
 """
-"""Shell, run in a fresh mount namespace. `.` stays reachable below what is mounted over it."""
+"""Shell, run in a fresh mount namespace. `.` stays our directory after /var/run is covered."""
 
 
-class WireguardProcessError(OSError):
+class WireguardProcessError(FlatmeshError, OSError):
     """wireguard-go can't be started or stopped; `str()` is one line with the mend."""
 
     def __str__(self) -> str:
         """The message alone."""
-        return str(self.args[0])
+        return str(self.args[-1])
 
 
 class WireguardProcess:
@@ -88,12 +90,14 @@ class WireguardProcess:
         deadline = time.monotonic() + START_TIMEOUT
         while not self.uapi.answers():
             if self.reap():
-                raise WireguardProcessError(f"wireguard-go for {self.device} ended: {self._why()}")
+                raise WireguardProcessError(
+                    f"wireguard-go for {self.device} ended: {self._last_line()}"
+                )
             if time.monotonic() > deadline:
                 raise WireguardProcessError(
-                    f"wireguard-go for {self.device} does not answer: {self._why()}"
+                    f"wireguard-go for {self.device} does not answer: {self._last_line()}"
                 )
-            time.sleep(POLL)
+            time.sleep(POLL_INTERVAL)
 
     def _spawn(self, program: str, tun: int) -> None:
         with self.log.open("wb") as log:
@@ -125,7 +129,10 @@ class WireguardProcess:
                 os.truncate(self.log, 0)
 
     def stop(self) -> None:
-        """End whoever answers or has the TUN device attached. Raises WireguardProcessError."""
+        """End the process that listens or has the TUN device attached.
+
+        Takes at most twice STOP_TIMEOUT. Raises WireguardProcessError.
+        """
         waiting = dict(self._holders())
         pid = self.uapi.pid()
         if pid is not None and pid not in waiting:  # its device was deleted
@@ -142,7 +149,7 @@ class WireguardProcess:
                 os.close(fd)
         if waiting:
             raise WireguardProcessError(
-                f"wireguard-go for {self.device} (pid {', '.join(map(str, waiting))}) won't end"
+                f"wireguard-go for {self.device} (pid {', '.join(map(str, waiting))}) does not end"
             )
         self.reap()
         self.socket.unlink(missing_ok=True)
@@ -155,7 +162,7 @@ class WireguardProcess:
             self.directory.rmdir()  # another device's files may be there
 
     def _await_end(self, waiting: dict[int, int]) -> None:
-        """Take those that end out of `waiting` (pidfds by pid)."""
+        """Wait, and take those that end out of `waiting` (pidfds by pid)."""
         deadline = time.monotonic() + STOP_TIMEOUT
         while waiting and (left := deadline - time.monotonic()) > 0:
             ended, _, _ = select.select(list(waiting.values()), [], [], left)
@@ -179,8 +186,8 @@ class WireguardProcess:
                 else:
                     os.close(fd)
 
-    def _why(self) -> str:
-        """What it last wrote, as one line."""
+    def _last_line(self) -> str:
+        """The last line of its output."""
         try:
             lines = self.log.read_text(errors="replace").strip().splitlines()
         except OSError:
@@ -189,7 +196,21 @@ class WireguardProcess:
 
 
 def _offloads(program: str) -> bool:
-    """Whether this wireguard-go takes 64 KiB packets with a struct virtio_net_hdr."""
-    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    """Whether this wireguard-go takes 64 KiB packets with a struct virtio_net_hdr.
+
+    Raises WireguardProcessError.
+    """
+    try:
+        done = subprocess.run(
+            [program, "--version"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=VERSION_TIMEOUT,
+        )
+    except subprocess.TimeoutExpired:
+        raise WireguardProcessError(
+            f"{program} --version does not end in {VERSION_TIMEOUT:g} s"
+        ) from None
     version = re.search(r"v?0\.0\.(\d{8})", done.stdout)
     return version is not None and int(version[1]) >= OFFLOADS_SINCE

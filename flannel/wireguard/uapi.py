@@ -1,4 +1,4 @@
-"""The text protocol by which a WireGuard process is read and changed.
+"""The text protocol by which a WireGuard process is read and changed (UAPI).
 
 Source: https://www.wireguard.com/xplatform/. A request is `get=1` or `set=1` with `key=value`
 lines, ended by an empty line; keys are hexadecimal; the answer ends with `errno=` and an
@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from base.errors import FlatmeshError
 from hostnet.wireguard.state import (
     KEY_LENGTH,
     NO_KEY,
@@ -26,10 +27,10 @@ from hostnet.wireguard.state import (
     key_text,
 )
 
-TIMEOUT = 5.0  # seconds for a whole answer
+UAPI_TIMEOUT = 5.0  # seconds for a connection, its request and the whole answer
 
 
-class UapiError(OSError):
+class UapiError(FlatmeshError, OSError):
     """The process doesn't answer, or refuses; `str()` is one line."""
 
     def __str__(self) -> str:
@@ -44,7 +45,7 @@ class Uapi:
         self.path = path
 
     def answers(self) -> bool:
-        """Whether a process listens there: connects, and asks nothing."""
+        """Whether a process listens there. Only connects, so a stopped process counts as there."""
         try:
             self._connect().close()
         except UapiError:
@@ -74,19 +75,20 @@ class Uapi:
         self._ask(format_change(change))
 
     def _ask(self, request: str) -> str:
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + UAPI_TIMEOUT
         chunks: list[bytes] = []
         with self._connect() as connection:
             try:
+                _limit(connection, deadline)
                 connection.sendall(request.encode())
                 while not b"".join(chunks[-2:]).endswith(b"\n\n"):
-                    connection.settimeout(max(0.001, deadline - time.monotonic()))
+                    _limit(connection, deadline)
                     chunk = connection.recv(1 << 18)
                     if not chunk:
                         raise self._error(errno.ECONNRESET, "went away in the midst of an answer")
                     chunks.append(chunk)
             except TimeoutError:
-                raise self._error(errno.ETIMEDOUT, f"no answer within {TIMEOUT:g} s") from None
+                raise self._error(errno.ETIMEDOUT, f"no answer in {UAPI_TIMEOUT:g} s") from None
             except OSError as error:
                 raise self._error(error.errno, error.strerror) from None
         answer = b"".join(chunks).decode(errors="replace")
@@ -98,10 +100,10 @@ class Uapi:
 
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(TIMEOUT)
+        connection.settimeout(UAPI_TIMEOUT)
         directory = -1
         try:
-            # by the directory's descriptor: a socket's address holds 108 bytes of path only
+            # by the directory's descriptor: a socket's address holds only 108 bytes of path
             directory = os.open(self.path.parent, os.O_PATH | os.O_DIRECTORY)
             connection.connect(f"/proc/self/fd/{directory}/{self.path.name}")
         except OSError as error:
@@ -114,6 +116,11 @@ class Uapi:
 
     def _error(self, number: int | None, text: str | None) -> UapiError:
         return UapiError(number or 0, text or "unknown error", str(self.path))
+
+
+def _limit(connection: socket.socket, deadline: float) -> None:
+    """Let the next call take until `deadline` (monotonic)."""
+    connection.settimeout(max(deadline - time.monotonic(), 0.001))
 
 
 def _lines(text: str) -> Iterator[tuple[str, str]]:
@@ -144,7 +151,7 @@ def format_change(change: DeviceChange) -> str:
         if peer.replace_allowed_ips:
             lines.append("replace_allowed_ips=true")
         lines += [f"allowed_ip={network}" for network in peer.allowed_ips]
-        if peer.keepalive is not None:  # last: switched on, it sends a packet
+        if peer.keepalive is not None:  # last: switching it on sends a packet at once
             lines.append(f"persistent_keepalive_interval={peer.keepalive}")
     return "\n".join(lines) + "\n\n"
 

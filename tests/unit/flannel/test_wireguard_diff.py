@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flannel.wireguard.plan import PATIENCE, SESSION, EndpointMemory, diff
+from flannel.wireguard.endpoints import ANSWER_TIMEOUT, SESSION, EndpointMemory
+from flannel.wireguard.plan import device_change
 from hostnet.wireguard.state import (
     NO_KEY,
     DeviceChange,
@@ -39,7 +40,7 @@ def device(*peers: WireguardPeer, **more: Any) -> WireguardDevice:
 
 
 def lines(wanted: WireguardDevice, found: WireguardDevice, *stay: str) -> list[str]:
-    return diff(wanted, found, stay).lines("flannel-wg")
+    return device_change(wanted, found, stay).lines("flannel-wg")
 
 
 def test_a_fresh_device_gets_key_port_and_peers() -> None:
@@ -52,7 +53,7 @@ def test_a_fresh_device_gets_key_port_and_peers() -> None:
 
 
 def test_no_line_and_no_repr_shows_a_secret() -> None:
-    change = diff(device(peer(preshared_key=PSK)), WireguardDevice())
+    change = device_change(device(peer(preshared_key=PSK)), WireguardDevice())
     for text in (*change.lines("flannel-wg"), repr(change), repr(device(peer(preshared_key=PSK)))):
         assert D not in text
         assert PSK not in text
@@ -60,8 +61,8 @@ def test_no_line_and_no_repr_shows_a_secret() -> None:
 
 def test_what_is_right_is_not_touched() -> None:
     seen = peer(last_handshake=NOW, received=10, sent=20)
-    assert not diff(device(peer()), device(seen))
-    assert diff(device(peer()), device(seen)).lines("flannel-wg") == []
+    assert not device_change(device(peer()), device(seen))
+    assert device_change(device(peer()), device(seen)).lines("flannel-wg") == []
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,9 @@ def test_only_what_differs_is_changed(there: WireguardPeer, change: str) -> None
 
 def test_allowed_ips_are_never_taken_away_only_to_add_one() -> None:
     more = peer(allowed_ips=frozenset(["10.5.76.0/24", "fd05::/64"]))
-    assert diff(device(more), device(peer())).peers == (PeerChange(A, allowed_ips=("fd05::/64",)),)
+    assert device_change(device(more), device(peer())).peers == (
+        PeerChange(A, allowed_ips=("fd05::/64",)),
+    )
 
 
 def test_a_peer_that_left_is_removed_after_the_new_ones_are_there() -> None:
@@ -103,13 +106,13 @@ def test_a_host_with_a_new_key_is_called_at_once() -> None:
 
 def test_a_keepalive_of_its_own_is_call_enough() -> None:
     wanted, found = device(peer(B, keepalive=25)), device(peer(A))
-    assert len(diff(wanted, found).peers) == 2
+    assert len(device_change(wanted, found).peers) == 2
 
 
 def test_a_subnet_that_another_peer_keeps_no_more_needs_no_call() -> None:
     both = frozenset(["10.5.76.0/24", "10.5.77.0/24"])
     wanted = device(peer(A), peer(B, allowed_ips=frozenset(["10.5.77.0/24"])))
-    change = diff(wanted, device(peer(A, allowed_ips=both)))
+    change = device_change(wanted, device(peer(A, allowed_ips=both)))
     assert [(p.public_key, p.keepalive) for p in change.peers] == [(A, None), (B, None)]
 
 
@@ -118,7 +121,7 @@ def test_a_subnet_that_another_peer_keeps_no_more_needs_no_call() -> None:
 
 def look(memory: EndpointMemory, there: WireguardPeer, now: float, want: Any = None) -> bool:
     """Whether the learned endpoint stays."""
-    return memory.look({A: want or peer()}, {A: there}, now) == {A}
+    return memory.learned({A: want or peer()}, {A: there}, now) == {A}
 
 
 def test_an_endpoint_learned_since_stays() -> None:
@@ -148,7 +151,7 @@ def test_a_learned_endpoint_that_answers_no_more_gives_way_to_the_lease() -> Non
     assert look(memory, roamed, NOW)
     assert look(memory, replace(roamed, sent=648), NOW + 1), "asked once"
     assert look(memory, replace(roamed, sent=796), NOW + 6), "asks on"
-    assert not look(memory, replace(roamed, sent=944), NOW + 1 + PATIENCE), "in vain"
+    assert not look(memory, replace(roamed, sent=944), NOW + 1 + ANSWER_TIMEOUT), "in vain"
 
 
 def test_an_idle_peer_keeps_its_learned_endpoint_for_ever() -> None:
@@ -218,7 +221,7 @@ def done(change: DeviceChange, found: WireguardDevice) -> WireguardDevice:
 def test_the_change_makes_any_state_into_any_other(
     wanted: WireguardDevice, found: WireguardDevice
 ) -> None:
-    change = diff(wanted, found)
+    change = device_change(wanted, found)
     assert done(change, found) == wanted
     assert bool(change) == (wanted != found)
     touched = {one.public_key for one in change.peers}
