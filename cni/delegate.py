@@ -2,8 +2,7 @@
 
 A delegated plugin gets the whole environment of the call (with the command changed where a
 failed ADD is undone by a DEL), finds its config on stdin, and is looked for on CNI_PATH by
-its `type` (CNI SPEC 1.1.0, section 4). Our own plugins are called within the process, by the
-same interface.
+its `type` (CNI SPEC 1.1.0, section 4).
 """
 
 from __future__ import annotations
@@ -11,18 +10,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from cni.errors import (
     DELEGATE_FAILURE,
     INVALID_CONFIG,
     TRY_AGAIN_LATER,
     CniError,
+    RunInClientError,
 )
-from cni.handle import PLUGINS, Plugin, RunInClientError
 from cni.request import Call
 from cni.request import parse as parse_request
 from cni.result import Result
@@ -38,11 +35,6 @@ NEED_INTERFACE = frozenset({"dhcp"})
 """IPAM plugins that talk through the container's interface, and are known there by its MAC."""
 DEADLINE = 60.0  # seconds; a dhcp lease may take 30
 MAX_SHOWN = 500  # characters of a delegate's stderr in our message
-
-
-def is_ours(plugin_type: str) -> bool:
-    """Whether a `type` is a plugin of this program, run without a process."""
-    return plugin_type in PLUGINS
 
 
 def find(plugin_type: object, request: Request) -> str:
@@ -67,8 +59,6 @@ def prepare(plugin_type: object, request: Request) -> None:
 
     Raises CniError (7); RunInClientError when its files are not in our mount namespace.
     """
-    if isinstance(plugin_type, str) and is_ours(plugin_type):
-        return
     if not request.call.same_mounts:
         raise RunInClientError
     find(plugin_type, request)
@@ -84,11 +74,6 @@ def call(
     """Run a delegate; its result on ADD. Raises CniError: its own error, its code kept."""
     environment = {**request.call.environment, "CNI_COMMAND": command}
     stdin = json.dumps(conf).encode()
-    if is_ours(plugin_type):
-        inner = parse_request(
-            replace(request.call, plugin=plugin_type, environment=environment, stdin=stdin)
-        )
-        return _call_ours(cast("Plugin", import_module(PLUGINS[plugin_type])), inner, host)
     program = find(plugin_type, request)
     import subprocess  # noqa: PLC0415 - 6 ms, for delegates alone
 
@@ -175,20 +160,6 @@ def undo(remembered: Mapping[str, Any], key: tuple[str, str, str], host: Host) -
     conf = remembered["conf"]
     request = parse_request(Call(remembered["type"], environment, json.dumps(conf).encode()))
     call(remembered["type"], "DEL", conf, request, host)
-
-
-def _call_ours(plugin: Plugin, request: Request, host: Host) -> Result | None:
-    if request.command == "ADD":
-        return plugin.add(request, host)
-    if request.command == "DEL":
-        plugin.delete(request, host)
-    elif request.command == "CHECK":
-        plugin.check(request, host)
-    elif request.command == "GC":
-        plugin.gc(request, host)
-    elif request.command == "STATUS":
-        plugin.status(request, host)
-    return None
 
 
 def _json(text: bytes, who: str) -> Any:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from base.errors import FlatmeshError
+
 INCOMPATIBLE_VERSION = 1
 UNSUPPORTED_FIELD = 2  # the message holds the key and its value
 UNKNOWN_CONTAINER = 3  # the runtime needs no cleanup
@@ -27,7 +29,7 @@ CHECK_FAILED = 103  # what CHECK found is not what ADD made
 DELEGATE_FAILURE = 104  # a delegated plugin could not be run, or answered no JSON
 
 
-class CniError(Exception):
+class CniError(FlatmeshError):
     """A fault with its code; `str()` is the message."""
 
     def __init__(self, code: int, message: str, details: str = "") -> None:
@@ -42,3 +44,12 @@ class CniError(Exception):
         if self.details:
             error["details"] = self.details
         return error
+
+
+class RunInClientError(Exception):
+    """The call must be worked off in the client's own process, not in the daemon's.
+
+    Raised before anything is changed, when a delegated plugin would find other files in the
+    daemon's mount namespace than in the runtime's. Not an error for the operator: the socket
+    server turns it into an answer of the protocol.
+    """

@@ -24,14 +24,17 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cni import delegate, ipam_config
 from cni.errors import INVALID_CONFIG, IO_FAILURE, NOT_AVAILABLE, CniError
 from cni.host import Host
+from cni.plugin import Plugin, run_command
 from cni.pod import attachment_lock
 from cni.request import Key, Request
+from cni.request import parse as parse_request
 from cni.result import Result
 from ipam.subnet_env import SubnetEnv
 
@@ -44,7 +47,7 @@ def add(request: Request, host: Host) -> Result:
     """Attach by the delegate. Raises CniError."""
     env = ipam_config.read_subnet_env(ipam_config.subnet_file(request, host.subnet_file))
     conf = delegate_conf(request, env, own_bridge=not _installed("bridge", request))
-    delegate.prepare(conf["type"], request)
+    _prepare(conf["type"], request)
     key = request.key
     with attachment_lock.hold(host, "flannel", key):
         path = _state_path(request, key)
@@ -52,11 +55,11 @@ def add(request: Request, host: Host) -> Result:
         if request.conf.get("prevResult") is not None:
             conf["prevResult"] = request.conf["prevResult"]
         try:
-            result = delegate.call(conf["type"], "ADD", conf, request, host)
+            result = _call("ADD", conf, request, host)
         except CniError:
             # whatever it left, its own DEL removes; if not now, then when the runtime calls us
             with contextlib.suppress(CniError):
-                delegate.call(conf["type"], "DEL", conf, request, host)
+                _call("DEL", conf, request, host)
                 path.unlink(missing_ok=True)
             raise
     return result or Result()
@@ -73,8 +76,8 @@ def delete(request: Request, host: Host) -> None:
         conf.pop(OWNER, None)
         if request.conf.get("prevResult") is not None:
             conf["prevResult"] = request.conf["prevResult"]
-        delegate.prepare(conf.get("type"), request)
-        delegate.call(conf["type"], "DEL", conf, request, host)
+        _prepare(conf.get("type"), request)
+        _call("DEL", conf, request, host)
         path.unlink(missing_ok=True)
 
 
@@ -86,8 +89,8 @@ def check(request: Request, host: Host) -> None:
         raise CniError(IO_FAILURE, f"CHECK: nothing is kept of container {request.container_id}")
     conf.pop(OWNER, None)
     conf["prevResult"] = request.conf.get("prevResult")
-    delegate.prepare(conf.get("type"), request)
-    delegate.call(conf["type"], "CHECK", conf, request, host)
+    _prepare(conf.get("type"), request)
+    _call("CHECK", conf, request, host)
 
 
 def gc(request: Request, host: Host) -> None:
@@ -102,8 +105,7 @@ def gc(request: Request, host: Host) -> None:
                 conf = _read(path)
                 if conf is not None:
                     conf.pop(OWNER, None)
-                    remembered = delegate.to_remember(conf["type"], request)
-                    delegate.undo({**remembered, "conf": conf}, key, host)
+                    _undo(conf, request, key, host)
                     path.unlink(missing_ok=True)
         except (CniError, OSError) as error:
             errors.append(f"{key.container_id} {key.ifname}: {error}")
@@ -118,7 +120,7 @@ def status(request: Request, host: Host) -> None:
         raise CniError(NOT_AVAILABLE + known.pods_affected, known.problem)
     env = ipam_config.read_subnet_env(ipam_config.subnet_file(request, host.subnet_file))
     conf = delegate_conf(request, env, own_bridge=not _installed("bridge", request))
-    delegate.prepare(conf["type"], request)
+    _prepare(conf["type"], request)
 
 
 def delegate_conf(request: Request, env: SubnetEnv, *, own_bridge: bool) -> dict[str, Any]:
@@ -156,6 +158,52 @@ def delegate_conf(request: Request, env: SubnetEnv, *, own_bridge: bool) -> dict
         if request.conf.get("subnetFile"):
             conf["subnetFile"] = request.conf["subnetFile"]
     return conf
+
+
+def _prepare(kind: object, request: Request) -> None:
+    """Find out, before anything is changed, that the delegate can be called. Raises CniError."""
+    if kind != OWN_BRIDGE:
+        delegate.prepare(kind, request)
+
+
+def _call(command: str, conf: Mapping[str, Any], request: Request, host: Host) -> Result | None:
+    """Run the delegate: our own bridge within this process, any other as an executable."""
+    if conf["type"] != OWN_BRIDGE:
+        return delegate.call(conf["type"], command, conf, request, host)
+    environment = {**request.call.environment, "CNI_COMMAND": command}
+    inner = replace(
+        request.call, plugin=OWN_BRIDGE, environment=environment, stdin=json.dumps(conf).encode()
+    )
+    return run_command(_own_bridge(), parse_request(inner), host)
+
+
+def _own_bridge() -> Plugin:
+    from cni.pod import plugin  # noqa: PLC0415 - 15 ms that other delegates needn't pay
+
+    return plugin
+
+
+def _undo(conf: Mapping[str, Any], request: Request, key: Key, host: Host) -> None:
+    """DEL of the delegate for an attachment that the runtime's GC no longer lists."""
+    if conf["type"] != OWN_BRIDGE:
+        remembered = delegate.to_remember(conf["type"], request)
+        delegate.undo({**remembered, "conf": conf}, key, host)
+        return
+    environment = {
+        **request.call.environment,
+        "CNI_COMMAND": "DEL",
+        "CNI_CONTAINERID": key.container_id,
+        "CNI_NETNS": "",
+        "CNI_IFNAME": key.ifname,
+    }
+    inner = replace(
+        request.call,
+        plugin=OWN_BRIDGE,
+        environment=environment,
+        stdin=json.dumps(conf).encode(),
+        netns_fd=None,
+    )
+    run_command(_own_bridge(), parse_request(inner), host)
 
 
 def _ipam_section(request: Request, env: SubnetEnv) -> dict[str, Any]:

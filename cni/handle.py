@@ -8,41 +8,22 @@ first called: a process that answers one call pays for one.
 from __future__ import annotations
 
 import json
-from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from cni import versions
-from cni.errors import INVALID_ENVIRONMENT, IO_FAILURE, NETWORK_FAILURE, CniError
+from cni.errors import (
+    INVALID_ENVIRONMENT,
+    IO_FAILURE,
+    NETWORK_FAILURE,
+    CniError,
+    RunInClientError,
+)
+from cni.plugin import run_command
+from cni.plugin_table import PLUGINS
 from cni.request import Call, Request, parse, stated_version
 
 if TYPE_CHECKING:
     from cni.host import Host
-    from cni.result import Result
-
-PLUGINS = {
-    "flatmesh": "cni.pod.plugin",
-    "flatmesh-ipam": "cni.ipam_plugin",
-    "flannel": "cni.flannel_alias",
-}
-
-
-class Plugin(Protocol):
-    """What each plugin's module offers. All raise CniError; NetlinkError, OSError pass too."""
-
-    def add(self, request: Request, host: Host) -> Result:
-        """Attach the container; all or nothing."""
-
-    def delete(self, request: Request, host: Host) -> None:
-        """Detach it; succeeds when there is nothing to detach."""
-
-    def check(self, request: Request, host: Host) -> None:
-        """Raise CniError (103) when the attachment is not as ADD made it."""
-
-    def gc(self, request: Request, host: Host) -> None:
-        """Detach everything of this network that `valid_attachments` doesn't name."""
-
-    def status(self, request: Request, host: Host) -> None:
-        """Raise CniError (50, 51) when no ADD can be served."""
 
 
 class Response(NamedTuple):
@@ -50,14 +31,6 @@ class Response(NamedTuple):
 
     status: int
     stdout: bytes
-
-
-class RunInClientError(Exception):
-    """The call must be worked off in the client's own process, not in the daemon's.
-
-    Raised before anything is touched: a delegated plugin would find other files in the
-    daemon's mount namespace than in the runtime's.
-    """
 
 
 def handle(call: Call, host: Host) -> Response:
@@ -98,16 +71,7 @@ def _run(request: Request, host: Host) -> bytes:
     if request.command == "VERSION":
         answer = {"cniVersion": request.version, "supportedVersions": list(versions.SUPPORTED)}
         return json.dumps(answer).encode() + b"\n"
-    plugin = cast("Plugin", import_module(PLUGINS[request.call.plugin]))
-    if request.command == "ADD":
-        result = plugin.add(request, host)
-        return json.dumps(result.as_dict(request.version)).encode() + b"\n"
-    if request.command == "DEL":
-        plugin.delete(request, host)
-    elif request.command == "CHECK":
-        plugin.check(request, host)
-    elif request.command == "GC":
-        plugin.gc(request, host)
-    else:
-        plugin.status(request, host)
-    return b""
+    result = run_command(PLUGINS[request.call.plugin](), request, host)
+    if result is None:
+        return b""
+    return json.dumps(result.as_dict(request.version)).encode() + b"\n"

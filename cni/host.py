@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cni.socket.concurrency_limit import Turns
+from cni.concurrency_limit import Turns
 
 if TYPE_CHECKING:
     from ipam.addresses import AddressBook

@@ -48,7 +48,6 @@ from hostnet.netns import entered
 from hostnet.ownership import POD_ALIAS
 from hostnet.state import Sysctl
 
-OWN_IPAM = "flatmesh-ipam"
 FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 IPV6_MIN_MTU = 1280  # bytes, RFC 8200 section 5
 MAX_ALIAS = 255  # bytes: IFALIASZ less the zero, linux/if.h
@@ -178,7 +177,7 @@ def _delegate_type(request: Request) -> str:
     kind = section.get("type", "") if isinstance(section, dict) else ""
     if not isinstance(kind, str):
         raise CniError(INVALID_CONFIG, f"ipam.type: {kind!r} is no name")
-    return "" if kind == OWN_IPAM else kind
+    return "" if kind == removal.OWN_IPAM else kind
 
 
 def _uses_own_pool(request: Request) -> bool:
@@ -188,7 +187,7 @@ def _uses_own_pool(request: Request) -> bool:
         return True
     if not isinstance(section, dict):
         raise CniError(INVALID_CONFIG, "ipam: is not an object")
-    return section.get("type") == OWN_IPAM
+    return section.get("type") == removal.OWN_IPAM
 
 
 def _require_free(

@@ -25,6 +25,8 @@ from hostnet.netlink.socket import NetlinkSocket
 from hostnet.ownership import POD_ALIAS
 
 PLUGIN = "flatmesh"
+OWN_IPAM = "flatmesh-ipam"
+"""`ipam.type` of a config whose addresses come from this host's own store."""
 SWEEP_PATIENCE = 0.0  # seconds: whoever holds the lock at a sweep is alive and at work
 
 
@@ -146,7 +148,7 @@ def _release_delegated(removal: Removal, host: Host) -> None:
     request = removal.request
     section = request.conf.get("ipam") if request is not None else None
     kind = section.get("type") if isinstance(section, dict) else None
-    if request is not None and request.command == "DEL" and kind and not delegate.is_ours(kind):
+    if request is not None and request.command == "DEL" and kind and kind != OWN_IPAM:
         delegate.call(kind, "DEL", request.conf, request, host)
     elif removal.record is not None and "delegate" in removal.record.note:
         delegate.undo(removal.record.note["delegate"], removal.key, host)

@@ -27,8 +27,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cni.errors import CniError
-from cni.handle import Response, RunInClientError, handle
+from cni.errors import CniError, RunInClientError
+from cni.handle import Response, handle
 from cni.host import Host, from_environment, socket_path
 from cni.pod import removal as pod_removal
 from cni.socket import protocol as wire
