@@ -12,12 +12,13 @@ Every failure is one line on stderr and exit status 1; wrong usage is 2 (click's
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 
 import click
 
+from base.errors import FlatmeshError
 from cli.doctor import doctor
 from cli.etcd_commands import config_group, lease_group
-from cli.lab_commands import lab_group
 from cli.plain_errors import PLAIN_ERRORS, one_line
 from cli.wireguard_commands import wireguard_group
 
@@ -28,7 +29,26 @@ def cli() -> None:
     """Overlay networks for containers: every pod one address, no NAT."""
 
 
-cli.add_command(lab_group)
+def lab_command() -> click.Command:
+    """Return the lab's commands, or where there is no lab, a command that tells how to get it."""
+    if find_spec("lab") is None:  # deploy/install without --lab
+        return _missing_lab
+    from lab.commands import lab_group  # noqa: PLC0415 - not installed on production hosts
+
+    return lab_group
+
+
+@click.command(
+    "lab",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+def _missing_lab() -> None:
+    """Clusters on this machine: not installed here."""
+    raise FlatmeshError("the lab is not installed on this host; get it with: deploy/install --lab")
+
+
+cli.add_command(lab_command())
 cli.add_command(config_group)
 cli.add_command(lease_group)
 cli.add_command(wireguard_group)

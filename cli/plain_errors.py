@@ -7,17 +7,13 @@ from etcd.client import EtcdError
 from ipam.lease import LeaseError
 from ipam.network import ConfigError
 from ipam.registry import NoFreeSubnetError
-from lab.hosts import LabError
-from lab.runtime import PluginError
 
 PLAIN_ERRORS = (
     ConfigError,
     EtcdError,
     FlatmeshError,
-    LabError,
     LeaseError,
     NoFreeSubnetError,
-    PluginError,
     PermissionError,
 )
 

@@ -17,10 +17,8 @@ from rich.table import Table
 from lab import hosts, processes
 from lab.cluster import Lab, require_root
 from lab.files import DIRECTORY, lab_names
-from lab.matrix import MatrixEndpoint, PairResult, measure
+from lab.matrix_report import lab_families, show_matrix
 from lab.spec import LabSpec
-
-REACHABLE_TIMEOUT = 20.0  # seconds for the last routes to arrive
 
 console = Console(highlight=False)
 if not console.is_terminal:
@@ -89,7 +87,7 @@ def up(
     good = True
     for family in lab_families(spec):
         report(f"who reaches whom over IPv{family}")
-        good &= show_matrix(lab, family)
+        good &= show_matrix(console, lab, family)
     report("done")
     option = "" if name == "lab" else f" --name {name}"
     console.print(
@@ -123,7 +121,7 @@ def status(name: str, directory: Path) -> None:
     console.print(table)
     good = True
     for family in lab_families(spec):
-        good &= show_matrix(lab, family)
+        good &= show_matrix(console, lab, family)
     if not good or not all(lab.daemon_pid(number) for number in lab.host_numbers):
         sys.exit(1)
 
@@ -170,72 +168,6 @@ def list_labs(directory: Path) -> None:
     """List the labs that left a trace on this machine."""
     for lab in lab_names(directory):
         console.print(lab)
-
-
-def lab_families(spec: LabSpec) -> list[int]:
-    """Which IP families a lab's pods speak."""
-    return [4] * spec.ipv4 + [6] * spec.ipv6
-
-
-def show_matrix(lab: Lab, family: int) -> bool:
-    """Measure and print the matrix; says whether every result is good."""
-    pods, machines = lab.pod_endpoints(family), lab.host_endpoints(family)
-    if not pods:
-        console.print("no pods")
-        return True
-    total = len(machines) * len(pods) + len(pods) * (len(pods) - 1)
-    with console.status("") as progress:
-        done = 0
-
-        def tick(result: PairResult) -> None:
-            nonlocal done
-            done += 1
-            progress.update(f"{done} of {total}: {result.sender} to {result.receiver}")
-
-        results = measure([*pods, *machines], pods, REACHABLE_TIMEOUT, tick)
-    console.print(_matrix_table(results, [*pods, *machines], pods, family))
-    return _verdict(results, family)
-
-
-def _matrix_table(
-    results: list[PairResult],
-    senders: list[MatrixEndpoint],
-    receivers: list[MatrixEndpoint],
-    family: int,
-) -> Table:
-    table = Table(title=f"round trip in ms, IPv{family}", title_justify="left")
-    table.add_column("from \\ to")
-    for receiver in receivers:
-        table.add_column(f"{receiver.name}\n{receiver.addresses[0]}", justify="right", no_wrap=True)
-    by_pair = {(result.sender, result.receiver): result for result in results}
-    for sender in senders:
-        row = [by_pair.get((sender.name, receiver.name)) for receiver in receivers]
-        table.add_row(sender.name, *(_cell_text(result) for result in row))
-    return table
-
-
-def _cell_text(result: PairResult | None) -> str:
-    if result is None:
-        return "-"
-    if result.nat:
-        return f"[red]NAT: {result.seen}[/red]"
-    return f"[green]{result.rtt * 1000:.2f}[/green]" if result.rtt else "[red]unreachable[/red]"
-
-
-def _verdict(results: list[PairResult], family: int) -> bool:
-    bad = [result for result in results if not result.good]
-    if not bad:
-        console.print(
-            f"[green]all {len(results)} pairs reach each other over IPv{family}; "
-            f"every receiver saw the sender's own address: no NAT[/green]"
-        )
-        return True
-    lost = sum(result.rtt is None for result in bad)
-    console.print(
-        f"[red]{len(bad)} of {len(results)} pairs are not right over IPv{family}: "
-        f"{lost} unreachable, {sum(c.nat for c in bad)} translated[/red]"
-    )
-    return False
 
 
 def _backend(kind: str, more: str, chosen: Mapping[str, str | None]) -> dict[str, Any]:

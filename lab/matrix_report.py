@@ -1,0 +1,78 @@
+"""The reachability matrix as an operator sees it: a table of round trips, and the verdict."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from lab.cluster import Lab
+from lab.matrix import MatrixEndpoint, PairResult, measure
+from lab.spec import LabSpec
+
+REACHABLE_TIMEOUT = 20.0  # seconds for the last routes to arrive
+
+
+def lab_families(spec: LabSpec) -> list[int]:
+    """Which IP families a lab's pods speak."""
+    return [4] * spec.ipv4 + [6] * spec.ipv6
+
+
+def show_matrix(console: Console, lab: Lab, family: int) -> bool:
+    """Measure and print the matrix; returns whether every pair is reached without NAT."""
+    pods, machines = lab.pod_endpoints(family), lab.host_endpoints(family)
+    if not pods:
+        console.print("no pods")
+        return True
+    total = len(machines) * len(pods) + len(pods) * (len(pods) - 1)
+    with console.status("") as progress:
+        done = 0
+
+        def tick(result: PairResult) -> None:
+            nonlocal done
+            done += 1
+            progress.update(f"{done} of {total}: {result.sender} to {result.receiver}")
+
+        results = measure([*pods, *machines], pods, REACHABLE_TIMEOUT, tick)
+    console.print(_table(results, [*pods, *machines], pods, family))
+    return _verdict(console, results, family)
+
+
+def _table(
+    results: list[PairResult],
+    senders: list[MatrixEndpoint],
+    receivers: list[MatrixEndpoint],
+    family: int,
+) -> Table:
+    table = Table(title=f"round trip in ms, IPv{family}", title_justify="left")
+    table.add_column("from \\ to")
+    for receiver in receivers:
+        table.add_column(f"{receiver.name}\n{receiver.addresses[0]}", justify="right", no_wrap=True)
+    by_pair = {(result.sender, result.receiver): result for result in results}
+    for sender in senders:
+        row = [by_pair.get((sender.name, receiver.name)) for receiver in receivers]
+        table.add_row(sender.name, *(_result_text(result) for result in row))
+    return table
+
+
+def _result_text(result: PairResult | None) -> str:
+    if result is None:
+        return "-"
+    if result.nat:
+        return f"[red]NAT: {result.seen}[/red]"
+    return f"[green]{result.rtt * 1000:.2f}[/green]" if result.rtt else "[red]unreachable[/red]"
+
+
+def _verdict(console: Console, results: list[PairResult], family: int) -> bool:
+    bad = [result for result in results if not result.good]
+    if not bad:
+        console.print(
+            f"[green]all {len(results)} pairs reach each other over IPv{family}; "
+            f"every receiver saw the sender's own address: no NAT[/green]"
+        )
+        return True
+    lost = sum(result.rtt is None for result in bad)
+    console.print(
+        f"[red]{len(bad)} of {len(results)} pairs are not right over IPv{family}: "
+        f"{lost} unreachable, {sum(c.nat for c in bad)} translated[/red]"
+    )
+    return False
