@@ -112,8 +112,14 @@ class Lab:
         return self.directory / "cni-bin"
 
     def install_plugins(self) -> None:
-        """Put the CNI executables into `bin_dir`, as deploy/install does. Raises LabError."""
-        argv = [self.spec.python, "-I", "-m", "cni.install", "--bin-dir", str(self.bin_dir)]
+        """Put the CNI executables into `bin_dir`, as deploy/install does. Raises LabError.
+
+        That runs in the underlay's namespace, where `down` finds it when this process dies.
+        """
+        argv = [
+            *processes.enter(self.names.underlay),
+            *(self.spec.python, "-I", "-m", "cni.install", "--bin-dir", str(self.bin_dir)),
+        ]
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         if done.returncode:
             raise LabError(done.stderr.strip())

@@ -54,7 +54,7 @@ def test_a_production_host_has_no_lab_until_it_is_asked_for(tmp_path: Path) -> N
         assert "deploy/install --lab" in refused.stderr
     assert "lab" in flatmesh(tmp_path, "--help").stdout
     assert flatmesh(tmp_path, "config", "show", "--help").returncode == 0
-    daemon = [tmp_path / "bin/flatmeshd", "--help"]
+    daemon = [str(tmp_path / "bin/flatmeshd"), "--help"]
     assert subprocess.run(daemon, capture_output=True, check=False).returncode == 0
 
     install(tmp_path, "--lab")
