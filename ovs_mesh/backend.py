@@ -1,4 +1,4 @@
-"""The `ovs` backend: what of it is in kernel tables; ovs_mesh.data_plane does the rest.
+"""The `ovs` backend: its objects in the kernel. `ovs_mesh.data_plane` has those in Open vSwitch.
 
     pod --veth-- kbr0 (gateway address) --veth-- obr0 (Open vSwitch) == tunnels == peers
                     ^ routes to remote subnets
@@ -56,7 +56,7 @@ class OvsBackend:
 
     def attributes(self, underlay: Underlay, previous: LeaseAttributes | None) -> LeaseAttributes:
         """Publish tunnel type, key and port."""
-        del previous  # nothing random in it
+        del previous  # nothing in it is random
         return topology.attributes(self.config, underlay)
 
     def mtu(self, underlay: Underlay) -> int:
@@ -64,16 +64,17 @@ class OvsBackend:
         return self.config.mtu(underlay)
 
     def base(self, own: Lease, underlay: Underlay) -> HostState:
-        """The cables between bridges, and a host that sends no redirects."""
+        """The veth pairs between bridges, and no ICMP redirects."""
         del own
         links: list[Link] = []
-        # the way in and the way out are one device: the kernel would tell pods of a short cut
+        # pods' packets arrive and leave by one device: the kernel would tell pods by ICMP redirect
+        # to send them straight to the next hop, which they cannot reach
         sysctls = [Sysctl("net/ipv4/conf/all/send_redirects", "0")]
         if self.config.attach == KBR0:
             sysctls.append(Sysctl(f"net/ipv4/conf/{KBR0}/send_redirects", "0"))
-            links += _cable(KBR0_VETH, OBR0_VETH, self.mtu(underlay), master=KBR0)
+            links += _veth_pair(KBR0_VETH, OBR0_VETH, self.mtu(underlay), master=KBR0)
         if self.datapath.userspace:
-            links += _cable(UNDERLAY_VETH, UNDERLAY_BRIDGE_VETH, underlay.mtu)
+            links += _veth_pair(UNDERLAY_VETH, UNDERLAY_BRIDGE_VETH, underlay.mtu)
         return HostState(links=frozenset(links), sysctls=frozenset(sysctls))
 
     def peer(self, peer: Lease, own: Lease, underlay: Underlay) -> HostState:
@@ -95,7 +96,7 @@ class OvsBackend:
         return OvsDataPlane(self.config, self.datapath, self.state_dir, self.run_dir, self.rundir)
 
 
-def _cable(one: str, other: str, mtu: int, *, master: str | None = None) -> list[Link]:
+def _veth_pair(one: str, other: str, mtu: int, *, master: str | None = None) -> list[Link]:
     return [
         Link(one, "veth", mtu=mtu, master=master, addrgenmode="none", details=Veth(other)),
         Link(other, "veth", mtu=mtu, addrgenmode="none", details=Veth(one)),

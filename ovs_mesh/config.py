@@ -10,11 +10,11 @@
     PodAttach  kbr0, obr0                 kbr0    pods on the Linux bridge, or straight on OVS
     MTU        bytes                      0       the underlay's; 0 takes the device's
     Peers      list of rules              []      combined only: pairs with a tunnel of their own
-    SpanningTree  none, stp, rstp         none    static only: see ovs_mesh.flows
+    SpanningTree  none, stp, rstp         none    static only: see ovs_mesh.tables.local
 
-A rule is `{"CIDR":"192.168.64.0/24","Tunnel":"gre","Key":7,"Port":0}`: it holds for two hosts
-when *both* have their PublicIP in CIDR, so that the two always agree; the first that holds
-counts. "GRE inside the LAN, VXLAN over the internet" is one rule.
+A rule is `{"CIDR":"192.168.64.0/24","Tunnel":"gre","Key":7,"Port":0}`. It applies to two hosts
+when *both* have their PublicIP in CIDR, so that both choose the same tunnel; of several rules
+the first that applies is used. "GRE inside the LAN, VXLAN over the internet" takes one rule.
 """
 
 from __future__ import annotations
@@ -125,14 +125,14 @@ class OvsConfig:
         return list(dict.fromkeys([self.tunnel, *(rule.tunnel for rule in self.rules)]))
 
     def tunnel_between(self, ours: IPAddress, theirs: IPAddress) -> OvsTunnel | None:
-        """The tunnel of the first rule that holds for two hosts; None: no rule does."""
+        """The tunnel of the first rule that applies to two hosts, None when none does."""
         for rule in self.rules:
             if ours in rule.cidr and theirs in rule.cidr:
                 return rule.tunnel
         return None
 
     def mtu(self, underlay: Underlay) -> int:
-        """The MTU of pods, in bytes: it fits the largest header that may be in use."""
+        """The MTU of pods, in bytes: the underlay's less the largest header that may be in use."""
         overhead = max(OVERHEAD[tunnel.kind] for tunnel in self.tunnels)
         if underlay.public_ip is None:
             overhead += IPV6_MORE

@@ -6,8 +6,8 @@ restarted in between (this daemon, ovs-vswitchd, ovsdb-server), the next reconci
 differs and nothing else, so that packets in flight are not lost.
 
 To read and compare thousands of flows takes time. What a reconcile applied is kept
-(`AppliedState`), and as long as nobody says that something else may have changed it
-(`look_again`), the next one applies the difference to that.
+(`AppliedState`), and the next one applies the difference to that, unless `mark_dirty` has said
+that another program may have changed something.
 
 Every call to ovsdb-server, ovs-vswitchd or ovs-ofctl has a deadline of its own, and the first
 that fails ends the reconcile. What it had done by then is kept by Open vSwitch and found by the
@@ -58,7 +58,7 @@ from ovs_mesh.watch import Watch
 
 log = logging.getLogger("ovs")
 PORT_TIMEOUT = 5.0  # seconds for ovs-vswitchd to open a port
-PORT_INTERVAL = 0.01  # seconds between looks whether it has
+PORT_INTERVAL = 0.01  # seconds between checks whether it has
 
 
 class OvsDataPlane:
@@ -258,7 +258,7 @@ class OvsDataPlane:
     def _expecting(
         self, *, rows: Iterable[RowChange] = (), flows: Iterable[FlowChange] = ()
     ) -> contextlib.AbstractContextManager[None]:
-        """Tell the watch that these changes are ours."""
+        """Tell the watch which updates these changes will cause."""
         if self._watch is None:
             return contextlib.nullcontext()
         ports = [(c.verb, c.port.name) for c in rows if c.port and c.bridge.name == OBR0]

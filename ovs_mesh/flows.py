@@ -1,7 +1,7 @@
 """The flows of obr0: the tables in their order, and the flows of all of them. Pure.
 
     number name        what it does
-    0      classify    where from: this host, a pod, a tunnel of ours; anything else is dropped
+    0      classify    where from: this host, a pod, a tunnel of the mesh; anything else is dropped
     10     anti-spoof  a frame of this host carries only addresses that its sender may use
     20     ingress     a frame from a tunnel has an inner source that its sender owns
     30     neighbour   ARP and ND: answered here (flow), or sent to the one owner (static)

@@ -70,7 +70,7 @@ def _wait(connection: ovs.jsonrpc.Connection, seconds: float) -> None:
 
 
 def silence_package_log() -> None:
-    """Keep the log of the `ovs` package out of ours: our errors say the same."""
+    """Silence the log of the `ovs` package: our own errors have the same reasons, one line each."""
     ovs.vlog.Vlog.init()
     for destination in ("console", "file", "syslog"):
         logging.getLogger(destination).propagate = False

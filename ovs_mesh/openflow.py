@@ -1,12 +1,13 @@
-"""Flows in a bridge: what differs is found by Open vSwitch itself, and applied as one bundle.
+"""The flows of a bridge: read, compared and changed by ovs-ofctl.
 
-`ovs-ofctl diff-flows` compares flows by what they mean, not how they are written, so nothing
-here parses a match. Only lines with our cookie count: other flows are left alone. The
-difference goes in as one atomic bundle (OpenFlow 1.4, section 6.9): no packet ever meets half
-of it, and flows that stay keep their counters. As long as nobody else changed the switch,
-`difference` between what we wanted and what we want now is the same at a fraction of the cost.
+`ovs-ofctl diff-flows` compares flows by their meaning, however they are written, so nothing
+here parses a match. Only flows with our cookie are compared: all others stay. The changes are
+applied as one atomic bundle (OpenFlow 1.4, section 6.9): no packet is treated by half of them,
+and the flows that stay keep their counters. While no other program has changed the switch,
+`difference` between the flows that were applied and the desired ones gives the same changes at
+a fraction of the cost.
 
-Sources: ovs-ofctl(8).
+Source: ovs-ofctl(8).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class FlowChange:
 
     @property
     def place(self) -> tuple[int, int]:
-        """Table and priority; what is not written is 0 and 32768 (ovs-ofctl(8))."""
+        """Table and priority; where the line has none, 0 and 32768 (ovs-ofctl(8))."""
         table, priority = TABLE.search(self.flow), PRIORITY.search(self.flow)
         return int(table[1]) if table else 0, int(priority[1]) if priority else 32768
 
@@ -66,11 +67,11 @@ class Switch:
 
     @property
     def target(self) -> str:
-        """Its management socket."""
+        """Its management socket, as ovs-ofctl(8) names it."""
         return f"unix:{self.rundir / self.bridge}.mgmt"
 
     def changes(self, wanted: Iterable[str]) -> list[FlowChange]:
-        """What makes our flows the wanted ones. Raises OpenFlowError."""
+        """The changes from the flows that are there to the wanted ones. Raises OpenFlowError."""
         with tempfile.NamedTemporaryFile("w", prefix="flatmesh-flows-", delete=False) as file:
             file.write("\n".join(wanted) + "\n")
         try:
@@ -80,7 +81,7 @@ class Switch:
         return read_difference(done)
 
     def apply(self, changes: Sequence[FlowChange]) -> None:
-        """Apply them all, or none. Raises OpenFlowError."""
+        """Apply all of them, or none. Raises OpenFlowError."""
         if changes:
             lines = (f"flow {change.verb} {change.flow}" for change in changes)
             self._run("bundle", self.target, "-", text="\n".join(lines) + "\n")
@@ -119,7 +120,7 @@ class Switch:
 
 
 def difference(before: AbstractSet[str], wanted: AbstractSet[str]) -> list[FlowChange]:
-    """What leads from one pipeline, as it was applied, to another."""
+    """The changes from flows that were applied to the wanted ones."""
     return _changes(sorted(wanted - before), sorted(before - wanted))
 
 

@@ -29,7 +29,7 @@ from ovs_mesh.inputs import HostInputs, PeerInputs
 from ovs_mesh.topology import Peer
 
 COOKIE = 0xF1A7_3E54_0000_0001
-"""On every flow of ours, and on nobody else's: what bears another is left alone."""
+"""The cookie of every flow that flatmesh makes; flows with another are never touched."""
 DROP = "drop"
 DROP_TABLE = "dropped"
 """The table that `Exits.drop` leads to: it has a flow, and so a counter, per reason."""
@@ -50,7 +50,7 @@ class Stage(IntEnum):
     NEIGHBOUR = 30
     """ARP and neighbour discovery are answered."""
     PRE_ROUTING = 35
-    """Destinations are rewritten, and pods' outgoing packets filtered; no table of ours yet."""
+    """Destinations are rewritten, and pods' outgoing packets filtered. There is no table yet."""
     LOCAL = 40
     """Delivery to this host and its pods."""
     REMOTE = 50

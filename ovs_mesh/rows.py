@@ -1,7 +1,7 @@
-"""OVSDB rows wanted, rows found, and the changes between them: pure.
+"""OVSDB rows as values: desired, actual, and the changes between them. Pure.
 
-A bridge or port of ours bears `flatmesh` in its external_ids; what doesn't is never touched,
-also on a bridge of ours. Sources: ovs-vswitchd.conf.db(5).
+Bridges and ports that flatmesh made have `flatmesh` in their external_ids. All others are never
+touched, also when they are ports of such a bridge. Source: ovs-vswitchd.conf.db(5).
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ class PortRow:
 
     name: str
     type: str = ""
-    """Empty: a device of the host's."""
+    """Empty: a device of the host."""
     options: Mapping[str, str] = field(default_factory=dict)
     external_ids: Mapping[str, str] = field(default_factory=dict)
     edge: bool = False
-    """Whether it leads to no other switch (IEEE 802.1w): it need not wait for the tree."""
+    """Whether it leads to no other switch (IEEE 802.1w): it forwards without waiting for the
+    spanning tree."""
 
 
 @dataclass(frozen=True, slots=True)
 class BridgeRow:
-    """A bridge with the ports of ours."""
+    """A bridge with its marked ports."""
 
     name: str
     datapath: str
@@ -42,12 +43,13 @@ class BridgeRow:
 
 @dataclass(frozen=True, slots=True)
 class ActualBridge:
-    """What the database holds of a bridge's name."""
+    """A bridge as the database has it."""
 
     bridge: BridgeRow
     ours: bool
+    """Whether it bears our mark."""
     foreign_ports: frozenset[str] = frozenset()
-    """Ports without our mark: they stay, and their names are taken."""
+    """Ports without our mark: they stay, and we cannot use their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class RowChange:
     port: PortRow | None = None
 
     def line(self) -> str:
-        """As ovs-vsctl would be told."""
+        """As a command of ovs-vsctl."""
         name = self.bridge.name
         match self.verb:
             case "add-br":
@@ -73,9 +75,9 @@ class RowChange:
             raise ValueError(f"{self.verb} without a port")
         if self.verb == "del-port":
             return f"ovs-vsctl del-port {name} {port.name}"
-        words = [f"type={port.type or 'system'}", *_words("options", port.options)]
+        columns = [f"type={port.type or 'system'}", *_settings("options", port.options)]
         verb = f"add-port {name} {port.name} -- set" if self.verb == "add-port" else "set"
-        return f"ovs-vsctl {verb} interface {port.name} {' '.join(words)}"
+        return f"ovs-vsctl {verb} interface {port.name} {' '.join(columns)}"
 
     def _bridge(self) -> str:
         return " ".join(
@@ -83,7 +85,7 @@ class RowChange:
                 f"datapath_type={self.bridge.datapath}",
                 f"stp_enable={str(self.bridge.spanning_tree == 'stp').lower()}",
                 f"rstp_enable={str(self.bridge.spanning_tree == 'rstp').lower()}",
-                *_words("other_config", self.bridge.other_config),
+                *_settings("other_config", self.bridge.other_config),
             ]
         )
 
@@ -92,13 +94,15 @@ class BridgeConflictError(OvsError):
     """A bridge or port without our mark has a name that we need."""
 
 
-def row_changes(wanted: Iterable[BridgeRow], found: Mapping[str, ActualBridge]) -> list[RowChange]:
-    """The changes, ports before the bridges that go. Raises BridgeConflictError."""
+def row_changes(
+    desired: Iterable[BridgeRow], actual: Mapping[str, ActualBridge]
+) -> list[RowChange]:
+    """The changes; bridges that are no longer desired come last. Raises BridgeConflictError."""
     changes: list[RowChange] = []
     names = set()
-    for bridge in wanted:
+    for bridge in desired:
         names.add(bridge.name)
-        have = found.get(bridge.name)
+        have = actual.get(bridge.name)
         if have is None:
             changes.append(RowChange("add-br", bridge))
             changes += [RowChange("add-port", bridge, port) for port in bridge.ports]
@@ -107,17 +111,17 @@ def row_changes(wanted: Iterable[BridgeRow], found: Mapping[str, ActualBridge]) 
             raise BridgeConflictError(
                 f"bridge {bridge.name} is in Open vSwitch already and not ours: rename or remove it"
             )
-        settled = bridge.other_config.items() <= have.bridge.other_config.items()
+        configured = bridge.other_config.items() <= have.bridge.other_config.items()
         same = (bridge.datapath, bridge.spanning_tree) == (
             have.bridge.datapath,
             have.bridge.spanning_tree,
         )
-        if not same or not settled:
+        if not same or not configured:
             changes.append(RowChange("set-br", bridge))
         changes += _ports(bridge, have)
-    for name in sorted(found.keys() - names):
-        if found[name].ours:
-            changes.append(RowChange("del-br", found[name].bridge))
+    for name in sorted(actual.keys() - names):
+        if actual[name].ours:
+            changes.append(RowChange("del-br", actual[name].bridge))
     return changes
 
 
@@ -138,5 +142,5 @@ def _ports(bridge: BridgeRow, have: ActualBridge) -> list[RowChange]:
     return changes
 
 
-def _words(column: str, values: Mapping[str, str]) -> list[str]:
+def _settings(column: str, values: Mapping[str, str]) -> list[str]:
     return [f"{column}:{key}={value}" for key, value in sorted(values.items())]

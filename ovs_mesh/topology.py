@@ -1,11 +1,11 @@
-"""Which tunnels a host wants: pure, from the config and the leases.
+"""Which tunnels a host has, from the config and the leases. Pure.
 
     static     a tunnel port per peer, named by the peer's address; an L2 mesh. Frames travel
                as they are, a host resolves remote pods by ARP through the mesh.
-    flow       one tunnel port; the flow that matches a peer's subnet says where it goes
-               (tun_dst). Routed: nothing is broadcast over the underlay.
-    combined   flow, but pairs of hosts that a rule of the config names have a port of their
-               own, with another tunnel type or key.
+    flow       one tunnel port; the flow that matches a peer's subnet sets the tunnel's
+               destination (tun_dst). Routed: nothing is broadcast over the underlay.
+    combined   as flow, but two hosts that a rule of the config names have a tunnel port for
+               each other, with another tunnel type or key.
 
 Sources: ovs-vswitchd.conf.db(5), Interface options `remote_ip`, `key`, `dst_port`.
 """
@@ -29,7 +29,7 @@ class Peer:
     """Its underlay address: where tunnel packets go, and come from."""
     subnets: tuple[IPNetwork, ...]
     sources: tuple[str, ...]
-    """What else it may send from: its own underlay addresses."""
+    """Its own underlay addresses: it may send from them, too."""
     tunnel: OvsTunnel
     port: str
     """Name of the tunnel port."""
@@ -44,7 +44,7 @@ class TunnelPort:
     name: str
     tunnel: OvsTunnel
     remote: str | None
-    """None: flows say where to."""
+    """None: flows set the destination."""
     local: str | None = None
 
     @property
@@ -89,10 +89,10 @@ def peer_of(config: OvsConfig, peer: Lease, own: Lease) -> Peer:
         )
     data = theirs.backend_data or theirs.backend_v6_data
     fields: Mapping[str, object] = data if isinstance(data, Mapping) else {}
-    said = tuple(fields.get(name) for name in ("Tunnel", "Key", "Port"))
-    if said != tuple(config.tunnel):
+    kind, key, port = (fields.get(name) for name in ("Tunnel", "Key", "Port"))
+    if (kind, key, port) != tuple(config.tunnel):
         raise PeerUnusableError(
-            f"lease {peer.key}: its tunnel is {said[0]} key {said[1]} port {said[2]}, "
+            f"lease {peer.key}: its tunnel is {kind} key {key} port {port}, "
             f"the cluster config says {config.tunnel.kind} key {config.tunnel.key} "
             f"port {config.tunnel.port}: its host has not followed yet"
         )
@@ -120,23 +120,22 @@ def peer_of(config: OvsConfig, peer: Lease, own: Lease) -> Peer:
 def _tunnel_ends(
     ours: LeaseAttributes, theirs: LeaseAttributes
 ) -> tuple[IPAddress | None, IPAddress | None]:
-    """Both ends of the tunnel, of one family: IPv4 where both have it."""
+    """Our address and the peer's, of one family: IPv4 where both hosts have it."""
     if ours.public_ip is not None and theirs.public_ip is not None:
         return ours.public_ip, theirs.public_ip
     return ours.public_ipv6, theirs.public_ipv6
 
 
 def port_name(remote: IPAddress) -> str:
-    """A port's name says the peer: its IPv4 address fits the 15 characters that there are.
+    """Name a peer's tunnel port: by its IPv4 address, which fits into 15 characters.
 
-    An IPv6 address doesn't: `v6-` and eight digits that follow from it; the port's
-    external_ids have it in full.
+    An IPv6 address doesn't: `v6-` and a checksum of it; the port's external_ids have it in full.
     """
     return str(remote) if remote.version == 4 else f"v6-{zlib.crc32(remote.packed):08x}"
 
 
 def tunnel_ports(config: OvsConfig, peers: Iterable[Peer]) -> list[TunnelPort]:
-    """The tunnel ports wanted: the shared one first, then those of single peers by name."""
+    """The tunnel ports: the shared one first, then those of single peers by name."""
     shared = [] if config.mesh == "static" else [f"mesh-{config.tunnel.kind}"]
     ports = [TunnelPort(name, config.tunnel, None) for name in shared]
     single = {

@@ -1,9 +1,9 @@
-"""What the userspace datapath needs on a host: its own door to the underlay.
+"""How the userspace datapath reaches the underlay.
 
-Open vSwitch sends and receives tunnel packets itself there, and only through a bridge that
-holds the underlay address. The classic recipe moves the NIC and its address into a bridge;
-then a host whose ovs-vswitchd dies is off the network. We leave NIC and address where they
-are and give the switch a cable of its own:
+With the userspace datapath Open vSwitch sends and receives tunnel packets itself, and only
+through a bridge that has the underlay address. The usual way is to move the NIC and its address
+into a bridge; then a host whose ovs-vswitchd dies is cut off. So NIC and address stay where they
+are, and nftables leads tunnel packets through a veth pair to a bridge:
 
      underlay device  --- nftables, at ingress: tunnel packets to us ------>  phy-host
         eth0          <-- nftables, at ingress: all that comes out --------      | veth
@@ -11,10 +11,9 @@ are and give the switch a cable of its own:
         ARP and ND answers to both                                               | port of
                                                                               obr0-phy
 
-`obr0-phy` has the NIC's MAC and a copy of its address (without a connected route), because
-that is how Open vSwitch knows a tunnel packet for itself. Routes for tunnels are told to it
-through ovs-appctl; neighbours it asks for itself. Nothing of this is there with the kernel
-datapath.
+`obr0-phy` has the NIC's MAC and a copy of its address (without a connected route): Open vSwitch
+takes tunnel packets for them. It gets routes for tunnels by ovs-appctl, and resolves neighbours
+itself. With the kernel datapath there is nothing of all this.
 
 Sources: Open vSwitch, Documentation/howto/userspace-tunneling; nft(8), "fwd" and "dup".
 """
@@ -55,8 +54,9 @@ def redirect(
 ) -> NftTable:
     """The table that leads tunnel packets from the underlay device to the switch, and back.
 
-    `switched` are devices that the switch reads. It gets its copy first (packet(7)); the
-    kernel's own is dropped, or both would deliver, and the kernel answer ARP in between.
+    `switched` are devices that the switch reads. It gets a copy of each packet before nftables
+    does (packet(7)); the kernel's own copy is dropped, or packets would be delivered twice, and
+    the kernel would answer ARP.
     """
     rules = [f'arp operation reply dup to "{UNDERLAY_VETH}"']
     rules += [f'icmpv6 type nd-neighbor-advert dup to "{UNDERLAY_VETH}"']
@@ -84,7 +84,7 @@ def redirect(
 
 
 def underlay_bridge_flows(ofport: int) -> list[str]:
-    """obr0-phy: what the switch sends goes out, what comes in is the switch's."""
+    """The flows of obr0-phy: from the switch to the veth pair, and back."""
     start = f"cookie={COOKIE:#x},table=0,priority=100"
     return [
         f"{start},in_port=LOCAL actions=output:{ofport}",
@@ -93,7 +93,7 @@ def underlay_bridge_flows(ofport: int) -> list[str]:
 
 
 def tunnel_routes(underlay: Underlay, kernel: Kernel) -> set[TunnelRoute]:
-    """The kernel's routes through the underlay device, for the switch."""
+    """The kernel's routes through the underlay device, which the switch needs as well."""
     routes = {TunnelRoute(str(address.network)) for address in underlay.addresses}
     for family in {2 if address.version == 4 else 10 for address in underlay.addresses}:
         for route in kernel.routes(family):
@@ -110,11 +110,11 @@ def _routes_there(rundir: Path) -> set[TunnelRoute]:
 
 @dataclass(slots=True)
 class UserspaceUnderlay:
-    """The cable between the underlay device and the userspace switch."""
+    """The connection between the underlay device and the userspace switch."""
 
     rundir: Path
     _loaded: tuple[NftTable, NftTable | None] | None = field(default=None)
-    """The redirect as wanted, and as nft listed it after it was loaded."""
+    """The table that was loaded, and how nft listed it then."""
 
     def reconcile(
         self,
@@ -123,7 +123,10 @@ class UserspaceUnderlay:
         switched: Sequence[str],
         kernel: Kernel,
     ) -> list[str]:
-        """Make it so; returns the changes. Raises AppctlError, NetlinkError, OSError."""
+        """Bring devices up, set routes and nftables; returns the changes.
+
+        Raises AppctlError, NetlinkError, OSError.
+        """
         lines: list[str] = []
         with NetlinkSocket() as sock:
             set_up(sock, UNDERLAY_VETH)
@@ -163,7 +166,7 @@ class UserspaceUnderlay:
         return [f"nft replace table {' '.join(TABLE)}"]
 
     def remove(self) -> None:
-        """Take the redirect away; devices and bridges are the caller's. Raises OSError."""
+        """Delete the nftables table; the caller deletes devices and bridges. Raises OSError."""
         self._loaded = None
         try:
             nftables.delete_table(*TABLE)

@@ -1,8 +1,8 @@
 """Notices when another program changes Open vSwitch: a restart, a port, a flow.
 
 One thread holds a connection to obr0's OpenFlow socket, which tells of every change of a flow
-or port (`ovs_mesh.flow_updates`). For a change that is not ours it calls `changed`, and the
-next reconcile compares everything. When the connection breaks, ovs-vswitchd has died or obr0
+or port (`ovs_mesh.flow_updates`). For a change by another program it calls `changed`, and
+the next reconcile compares everything. When the connection breaks, ovs-vswitchd has died or obr0
 is gone: `changed` is called then, and again when the socket answers once more.
 
 The switch tells of our own changes, too. Which updates they cause is known beforehand, so they

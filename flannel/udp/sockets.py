@@ -10,17 +10,18 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from base.errors import FlatmeshError
 from flannel.udp.control import UdpSettings
 from hostnet.kinds import tun as tun_device
 
-BUFFER = 8 << 20  # bytes of a socket's buffers: a hundred super-packets and more
+BUFFER = 8 << 20  # bytes of a socket's buffers: some 128 super-packets
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h
 IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PMTUDISC_DO = 10, 23, 2  # linux/in.h, linux/in6.h
 UDP_GRO = 104  # linux/udp.h, Linux 5.0
 ICMP_FILTER, ICMPV6_FILTER = 1, 1  # linux/icmp.h, linux/icmpv6.h
 
 
-class SocketsError(OSError):
+class SocketsError(FlatmeshError, OSError):
     """A descriptor can't be had; `str()` is one line with the mend."""
 
     def __str__(self) -> str:
@@ -30,7 +31,7 @@ class SocketsError(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """All of them, owned by whoever holds this; -1 stands for one that isn't there."""
+    """All of them; the holder of this value closes them. -1 stands for one that isn't there."""
 
     queues: tuple[tuple[int, int, int], ...]
     """Per queue: TUN, IPv4 UDP and IPv6 UDP."""
@@ -40,7 +41,7 @@ class Descriptors:
     """Whether the TUN device takes UDP super-packets."""
 
     def flat(self) -> list[int]:
-        """Those that there are, in the order that `restore` takes them."""
+        """All that are there, in the order in which `restore` takes them."""
         every = [fd for queue in self.queues for fd in queue] + [self.icmp4, self.icmp6]
         return [fd for fd in every if fd >= 0]
 
@@ -48,7 +49,7 @@ class Descriptors:
     def restore(
         cls, settings: UdpSettings, fds: Sequence[int], *, udp_segmentation: bool
     ) -> Descriptors:
-        """Put together again what `flat` took apart. Raises SocketsError when one is missing."""
+        """The inverse of `flat`. Raises SocketsError when a descriptor is missing."""
         left = list(fds)
         try:
             queues = tuple(
@@ -122,23 +123,23 @@ def _udp_socket(settings: UdpSettings, family: socket.AddressFamily, address: st
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DO)
         if not settings.single:
-            with contextlib.suppress(OSError):  # older kernels hand out one by one
+            with contextlib.suppress(OSError):  # older kernels give one packet a call
                 sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
         sock.bind((address, settings.port))
     except OSError as error:
         sock.close()
-        mend = {
+        remedy = {
             errno.EADDRINUSE: "; stop what uses it (flanneld?), or set Backend.Port",
             errno.EADDRNOTAVAIL: "; this host doesn't have the address",
         }.get(error.errno or 0, "")
         raise SocketsError(
-            error.errno, f"UDP {address} port {settings.port}: {error.strerror}{mend}"
+            error.errno, f"UDP {address} port {settings.port}: {error.strerror}{remedy}"
         ) from None
     return sock.detach()
 
 
 def _icmp_socket(family: socket.AddressFamily, protocol: int) -> int:
-    """A raw socket that only sends: what comes in is filtered away."""
+    """A raw socket for sending only: a filter drops all that arrives."""
     try:
         sock = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     except OSError:

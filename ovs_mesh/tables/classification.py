@@ -1,4 +1,4 @@
-"""Table `classify`: a frame comes from this host, from a pod, or from a tunnel of ours.
+"""Table `classify`: a frame comes from this host, from a pod, or from a tunnel of the mesh.
 
 Anything else (a port that somebody added to obr0) is dropped.
 """

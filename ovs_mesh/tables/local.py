@@ -24,8 +24,8 @@ def _flows(inputs: HostInputs, exits: Exits) -> Iterator[Flow]:
     if host.on_switch:
         yield from _to_ports(host)
     yield from _to_subnets(host, routed=routed)
-    ours = [host.gateway_port, *(pod.ofport for pod in host.pods if pod.ofport is not None)]
-    for port in ours:
+    senders = [host.gateway_port, *(pod.ofport for pod in host.pods if pod.ofport is not None)]
+    for port in senders:
         yield Flow(30, f"in_port={port}", exits.next(Traffic.HOST))
     if not routed:
         yield Flow(20, match.MULTICAST, f"output:{host.gateway_port}")

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -23,27 +22,15 @@ from hostnet.netlink.generic import has_family
 from hostnet.netns import run_in
 from lab import processes
 from lab.cluster import Lab
-from lab.hosts import host_ipv4
 from lab.matrix import measure
 from lab.spec import LabSpec
 from lab.watched_stream import watched_stream
-from ovs_mesh.openflow import Switch
-from ovs_mesh.pipeline import COOKIE
-from ovs_mesh.topology import port_name
+from tests.scenario.ovs_lab import assert_all_reach_all, backend, flows_of, switch
 
 On = Callable[..., str]
 Eventually = Callable[..., None]
-KEY, RULE_KEY = 7, 77
 TUNNELS = ("gre", "vxlan", "geneve")
 MESHES = ("static", "flow", "combined")
-
-
-def backend(tunnel: str, mesh: str, **more: Any) -> dict[str, Any]:
-    config = {"Type": "ovs", "Tunnel": tunnel, "Mesh": mesh, "Key": KEY, **more}
-    if mesh == "combined":  # hosts 2 and 3, .12 and .13, have another tunnel between them
-        other = "vxlan" if tunnel == "gre" else "gre"
-        config["Peers"] = [{"CIDR": "192.168.64.12/30", "Tunnel": other, "Key": RULE_KEY}]
-    return config
 
 
 COMBINATIONS = [backend(tunnel, mesh) for tunnel in TUNNELS for mesh in MESHES]
@@ -82,33 +69,11 @@ def wait_for_all_flows(lab: Lab) -> None:
         others = [lab.subnet(n) for n in lab.host_numbers if n != number]
         pods = [a for pod in lab.pods if pod.host == number for a in pod.addresses]
         while True:
-            flows = "\n".join(stateless(lab, number))
+            flows = "\n".join(flows_of(lab, number))
             if all(f"={known} " in flows or f"={known}," in flows for known in [*others, *pods]):
                 break
             assert time.monotonic() < deadline, f"h{number} lacks flows:\n{flows}"
             time.sleep(0.05)
-
-
-def assert_all_reach_all(lab: Lab) -> None:
-    for family in (4, 6):
-        results = lab.matrix(family, timeout=30.0)
-        assert len(results) == 3 * 2 + 3 * 3
-        assert [result for result in results if not result.good] == []
-
-
-def switch(lab: Lab, number: int) -> Switch:
-    return Switch(lab.ovs(number).directory, "obr0")
-
-
-def stateless(lab: Lab, number: int) -> set[str]:
-    """Our flows on a host without their counters, as text."""
-    done = subprocess.run(
-        ["ovs-ofctl", "--no-stats", "-O", "OpenFlow14", "dump-flows", switch(lab, number).target],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return {line.strip() for line in done.stdout.splitlines() if f"{COOKIE:#x}" in line}
 
 
 def test_every_pod_reaches_every_pod_and_every_host_every_pod(mesh: Lab) -> None:
@@ -186,23 +151,23 @@ def test_killed_daemon_loses_no_packet(
 ) -> None:
     sender, receiver = mesh.pods[0], mesh.pods[-1]
     assert_all_reach_all(mesh)  # the very first packet is lost while a tunnel asks for a MAC
-    before = stateless(mesh, 1)
+    before = flows_of(mesh, 1)
     assert lost_while_daemon_is_killed(mesh, sender, receiver) == 0
-    assert stateless(mesh, 1) == before
+    assert flows_of(mesh, 1) == before
 
 
 def test_what_was_broken_by_hand_is_repaired_and_foreign_things_stay(
     mesh: Lab, on: On, eventually: Eventually
 ) -> None:
-    before = stateless(mesh, 1)
+    before = flows_of(mesh, 1)
     target = switch(mesh, 1).target
     foreign = "table=99,priority=5,ip,nw_dst=203.0.113.9 actions=drop"
     host = mesh.names.host(1)
     on(host, f"ovs-ofctl add-flow {target} {foreign.replace(' ', ',')}")
     on(host, f"ovs-ofctl --strict del-flows {target} table=0,priority=0")
-    eventually(lambda: stateless(mesh, 1) == before, "the deleted flow is back")
+    eventually(lambda: flows_of(mesh, 1) == before, "the deleted flow is back")
     on(host, f"ovs-ofctl -O OpenFlow14 mod-flows {target} table=50,actions=drop")
-    eventually(lambda: stateless(mesh, 1) == before, "the changed flows are as they were")
+    eventually(lambda: flows_of(mesh, 1) == before, "the changed flows are as they were")
     tunnel = next(
         name
         for name in mesh.ovs(1).vsctl("list-ports", "obr0").splitlines()
@@ -218,10 +183,10 @@ def test_what_was_broken_by_hand_is_repaired_and_foreign_things_stay(
 
 def test_killed_ovs_vswitchd_gets_its_flows_back(mesh: Lab, eventually: Eventually) -> None:
     server = mesh.ovs(1)
-    before = len(stateless(mesh, 1))
+    before = len(flows_of(mesh, 1))
     server.stop("ovs-vswitchd", grace=0)
     server.start_switch()
-    eventually(lambda: len(stateless(mesh, 1)) == before, "flows are back")
+    eventually(lambda: len(flows_of(mesh, 1)) == before, "flows are back")
     assert_all_reach_all(mesh)
 
 
@@ -272,166 +237,3 @@ def test_cleanup_removes_all_that_is_ours(mesh: Lab, on: On) -> None:
         mesh.ovs(1).vsctl("--no-wait", "del-br", "theirs")
         mesh.start_daemon(1)
         mesh.wait_ready(1)
-
-
-# -- stories of their own labs ---------------------------------------------------------
-
-
-def test_mesh_and_tunnel_change_while_pods_talk(
-    make_lab: Callable[..., Lab], eventually: Eventually
-) -> None:
-    lab = make_lab(hosts=3, pods_per_host=1, ipv6=True, backend=backend("vxlan", "flow"))
-    for tunnel, style in (("vxlan", "static"), ("gre", "static"), ("gre", "combined")):
-        config = {**lab.spec.cluster_config(), "Backend": backend(tunnel, style)}
-        lab.configure(config)
-        expected = "mesh-gre" if style == "combined" else port_name_of(3)
-        eventually(
-            lambda name=expected: name in lab.ovs(1).vsctl("list-ports", "obr0").splitlines(),
-            f"host 1 has followed to {tunnel} {style}",
-        )
-        eventually(
-            lambda kind=tunnel, name=expected: (
-                lab.ovs(1).vsctl("--if-exists", "get", "interface", name, "type") == kind
-            ),
-            f"its tunnels are {tunnel}",
-        )
-        assert_all_reach_all(lab)
-
-
-def port_name_of(number: int) -> str:
-    return port_name(ip_address(host_ipv4(number)))
-
-
-def test_backend_changes_to_vxlan_and_back(
-    make_lab: Callable[..., Lab], on: On, eventually: Eventually
-) -> None:
-    lab = make_lab(hosts=3, pods_per_host=1, ipv6=True, backend=backend("gre", "flow"))
-    lab.configure({**lab.spec.cluster_config(), "Backend": {"Type": "vxlan"}})
-    for number in lab.host_numbers:
-        host = lab.names.host(number)
-        eventually(lambda n=number: "obr0" not in lab.ovs(n).vsctl("list-br"), "the mesh has gone")
-        eventually(lambda h=host: "flannel-v6.1" in on(h, "ip addr"), "vxlan is there")
-        eventually(lambda h=host: len(vtep_addresses(on, h)) == 2, "with its addresses")
-    assert_all_reach_all(lab)
-    lab.configure(lab.spec.cluster_config())
-    for number in lab.host_numbers:
-        host = lab.names.host(number)
-        eventually(lambda n=number: "obr0" in lab.ovs(n).vsctl("list-br"), "the mesh is back")
-        eventually(lambda h=host: not vtep_addresses(on, h), "vxlan has gone")
-    assert_all_reach_all(lab)
-
-
-def vtep_addresses(on: On, host: str) -> list[str]:
-    """Addresses of VTEP devices, which a host may send from."""
-    links = json.loads(on(host, "ip -json addr show"))
-    vteps = [link for link in links if link["ifname"].startswith("flannel")]
-    return [a["local"] for link in vteps for a in link["addr_info"] if a["scope"] == "global"]
-
-
-@pytest.mark.parametrize("attach", ["kbr0", "obr0"])
-def test_spoofed_pod_packet_is_dropped_and_counted(
-    make_lab: Callable[..., Lab],
-    attach: str,
-    on: On,
-    eventually: Eventually,
-    scrape: Callable[[Lab, int], list[str]],
-) -> None:
-    config = backend("vxlan", "flow", PodAttach=attach)
-    # masquerading would give a liar behind the bridge the host's own address
-    lab = make_lab(hosts=2, pods_per_host=2, backend=config, ip_masq=False)
-    pods = {f"h{pod.host}-{pod.name}": pod for pod in lab.pods}
-    liar, victim, target = pods["h1-p1"], pods["h1-p2"], pods["h2-p1"]
-    with listening(target.netns) as receiver:
-        eventually(
-            lambda: arrives(liar.netns, liar.addresses[0], target.addresses[0], receiver),
-            "the truth passes",
-        )
-        before = switch(lab, 1).dropped()["spoofed"]
-        # an address of another host's subnet; and, where the switch knows the port, its neighbour's
-        stranger = str(ip_address(target.addresses[0]) + 100)
-        lies = [stranger] if attach == "kbr0" else [stranger, victim.addresses[0]]
-        for lie in lies:
-            on(liar.netns, f"ip addr add {lie}/32 dev lo")
-            send(liar.netns, lie, target.addresses[0], b"a lie")
-        eventually(
-            lambda: switch(lab, 1).dropped()["spoofed"] >= before + len(lies),
-            "the drops are counted",
-        )
-        assert b"a lie" not in waiting(receiver)
-    name = 'flatmesh_ovs_dropped_packets_total{reason="spoofed"} '
-    (told,) = (line.removeprefix(name) for line in scrape(lab, 1) if line.startswith(name))
-    assert float(told) >= before + len(lies)
-
-
-def waiting(receiver: socket.socket) -> list[bytes]:
-    """What has arrived, or does within half a second."""
-    receiver.settimeout(0.5)
-    found = []
-    while True:
-        try:
-            found.append(receiver.recvfrom(100)[0])
-        except TimeoutError:
-            return found
-
-
-def test_forged_tunnel_packet_is_dropped_and_counted(
-    make_lab: Callable[..., Lab], eventually: Eventually
-) -> None:
-    """From the underlay: right VNI, right inner destination, a source that its sender lacks."""
-    from scapy.layers.inet import IP, UDP
-    from scapy.layers.l2 import Ether
-    from scapy.layers.vxlan import VXLAN
-
-    lab = make_lab(hosts=2, pods_per_host=1, backend=backend("vxlan", "flow"))
-    source, target = lab.pods
-    receiver_host = target.host
-    inner = (
-        Ether(dst="0a:5a:00:00:00:01", src="0a:58:00:00:00:01")
-        / IP(src=source.addresses[0], dst=target.addresses[0])
-        / UDP(sport=5, dport=7)
-        / b"hello"
-    )
-    forged = {"forged": VXLAN(vni=KEY, flags=8) / inner, "wrong_key": VXLAN(vni=9, flags=8) / inner}
-    outside = processes.NETNS_DIR / lab.names.underlay
-    with listening(target.netns) as receiver:
-        for reason, packet in forged.items():
-            before = switch(lab, receiver_host).dropped()[reason]
-            with run_in(outside, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as raw:
-                raw.setsockopt(socket.SOL_SOCKET, 11, 1)  # SO_NO_CHECK, as VXLAN has it
-                raw.sendto(bytes(packet), (host_ipv4(receiver_host), 4789))
-            eventually(
-                lambda why=reason, was=before: switch(lab, receiver_host).dropped()[why] == was + 1,
-                f"{reason} is counted",
-            )
-        assert waiting(receiver) == []
-
-
-def listening(netns: str) -> socket.socket:
-    def opened() -> socket.socket:
-        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        receiver.bind(("", 7))
-        receiver.settimeout(10)
-        return receiver
-
-    return run_in(processes.NETNS_DIR / netns, opened)
-
-
-def arrives(netns: str, source: str, target: str, receiver: socket.socket) -> bool:
-    """Whether a datagram gets through; the first waits in vain while tunnels ask for a MAC."""
-    receiver.settimeout(0.5)
-    send(netns, source, target)
-    try:
-        return receiver.recvfrom(100)[0] == b"hello"
-    except TimeoutError:
-        return False
-
-
-def send(netns: str, source: str, target: str, payload: bytes = b"hello") -> None:
-    """A datagram from an address of the pod's, whoever gave it to it."""
-
-    def work() -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            sender.bind((source, 0))
-            sender.sendto(payload, (target, 7))
-
-    run_in(processes.NETNS_DIR / netns, work)

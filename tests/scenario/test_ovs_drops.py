@@ -1,0 +1,127 @@
+"""Packets with addresses that their sender may not use: dropped by the switch, and counted."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from ipaddress import ip_address
+
+import pytest
+
+from hostnet.netns import run_in
+from lab import processes
+from lab.cluster import Lab
+from lab.hosts import host_ipv4
+from tests.scenario.ovs_lab import KEY, backend, switch
+
+On = Callable[..., str]
+Eventually = Callable[..., None]
+
+
+@pytest.mark.parametrize("attach", ["kbr0", "obr0"])
+def test_spoofed_pod_packet_is_dropped_and_counted(
+    make_lab: Callable[..., Lab],
+    attach: str,
+    on: On,
+    eventually: Eventually,
+    scrape: Callable[[Lab, int], list[str]],
+) -> None:
+    config = backend("vxlan", "flow", PodAttach=attach)
+    # masquerading would give a liar behind the bridge the host's own address
+    lab = make_lab(hosts=2, pods_per_host=2, backend=config, ip_masq=False)
+    pods = {f"h{pod.host}-{pod.name}": pod for pod in lab.pods}
+    liar, victim, target = pods["h1-p1"], pods["h1-p2"], pods["h2-p1"]
+    with listening(target.netns) as receiver:
+        eventually(
+            lambda: arrives(liar.netns, liar.addresses[0], target.addresses[0], receiver),
+            "the truth passes",
+        )
+        before = switch(lab, 1).dropped()["spoofed"]
+        # an address of another host's subnet; and, where the switch knows the port, its neighbour's
+        stranger = str(ip_address(target.addresses[0]) + 100)
+        lies = [stranger] if attach == "kbr0" else [stranger, victim.addresses[0]]
+        for lie in lies:
+            on(liar.netns, f"ip addr add {lie}/32 dev lo")
+            send(liar.netns, lie, target.addresses[0], b"a lie")
+        eventually(
+            lambda: switch(lab, 1).dropped()["spoofed"] >= before + len(lies),
+            "the drops are counted",
+        )
+        assert b"a lie" not in waiting(receiver)
+    name = 'flatmesh_ovs_dropped_packets_total{reason="spoofed"} '
+    (told,) = (line.removeprefix(name) for line in scrape(lab, 1) if line.startswith(name))
+    assert float(told) >= before + len(lies)
+
+
+def waiting(receiver: socket.socket) -> list[bytes]:
+    """What has arrived, or does within half a second."""
+    receiver.settimeout(0.5)
+    found = []
+    while True:
+        try:
+            found.append(receiver.recvfrom(100)[0])
+        except TimeoutError:
+            return found
+
+
+def test_forged_tunnel_packet_is_dropped_and_counted(
+    make_lab: Callable[..., Lab], eventually: Eventually
+) -> None:
+    """From the underlay: right VNI, right inner destination, a source that its sender lacks."""
+    from scapy.layers.inet import IP, UDP
+    from scapy.layers.l2 import Ether
+    from scapy.layers.vxlan import VXLAN
+
+    lab = make_lab(hosts=2, pods_per_host=1, backend=backend("vxlan", "flow"))
+    source, target = lab.pods
+    receiver_host = target.host
+    inner = (
+        Ether(dst="0a:5a:00:00:00:01", src="0a:58:00:00:00:01")
+        / IP(src=source.addresses[0], dst=target.addresses[0])
+        / UDP(sport=5, dport=7)
+        / b"hello"
+    )
+    forged = {"forged": VXLAN(vni=KEY, flags=8) / inner, "wrong_key": VXLAN(vni=9, flags=8) / inner}
+    outside = processes.NETNS_DIR / lab.names.underlay
+    with listening(target.netns) as receiver:
+        for reason, packet in forged.items():
+            before = switch(lab, receiver_host).dropped()[reason]
+            with run_in(outside, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as raw:
+                raw.setsockopt(socket.SOL_SOCKET, 11, 1)  # SO_NO_CHECK, as VXLAN has it
+                raw.sendto(bytes(packet), (host_ipv4(receiver_host), 4789))
+            eventually(
+                lambda why=reason, was=before: switch(lab, receiver_host).dropped()[why] == was + 1,
+                f"{reason} is counted",
+            )
+        assert waiting(receiver) == []
+
+
+def listening(netns: str) -> socket.socket:
+    def opened() -> socket.socket:
+        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        receiver.bind(("", 7))
+        receiver.settimeout(10)
+        return receiver
+
+    return run_in(processes.NETNS_DIR / netns, opened)
+
+
+def arrives(netns: str, source: str, target: str, receiver: socket.socket) -> bool:
+    """Whether a datagram gets through; the first waits in vain while tunnels ask for a MAC."""
+    receiver.settimeout(0.5)
+    send(netns, source, target)
+    try:
+        return receiver.recvfrom(100)[0] == b"hello"
+    except TimeoutError:
+        return False
+
+
+def send(netns: str, source: str, target: str, payload: bytes = b"hello") -> None:
+    """A datagram from an address of the pod's, whoever gave it to it."""
+
+    def work() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.bind((source, 0))
+            sender.sendto(payload, (target, 7))
+
+    run_in(processes.NETNS_DIR / netns, work)
