@@ -15,9 +15,9 @@
  *     checksum         right in every segment, as a super-packet is handed over as checked;
  *                      a wrong one goes on alone, for the receiver to see and count
  *
- * Payload is never copied: a super-packet is a list of views into the receive buffers. Within
- * a flow order is kept: what can't join has its flow written out before itself. What has no
- * ports (a fragment, ICMP) has everything written out before itself.
+ * Payload is never copied: a super-packet is a list of pointers into the receive buffers. Order is
+ * kept within a flow: a packet that can't join is written after its flow's super-packet. Before a
+ * packet without ports (a fragment, ICMP) all super-packets are written.
  */
 #include "coalesce.h"
 

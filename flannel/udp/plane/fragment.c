@@ -1,10 +1,10 @@
 /*
- * A fragment's header is the packet's with length, offset and "more" set. All but the first
- * carry only those options that say they are to be copied; the others become no-operations, so
- * that the header keeps its length (as Linux does in ip_options_fragment()).
+ * A fragment's header is the packet's with length, offset and "more" set. The second and later
+ * fragments carry only options that have the "copied" flag; the others are overwritten with
+ * no-operations, so that the header keeps its length (as Linux does in ip_options_fragment()).
  *
- * The packet may be a fragment itself: its offset is counted on, and only its own last part
- * may be without "more".
+ * The packet may be a fragment itself: offsets are added to its own, and "more" is left out only
+ * in the last fragment of a packet that has no "more".
  */
 #include "fragment.h"
 
@@ -28,7 +28,7 @@ static void blank_options(uint8_t *header, size_t length) {
     for (size_t i = IPV4_HEADER; i < length && header[i] != OPTION_END;) {
         size_t size = header[i] == OPTION_NOP || i + 1 == length ? 1 : header[i + 1];
         if (size == 0 || i + size > length || (size == 1 && header[i] != OPTION_NOP))
-            size = length - i; /* broken: whoever reads it stops here, too */
+            size = length - i; /* malformed: receivers stop parsing here, too */
         if (!(header[i] & COPIED))
             memset(header + i, OPTION_NOP, size);
         i += size;

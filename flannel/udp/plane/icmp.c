@@ -1,11 +1,11 @@
 /*
- * Errors leave through raw sockets, not through the TUN device: the kernel drops what comes in
- * with one of its own addresses as source, and through a socket it also picks the source that
- * the asker knows this host by (RFC 1812 section 4.3.2.4), and the way to it, be it a pod here
- * or a peer's.
+ * Errors leave through raw sockets, not through the TUN device: the kernel drops packets that
+ * come in with one of its own addresses as source. For a socket it also chooses the source address
+ * that the receiver knows this host by (RFC 1812 section 4.3.2.4), and the route, to a pod of this
+ * host as well as to a pod of a peer.
  *
- * Each worker thread has a budget that is refilled by time: a flood of bad packets makes no
- * flood of answers.
+ * Each worker thread may send ICMP_PER_SECOND errors: many bad packets do not cause as many
+ * answers.
  */
 #include "icmp.h"
 
@@ -50,7 +50,7 @@ static bool may_answer_ipv6(const struct packet *about) {
     if (source[0] == 0xff || destination[0] == 0xff || memcmp(source, none, 16) == 0)
         return false;
     if (source[0] == 0xfe && (source[1] & 0xc0) == 0x80)
-        return false; /* link-local: of our own device's link, which has no one else on it */
+        return false; /* link-local: the link of our own device has no other host */
     if (about->protocol != PROTOCOL_ICMPV6)
         return true;
     if (about->length <= about->header)

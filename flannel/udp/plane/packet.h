@@ -2,8 +2,8 @@
  * What the udp data plane knows of a packet: its network header, and what the kernel says
  * about it through a TUN device with IFF_VNET_HDR.
  *
- * No byte of a packet is trusted: whatever reads a header asks parse_packet() first, which
- * promises that header and length lie within the bytes that there are.
+ * No byte of a packet is trusted: parse_packet() comes before any reading of a header. It makes
+ * sure that header and length lie within the bytes that were received.
  *
  * Sources: RFC 791, RFC 8200; linux/virtio_net.h (struct virtio_net_hdr),
  * linux/if_tun.h (TUN_F_USO4, TUN_F_USO6: Linux 6.2).
@@ -25,7 +25,7 @@ enum {
     VNET_GSO_ECN = 0x80, /* with TCP: the first segment has CWR set */
 };
 
-/* struct virtio_net_hdr, in the machine's byte order: a super-packet's recipe. */
+/* struct virtio_net_hdr, in the machine's byte order: how to cut a super-packet. */
 struct vnet_header {
     uint8_t flags, gso_type;
     uint16_t hdr_len;     /* bytes of all headers */

@@ -1,9 +1,9 @@
 /*
- * Who is reached where: subnets of the cluster, and the underlay addresses of their hosts.
+ * Subnets of the cluster, and the underlay addresses of the hosts that lease them.
  *
  * A table never changes once it is in use; a changed lease makes a new one. Readers (the worker
  * threads) hold it for one batch of packets, see peers_enter(); the writer puts the new one in
- * place and frees the old when no reader has it any more. Nobody ever waits for a lock.
+ * place and frees the old when no reader has it any more. No thread waits for a lock.
  */
 #ifndef FLANNEL_UDP_PEERS_H
 #define FLANNEL_UDP_PEERS_H

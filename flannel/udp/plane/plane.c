@@ -1,16 +1,17 @@
 /*
- * A worker serves one queue: it sleeps in poll() until the TUN device or a socket has something,
- * and takes a batch from each that has. It holds the peer table only while it works on that.
+ * A worker serves one queue: it sleeps in poll() until the TUN device or a socket is readable,
+ * and reads a batch from each that is. It holds the peer table only while it works on the batch.
  *
- * It is faster than whoever sends, so it would wake for every few packets, and the costs of a
- * wake-up, a message and a walk of the stack would hardly be shared. So after more than one
- * packet it pauses for a moment, as network cards do with their interrupts: under load packets
- * come together, and a lone one (a question, an answer) is never kept waiting. Workers share nothing but the table and the raw ICMP sockets.
+ * A worker is faster than the senders. It would wake for every few packets, and each would pay
+ * for a wake-up, a message and a pass through the kernel's stack. So after a batch of more than
+ * one packet it sleeps for a moment, as network cards delay interrupts: under load the next batch
+ * is larger, and a single packet (a request, a response) is never delayed. Workers share nothing
+ * but the table and the raw ICMP sockets.
  *
- * Datagrams are spread over the sockets (SO_REUSEPORT) by the hash of their outer addresses: one
- * thread gets all of a peer's, so no flow is ever reordered. It writes each flow to the TUN queue
- * of the flow's hash; the kernel remembers, and hands out the flow's other direction at the same
- * queue. So many flows between two hosts are sent by many threads.
+ * The kernel spreads datagrams over the sockets (SO_REUSEPORT) by the hash of their outer
+ * addresses: one thread gets all datagrams of a peer, so no flow is reordered. It writes each flow
+ * to the TUN queue of the flow's hash; the kernel remembers the queue, and hands out the flow's
+ * other direction there. So several flows between two hosts are sent by several threads.
  */
 #define _GNU_SOURCE
 #include "plane.h"
@@ -26,10 +27,10 @@
 #include <unistd.h>
 
 enum {
-    RECLAIM_PAUSE = 50,   /* us between two looks whether a table is still used */
-    GATHER_PAUSE = 50000, /* ns to let packets come together */
-    SMALL_PAUSE = 150000, /* ns, where they are small: a message holds many of them */
-    SMALL = 512,          /* bytes, on average */
+    RECLAIM_PAUSE = 50,   /* us between two checks whether a table is in use */
+    GATHER_PAUSE = 50000, /* ns to sleep until more packets are there */
+    SMALL_PAUSE = 150000, /* ns, for small packets: a message holds many of them */
+    SMALL = 512,          /* bytes: below this average packets are small */
 };
 
 /* -- one worker ------------------------------------------------------------------------- */
@@ -44,8 +45,8 @@ static uint64_t bytes_of(const struct worker *worker) {
     return worker->counters.tx_bytes + worker->counters.rx_bytes;
 }
 
-/* Take what is there; false when the TUN device is gone. */
-static bool turn(struct worker *worker, const struct pollfd *waits) {
+/* Read and send one batch; false when the TUN device is gone. */
+static bool serve(struct worker *worker, const struct pollfd *waits) {
     struct peer_table *table = peers_enter(&worker->reader, &worker->plane->table);
     bool there = true;
     if (waits[TUN].revents)
@@ -76,7 +77,7 @@ static void *work(void *argument) {
             continue;
         if (ready < 0 || waits[STOP].revents)
             return NULL;
-        if (waits[TUN].revents & (POLLERR | POLLHUP | POLLNVAL) || !turn(worker, waits)) {
+        if (waits[TUN].revents & (POLLERR | POLLHUP | POLLNVAL) || !serve(worker, waits)) {
             eventfd_write(plane->gone_fd, 1);
             return NULL;
         }

@@ -1,8 +1,9 @@
 /*
  * With UDP_GRO a socket hands out up to 64 datagrams of one sender and size as one message.
- * Each is a packet, which has to be sound, to come from the underlay address of the host that
- * leases its source's subnet (else anybody who reaches our port could speak for any pod), and
- * to be for a pod of ours. What passes is coalesced over the whole batch and written.
+ * Each datagram is a packet. It has to be well-formed, to come from the underlay address of the
+ * host that leases its source's subnet (else any sender that reaches our port could use any pod's
+ * address), and to be for a pod of this host. The packets that pass are coalesced over the whole
+ * batch and written.
  */
 #define _GNU_SOURCE
 #include "receive.h"
@@ -67,7 +68,7 @@ static void receive_packet(struct receiver *rx, const struct peer_table *table, 
     if (number < 0) {
         if (number == NO_PEER)
             rx->counters->drop_rx_unknown_source++;
-        else /* somebody out there speaks for a pod of ours */
+        else /* a sender on the underlay uses the address of a pod of this host */
             rx->counters->drop_rx_spoofed++;
         return;
     }

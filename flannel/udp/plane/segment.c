@@ -7,11 +7,11 @@
  *     UDP length
  *     transport checksum
  *
- * The payload is not copied: a segment is a header and a view.
+ * The payload is not copied: a segment is a header and a pointer into the super-packet.
  *
  * The kernel leaves the sum of the pseudo-header, with the super-packet's length, in the
- * checksum field. So a segment's is had by exchanging the length (RFC 1624), and extension
- * headers and routing headers need not be understood.
+ * checksum field. The sum for a segment is computed from it by replacing the length (RFC 1624),
+ * so extension headers and routing headers need not be parsed.
  */
 #include "segment.h"
 

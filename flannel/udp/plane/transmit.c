@@ -16,7 +16,7 @@
 #include "segment.h"
 #include "send.h"
 
-enum { READS_IN_A_ROW = 256 }; /* then others have their turn */
+enum { READS_IN_A_ROW = 256 }; /* then the sockets are read */
 
 static void clear(struct arena *arena) {
     arena->used = arena->headers_used = 0;
@@ -194,7 +194,7 @@ int transmit_burst(struct transmitter *tx, const struct peer_table *table) {
             continue;
         if (length <= 0) {
             if (length == 0 || (errno != EAGAIN && errno != EIO && errno != ENOMEM))
-                result = -1; /* EIO: the device is down, nothing will come */
+                result = -1; /* EIO: the device is down */
             break;
         }
         reads++;

@@ -1,7 +1,7 @@
-"""Hosts that do what the daemon does, turn by turn, with the udp backend only.
+"""Hosts that reconcile as the daemon does, with the udp backend only.
 
 A `Mesh` is an underlay, hosts on it and a pod on each, as namespaces: the same as for
-wireguard's tests. `mesh.turn()` gives every host all leases, as etcd would.
+wireguard's tests. `mesh.reconcile()` gives every host all leases, as etcd would.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class Host:
         self.own = replace(self.own, attributes=attributes)
         return self.own
 
-    def turn(self, leases: list[Lease]) -> list[str]:
-        """One turn of the daemon's loop; returns the data plane's changes."""
+    def reconcile(self, leases: list[Lease]) -> list[str]:
+        """What the daemon does with these leases; returns the data plane's changes."""
         peers = [lease for lease in leases if lease.key != self.own.key]
 
         def work() -> list[str]:
@@ -140,9 +140,9 @@ class Mesh:
     names: hosts.Names
     hosts: list[Host]
 
-    def turn(self) -> list[list[str]]:
+    def reconcile(self) -> list[list[str]]:
         leases = [host.publish() for host in self.hosts]
-        return [host.turn(leases) for host in self.hosts]
+        return [host.reconcile(leases) for host in self.hosts]
 
     def assert_all_reach_all(self) -> None:
         """Every pod reaches every other one, under its own address, in both families."""

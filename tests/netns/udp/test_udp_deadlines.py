@@ -38,13 +38,13 @@ def test_stopped_process_ends_every_call_in_time_and_goes_on_when_continued(
     make_mesh: MakeMesh,
 ) -> None:
     mesh = make_mesh()
-    mesh.turn()
+    mesh.reconcile()
     first, second = mesh.hosts
     leases = [host.own for host in mesh.hosts]
     with stopped(first) as pid:
         started = time.monotonic()
         with pytest.raises(FlatmeshError, match="no answer") as error:
-            first.turn(leases)
+            first.reconcile(leases)
         assert "\n" not in str(error.value)
         with pytest.raises(FlatmeshError, match="no answer"):
             first.run(lambda: first.plane.reconcile(first.own, [], first.underlay))
@@ -52,10 +52,10 @@ def test_stopped_process_ends_every_call_in_time_and_goes_on_when_continued(
         started = time.monotonic()
         assert "no answer" in (first.plane.problem() or "")
         assert time.monotonic() - started < 1  # /readyz asks, and must not wait
-    assert first.turn(leases) == []
+    assert first.reconcile(leases) == []
     assert first.pid() == pid
     assert first.plane.problem() is None
-    assert first.turn([first.own]) == [f"udp: - {second.subnet} at 192.168.64.12"]
+    assert first.reconcile([first.own]) == [f"udp: - {second.subnet} at 192.168.64.12"]
 
 
 def test_process_that_is_silent_for_long_is_replaced(
@@ -63,15 +63,15 @@ def test_process_that_is_silent_for_long_is_replaced(
 ) -> None:
     monkeypatch.setattr(lifecycle, "HUNG_TIMEOUT", 1.0)
     mesh = make_mesh()
-    mesh.turn()
+    mesh.reconcile()
     first = mesh.hosts[0]
     leases = [host.own for host in mesh.hosts]
     with stopped(first) as pid:
         with pytest.raises(FlatmeshError, match="no answer"):
-            first.turn(leases)
+            first.reconcile(leases)
         time.sleep(1.0)
         started = time.monotonic()
-        first.turn(leases)
+        first.reconcile(leases)
         assert time.monotonic() - started < CALL_LIMIT + SLACK
         assert first.pid() != pid
         assert not processes.running(pid)

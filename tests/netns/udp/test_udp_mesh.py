@@ -29,24 +29,24 @@ def test_pods_reach_each_other(
     mesh = make_mesh(
         3, ipv4=ipv4, ipv6=ipv6, underlay_ipv4=underlay_ipv4, underlay_ipv6=underlay_ipv6
     )
-    mesh.turn()
+    mesh.reconcile()
     mesh.assert_all_reach_all()
-    assert mesh.turn() == [[], [], []]
+    assert mesh.reconcile() == [[], [], []]
 
 
 def test_a_daemon_that_restarts_finds_its_process_again(make_mesh: MakeMesh) -> None:
     mesh = make_mesh()
-    mesh.turn()
+    mesh.reconcile()
     before = [host.pid() for host in mesh.hosts]
     for host in mesh.hosts:
         host.start()
-    assert mesh.turn() == [[], []]
+    assert mesh.reconcile() == [[], []]
     assert [host.pid() for host in mesh.hosts] == before
 
 
 def test_cleanup_leaves_nothing(make_mesh: MakeMesh) -> None:
     mesh = make_mesh()
-    mesh.turn()
+    mesh.reconcile()
     host = mesh.hosts[0]
     assert "flannel0" in host.links()
     host.run(host.plane.cleanup)
@@ -54,12 +54,12 @@ def test_cleanup_leaves_nothing(make_mesh: MakeMesh) -> None:
     assert list((host.directory / "run").iterdir()) == []
 
 
-def test_a_turn_with_nothing_to_do_does_not_cause_another(make_mesh: MakeMesh) -> None:
+def test_a_reconcile_with_nothing_to_do_does_not_cause_another(make_mesh: MakeMesh) -> None:
     mesh = make_mesh()
-    mesh.turn()
+    mesh.reconcile()
     host = mesh.hosts[0]
     with contextlib.closing(Monitor(host.netns)) as monitor:
-        mesh.turn()
+        mesh.reconcile()
         assert monitor.drain() == []
         hosts.ip("-n", host.netns, "link", "set", "flannel0", "mtu", "1400")
         assert monitor.drain() != []  # it does listen

@@ -1,4 +1,4 @@
-"""Real TCP, UDP and ICMP through the udp data plane, and what it says of packets it can't pass."""
+"""Real TCP, UDP and ICMP through the udp data plane, and its ICMP errors."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def transfer(near: socket.socket, far: socket.socket, size: int) -> None:
 @pytest.mark.parametrize("by", ["ipv4", "ipv6"])
 def test_a_tcp_stream_arrives_unharmed_in_super_packets(make_mesh: MakeMesh, by: str) -> None:
     mesh = make_mesh(ipv6=by == "ipv6", ipv4=by == "ipv4")
-    mesh.turn()
+    mesh.reconcile()
     first, second = mesh.hosts
     address = second.endpoints()[0].addresses[0]
     with tcp_pair(first.pod, second.pod, address) as (near, far):
@@ -98,7 +98,7 @@ def test_a_tcp_stream_arrives_unharmed_in_super_packets(make_mesh: MakeMesh, by:
 
 def test_datagrams_of_any_size_arrive_unharmed(make_mesh: MakeMesh) -> None:
     mesh = make_mesh()
-    mesh.turn()
+    mesh.reconcile()
     first, second = mesh.hosts
     near = udp_socket(first.pod, first.pod_ip)
     far = udp_socket(second.pod, second.pod_ip, 4000)
@@ -131,7 +131,7 @@ def test_a_host_that_sends_bare_packets_one_by_one_takes_part(make_mesh: MakeMes
     mesh = make_mesh()
     first, second = mesh.hosts
     leases = [host.publish() for host in mesh.hosts]
-    first.turn(leases)
+    first.reconcile(leases)
     stop = threading.Event()
     with udp_socket(second.netns, hosts.host_ipv4(2), 8285) as sock:
         old = threading.Thread(target=flanneld_like, args=(sock, stop))
@@ -160,7 +160,7 @@ def in_pod(netns: str, *command: str) -> str:
 
 def test_what_a_stranger_sends_never_reaches_a_pod(make_mesh: MakeMesh, wait: Any) -> None:
     mesh = make_mesh(3)
-    mesh.turn()
+    mesh.reconcile()
     first, second, third = mesh.hosts
     with (
         udp_socket(first.pod, first.pod_ip, 5000) as pod,
@@ -189,7 +189,7 @@ def udp_packet(source: str, destination: str, port: int, content: bytes) -> byte
 
 def test_a_subnet_that_nobody_leases_is_unreachable(make_mesh: MakeMesh) -> None:
     mesh = make_mesh(ipv6=True)
-    mesh.turn()
+    mesh.reconcile()
     pod = mesh.hosts[0].pod
     assert "Destination Net Unreachable" in in_pod(pod, "ping", "-c1", "-W5", "10.5.200.1")
     said = in_pod(pod, "ping", "-6", "-c1", "-W5", "fd05:0:0:c8::1")
@@ -198,7 +198,7 @@ def test_a_subnet_that_nobody_leases_is_unreachable(make_mesh: MakeMesh) -> None
 
 def test_both_sides_count_as_a_hop(make_mesh: MakeMesh) -> None:
     mesh = make_mesh(ipv6=True)
-    mesh.turn()
+    mesh.reconcile()
     first, second = mesh.hosts
     for target, family in ((second.pod_ip, "-4"), (str(second.ipv6_subnet[2]), "-6")):
         said = {
@@ -213,7 +213,7 @@ def test_both_sides_count_as_a_hop(make_mesh: MakeMesh) -> None:
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_smaller_path_is_told_to_the_pod(make_mesh: MakeMesh, family: int) -> None:
     mesh = make_mesh(ipv6=True)
-    mesh.turn()
+    mesh.reconcile()
     first, second = mesh.hosts
     # a route with a smaller MTU is what the kernel makes of a router's ICMP
     hosts.ip(
@@ -239,16 +239,16 @@ def test_a_connection_outlives_the_daemon_and_an_upgrade(
     from flannel.udp import data_plane as udp_data_plane
 
     mesh = make_mesh()
-    mesh.turn()
+    mesh.reconcile()
     first, second = mesh.hosts
     with tcp_pair(first.pod, second.pod, second.pod_ip) as (near, far):
         transfer(near, far, 1 << 20)
         first.start()  # the daemon starts anew
-        mesh.turn()
+        mesh.reconcile()
         transfer(near, far, 1 << 20)
         before, counted = first.pid(), first.counters()
         monkeypatch.setattr(udp_data_plane, "build", lambda: "new code")
-        first.turn([host.own for host in mesh.hosts])
+        first.reconcile([host.own for host in mesh.hosts])
         assert first.pid() != before
         transfer(near, far, 1 << 20)
         assert all(first.counters()[name] >= value for name, value in counted.items())
@@ -260,7 +260,7 @@ def test_no_datagram_is_lost_while_the_process_is_handed_over(
     from flannel.udp import data_plane as udp_data_plane
 
     mesh = make_mesh()
-    mesh.turn()
+    mesh.reconcile()
     first, second = mesh.hosts
     monkeypatch.setattr(udp_data_plane, "build", lambda: "new code")
     stop = threading.Event()
@@ -289,7 +289,7 @@ def test_no_datagram_is_lost_while_the_process_is_handed_over(
         sender.start()
         receiver.start()
         for host in mesh.hosts:
-            host.turn([h.own for h in mesh.hosts])
+            host.reconcile([h.own for h in mesh.hosts])
         stop.set()
         sender.join()
         near.sendto(sent.to_bytes(4, "big"), (second.pod_ip, 4000))  # so that nobody waits
@@ -301,59 +301,59 @@ def test_no_datagram_is_lost_while_the_process_is_handed_over(
 
 def test_a_killed_process_is_replaced(make_mesh: MakeMesh) -> None:
     mesh = make_mesh()
-    mesh.turn()
+    mesh.reconcile()
     first = mesh.hosts[0]
     before = first.pid()
     processes.stop([before], grace=0)
     assert first.run(first.plane.problem) == "udp: the data plane is not running"
-    mesh.turn()
+    mesh.reconcile()
     assert first.pid() != before
     mesh.assert_all_reach_all()
 
 
 def test_a_deleted_device_ends_the_process_and_comes_back(make_mesh: MakeMesh, wait: Any) -> None:
     mesh = make_mesh()
-    mesh.turn()
+    mesh.reconcile()
     first = mesh.hosts[0]
     before = first.pid()
     hosts.ip("-n", first.netns, "link", "del", "flannel0")
     wait(lambda: not processes.running(before), "the process ends")
-    mesh.turn()
+    mesh.reconcile()
     mesh.assert_all_reach_all()
 
 
 def test_a_process_that_cannot_be_reached_any_more_ends(make_mesh: MakeMesh, wait: Any) -> None:
     mesh = make_mesh()
-    mesh.turn()
+    mesh.reconcile()
     first = mesh.hosts[0]
     before = first.pid()
     first.plane.files.socket.unlink()
     wait(lambda: not processes.running(before), "the process ends")
 
 
-def test_a_taken_port_is_said_in_one_line(make_mesh: MakeMesh) -> None:
+def test_a_taken_port_is_reported_in_one_line(make_mesh: MakeMesh) -> None:
     mesh = make_mesh()
     first = mesh.hosts[0]
     with (
         udp_socket(first.netns, hosts.host_ipv4(1), 8285),
         pytest.raises(OSError, match=r"port 8285: Address already in use; stop what uses it"),
     ):
-        mesh.turn()
+        mesh.reconcile()
 
 
-def test_a_device_of_somebody_else_is_left_alone(make_mesh: MakeMesh) -> None:
+def test_a_device_of_another_program_is_left_alone(make_mesh: MakeMesh) -> None:
     mesh = make_mesh()
     first = mesh.hosts[0]
     hosts.ip("-n", first.netns, "link", "add", "flannel0", "type", "bridge")
     with pytest.raises(OSError, match="device flannel0 exists and is not ours"):
-        mesh.turn()
+        mesh.reconcile()
     first.run(first.plane.cleanup)
     assert "flannel0" in first.links()
 
 
 def test_bad_requests_are_answered_and_change_nothing(make_mesh: MakeMesh) -> None:
     mesh = make_mesh()
-    mesh.turn()
+    mesh.reconcile()
     files: Any = mesh.hosts[0].plane.files
     bad: list[dict[str, Any]] = [
         {},

@@ -1,6 +1,6 @@
-"""Hosts that do what the daemon does, turn by turn, with the wireguard backend only.
+"""Hosts that reconcile as the daemon does, with the wireguard backend only.
 
-A `Mesh` is an underlay, hosts on it and a pod on each, as namespaces. `mesh.turn()` gives
+A `Mesh` is an underlay, hosts on it and a pod on each, as namespaces. `mesh.reconcile()` gives
 every host all leases, as etcd would.
 """
 
@@ -99,8 +99,8 @@ class Host:
         self.own = replace(self.own, attributes=attributes)
         return self.own
 
-    def turn(self, leases: list[Lease]) -> list[str]:
-        """One turn of the daemon's loop; returns the data plane's changes."""
+    def reconcile(self, leases: list[Lease]) -> list[str]:
+        """What the daemon does with these leases; returns the data plane's changes."""
         peers = [lease for lease in leases if lease.key != self.own.key]
 
         def work() -> list[str]:
@@ -164,9 +164,9 @@ class Mesh:
     names: hosts.Names
     hosts: list[Host]
 
-    def turn(self) -> list[list[str]]:
+    def reconcile(self) -> list[list[str]]:
         leases = [host.publish() for host in self.hosts]
-        return [host.turn(leases) for host in self.hosts]
+        return [host.reconcile(leases) for host in self.hosts]
 
     def matrix(self, timeout: float = 20.0) -> list[PairResult]:
         results = []
@@ -339,7 +339,7 @@ def any_mesh(make_any_mesh: MakeMesh) -> Mesh:
 
 
 def started(mesh: Mesh) -> Mesh:
-    mesh.turn()
+    mesh.reconcile()
     mesh.assert_all_reach_all()
     return mesh
 

@@ -42,17 +42,17 @@ def test_stopped_wireguard_go_ends_every_call_in_time_and_goes_on_when_continued
     with stopped(first):
         started = time.monotonic()
         with pytest.raises(FlatmeshError, match="no answer") as error:
-            first.turn([first.own])
+            first.reconcile([first.own])
         assert time.monotonic() - started < UAPI_TIMEOUT + SLACK
         assert "\n" not in str(error.value)
         started = time.monotonic()
         assert "no answer" in (first.run(first.plane.problem) or "")
         assert time.monotonic() - started < 1  # /readyz asks, and must not wait
-    changes = first.turn([first.own])
+    changes = first.reconcile([first.own])
     assert len(changes) == 1
     assert changes[0].endswith("remove")
     assert first.plane.problem() is None
-    first.turn([first.own, second.own])
+    first.reconcile([first.own, second.own])
     assert first.pid() == pid
     mesh.assert_all_reach_all()
 

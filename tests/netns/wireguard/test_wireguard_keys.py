@@ -22,26 +22,26 @@ def test_a_rotated_key_loses_no_packet(any_mesh: Any, stream: Any) -> None:
             host.publish() for host in any_mesh.hosts
         ]  # our device has the new key from here on
         back.go_on()
-        changes = second.turn(leases)
-        assert first.turn(leases) == []
+        changes = second.reconcile(leases)
+        assert first.reconcile(leases) == []
         back.go_on()
         assert (out.finish(), back.finish()) == (set(), set())
     new = first.own.attributes.backend_data["PublicKey"]
     assert old != new
     assert changes[-1] == f"wg set flannel-wg peer {old} remove"
     assert second.device().peers.keys() == {new}
-    assert any_mesh.turn() == [[], []]
+    assert any_mesh.reconcile() == [[], []]
 
 
 def test_all_hosts_rotate_at_once(make_any_mesh: Callable[..., Any]) -> None:
     mesh = make_any_mesh(3)
-    mesh.turn()
+    mesh.reconcile()
     mesh.assert_all_reach_all()
     for host in mesh.hosts:
         KeyFile(host.directory / "var").ask_rotation()
-    mesh.turn()
+    mesh.reconcile()
     mesh.assert_all_reach_all()
-    assert mesh.turn() == [[], [], []]
+    assert mesh.reconcile() == [[], [], []]
 
 
 def test_a_crash_in_the_midst_of_a_rotation_is_made_good(any_mesh: Any) -> None:
@@ -49,7 +49,7 @@ def test_a_crash_in_the_midst_of_a_rotation_is_made_good(any_mesh: Any) -> None:
     first, _ = any_mesh.hosts
     KeyFile(first.directory / "var").rotate()
     first.start()
-    any_mesh.turn()
+    any_mesh.reconcile()
     any_mesh.assert_all_reach_all()
 
 
@@ -64,12 +64,12 @@ def test_a_rotation_while_etcd_is_away_takes_effect_when_it_is_back(
     first.own = old  # etcd did not take it
     first.publish()  # the daemon's next try, and its failure
     first.own = old
-    first.turn([second.own])
+    first.reconcile([second.own])
     any_mesh.assert_all_reach_all()
     with stream(first, second) as out, stream(second, first) as back:
         back.go_on()
         assert (out.finish(), back.finish()) == (set(), set())
-    any_mesh.turn()
+    any_mesh.reconcile()
     assert first.own.attributes != old.attributes
     any_mesh.assert_all_reach_all()
     assert list((first.directory / "var").iterdir()) == [first.directory / "var/wireguard.key"]
@@ -78,8 +78,8 @@ def test_a_rotation_while_etcd_is_away_takes_effect_when_it_is_back(
 def test_a_host_that_lost_its_disk_comes_back_with_a_new_key(any_mesh: Any) -> None:
     first, second = any_mesh.hosts
     first.run(first.plane.cleanup)
-    assert [line.split()[-1] for line in second.turn([])] == ["remove"]
-    any_mesh.turn()
+    assert [line.split()[-1] for line in second.reconcile([])] == ["remove"]
+    any_mesh.reconcile()
     any_mesh.assert_all_reach_all()
 
 
@@ -88,7 +88,7 @@ def test_a_changed_port_is_followed(any_mesh: Any) -> None:
     config = replace(first.backend.config, listen_port=40000)
     first.backend = replace(first.backend, config=config)
     first.plane = first.backend.data_plane()
-    changes = any_mesh.turn()
+    changes = any_mesh.reconcile()
     key = first.own.attributes.backend_data["PublicKey"]
     assert changes[0] == ["wg set flannel-wg listen-port 40000"]
     assert changes[1] == [f"wg set flannel-wg peer {key} endpoint {hosts.host_ipv4(1)}:40000"]
@@ -111,13 +111,15 @@ def test_a_roaming_peer_is_not_called_back(
 
     # wireguard-go sticks to its source address until a handshake is overdue (15 s)
     eventually(learned, "the new address is learned", timeout=90)
-    assert first.turn([second.own]) == []
+    assert first.reconcile([second.own]) == []
     any_mesh.assert_all_reach_all()
     first.start()
-    assert first.turn([second.own]) == [], "its session lives"
+    assert first.reconcile([second.own]) == [], "its session lives"
     moved = replace(second.own.attributes, public_ip=IPv4Address("192.168.64.12"))
-    assert first.turn([replace(second.own, attributes=moved)]) == [], "that is what it said before"
+    assert first.reconcile([replace(second.own, attributes=moved)]) == [], (
+        "that is what it said before"
+    )
     moved = replace(moved, public_ip=IPv4Address("192.168.64.98"))
-    assert first.turn([replace(second.own, attributes=moved)]) == [
+    assert first.reconcile([replace(second.own, attributes=moved)]) == [
         f"wg set flannel-wg peer {key} endpoint 192.168.64.98:51820"
     ]

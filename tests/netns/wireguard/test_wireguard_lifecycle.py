@@ -22,7 +22,7 @@ def test_a_restarted_daemon_finds_all_in_place_and_loses_no_packet(mesh: Any, st
         back.go_on()
         first.plane.close()
         first.start()
-        assert mesh.turn() == [[], []]
+        assert mesh.reconcile() == [[], []]
         back.go_on()
         assert (out.finish(), back.finish()) == (set(), set())
     assert first.pid() == pid
@@ -34,7 +34,7 @@ def test_a_killed_wireguard_go_is_started_again(mesh: Any) -> None:
     first.kill()
     assert first.plane.problem() == "wireguard: wireguard-go is not running"
     assert "flannel-wg" in first.links(), "the device must not go: its routes keep packets in"
-    assert mesh.turn()[0] != []
+    assert mesh.reconcile()[0] != []
     assert first.plane.problem() is None
     mesh.assert_all_reach_all()
 
@@ -43,7 +43,7 @@ def test_killed_while_no_daemon_ran(mesh: Any) -> None:
     first, _ = mesh.hosts
     first.kill()
     first.start()
-    mesh.turn()
+    mesh.reconcile()
     mesh.assert_all_reach_all()
 
 
@@ -51,7 +51,7 @@ def test_a_deleted_device_comes_back(mesh: Any) -> None:
     first, _ = mesh.hosts
     pid = first.pid()
     hosts.ip("-n", first.netns, "link", "del", "flannel-wg")
-    mesh.turn()
+    mesh.reconcile()
     assert first.pid() != pid
     mesh.assert_all_reach_all()
 
@@ -59,7 +59,7 @@ def test_a_deleted_device_comes_back(mesh: Any) -> None:
 def test_a_deleted_socket_is_no_dead_end(mesh: Any) -> None:
     first, _ = mesh.hosts
     first.plane.processes["flannel-wg"].socket.unlink()
-    mesh.turn()
+    mesh.reconcile()
     mesh.assert_all_reach_all()
 
 
@@ -76,7 +76,7 @@ def test_a_process_of_a_start_that_broke_off_is_replaced(make_mesh: Callable[...
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"held\n"
-        mesh.turn()
+        mesh.reconcile()
         assert child.wait(20) != 0
     mesh.assert_all_reach_all()
 
@@ -87,7 +87,7 @@ def test_a_foreign_device_of_that_name_is_left_alone(make_mesh: Callable[..., An
     hosts.ip(*f"-n {first.netns} link add flannel-wg type bridge".split())
     first.publish()
     with pytest.raises(WireguardError, match="flannel-wg exists and is of type bridge: rename"):
-        first.turn([])
+        first.reconcile([])
     assert first.plane.problem() is not None
     first.run(first.plane.cleanup)
     assert "flannel-wg" in first.links()
@@ -95,7 +95,7 @@ def test_a_foreign_device_of_that_name_is_left_alone(make_mesh: Callable[..., An
 
 def test_drift_is_put_right_and_the_rest_not_touched(make_any_mesh: Callable[..., Any]) -> None:
     mesh = make_any_mesh(3)
-    mesh.turn()
+    mesh.reconcile()
     mesh.assert_all_reach_all()
     first, second, third = mesh.hosts
     keys = [host.own.attributes.backend_data["PublicKey"] for host in (second, third)]
@@ -103,10 +103,10 @@ def test_drift_is_put_right_and_the_rest_not_touched(make_any_mesh: Callable[...
     first.wg(f"set flannel-wg peer {keys[0]} remove")
     first.wg(f"set flannel-wg peer {keys[1]} persistent-keepalive 7")
     first.wg(f"set flannel-wg peer {first.wg('genkey').strip()} allowed-ips 10.5.99.0/24")
-    lines = mesh.turn()[0]
+    lines = mesh.reconcile()[0]
     assert len(lines) == 3
     assert sum(line.endswith(" remove") for line in lines) == 1
-    assert mesh.turn()[0] == []
+    assert mesh.reconcile()[0] == []
     assert first.device().peers.keys() == set(keys)
     assert first.device().peers[keys[1]].last_handshake == handshake
     mesh.assert_all_reach_all()
@@ -114,9 +114,9 @@ def test_drift_is_put_right_and_the_rest_not_touched(make_any_mesh: Callable[...
 
 def test_a_peer_that_left_is_removed(make_any_mesh: Callable[..., Any]) -> None:
     mesh = make_any_mesh(3)
-    mesh.turn()
+    mesh.reconcile()
     gone = mesh.hosts.pop()
-    lines = mesh.turn()
+    lines = mesh.reconcile()
     key = gone.own.attributes.backend_data["PublicKey"]
     assert lines == [[f"wg set flannel-wg peer {key} remove"]] * 2
     mesh.assert_all_reach_all()
@@ -139,14 +139,14 @@ def test_planning_says_the_same_and_touches_nothing(make_any_mesh: Callable[...,
     )
     assert planned[0] == started
     assert "flannel-wg" not in first.links()
-    assert first.turn(leases) == planned[1:]
+    assert first.reconcile(leases) == planned[1:]
     assert plan() == []
 
 
 def test_cleanup_leaves_nothing(make_mesh: Callable[..., Any]) -> None:
     usual_directory = Path("/run/wireguard").exists()
     mesh = make_mesh(2, ipv6=True)
-    mesh.turn()
+    mesh.reconcile()
     mesh.assert_all_reach_all()
     first = mesh.hosts[0]
     pids = [first.pid(), first.pid("flannel-wg-v6")]
@@ -164,11 +164,11 @@ def test_a_deleted_device_of_any_kind_comes_back_and_cleanup_takes_it(
     make_any_mesh: Callable[..., Any],
 ) -> None:
     mesh = make_any_mesh(2, ipv6=True)
-    mesh.turn()
+    mesh.reconcile()
     first = mesh.hosts[0]
     hosts.ip("-n", first.netns, "link", "del", "flannel-wg")
     assert first.run(first.plane.problem) is not None
-    mesh.turn()
+    mesh.reconcile()
     assert first.run(first.plane.problem) is None
     mesh.assert_all_reach_all()
     first.start()
@@ -180,19 +180,19 @@ def test_a_restarted_daemon_changes_nothing(any_mesh: Any) -> None:
     for host in any_mesh.hosts:
         host.plane.close()
         host.start()
-    assert any_mesh.turn() == [[], []]
+    assert any_mesh.reconcile() == [[], []]
 
 
 def test_a_device_no_longer_wanted_goes_with_its_process(make_mesh: Callable[..., Any]) -> None:
     """The config was changed while no daemon ran."""
     mesh = make_mesh(2, ipv6=True)
-    mesh.turn()
+    mesh.reconcile()
     pids = [host.pid("flannel-wg-v6") for host in mesh.hosts]
     single = make_mesh(1, ipv6=True, Mode="auto").hosts[0].config
     for host in mesh.hosts:
         host.config = single
         host.start()
-    mesh.turn()
+    mesh.reconcile()
     assert not any(map(processes.running, pids))
     assert all("flannel-wg-v6" not in host.links() for host in mesh.hosts)
     mesh.assert_all_reach_all()

@@ -20,14 +20,14 @@ from lab.matrix import measure
 @pytest.mark.parametrize("mode", ["separate", "auto", "ipv4", "ipv6"])
 def test_three_hosts_dual_stack(make_any_mesh: Callable[..., Any], mode: str) -> None:
     mesh = make_any_mesh(3, ipv6=True, Mode=mode)
-    mesh.turn()
+    mesh.reconcile()
     mesh.assert_all_reach_all()
-    assert mesh.turn() == [[], [], []]
+    assert mesh.reconcile() == [[], [], []]
 
 
 def test_ipv6_alone(make_mesh: Callable[..., Any]) -> None:
     mesh = make_mesh(2, ipv4=False, ipv6=True)
-    mesh.turn()
+    mesh.reconcile()
     assert mesh.hosts[0].links() >= {"flannel-wg-v6"}
     assert "flannel-wg" not in mesh.hosts[0].links()
     mesh.assert_all_reach_all()
@@ -53,7 +53,7 @@ def test_wg_sees_what_we_see(any_mesh: Any) -> None:
 
 def test_a_preshared_key_is_used(make_any_mesh: Callable[..., Any]) -> None:
     mesh = make_any_mesh(2, PSK=key_text(b"p" * 32))
-    mesh.turn()
+    mesh.reconcile()
     mesh.assert_all_reach_all()
 
 
@@ -61,7 +61,7 @@ def test_hosts_with_different_preshared_keys_do_not_talk(make_any_mesh: Callable
     mesh = make_any_mesh(2, PSK=key_text(b"p" * 32))
     second = mesh.hosts[1]
     second.plane.config = replace(second.plane.config, psk=key_text(b"q" * 32))
-    mesh.turn()
+    mesh.reconcile()
     assert [result.rtt for result in mesh.matrix(timeout=0)] == [None, None]
 
 
@@ -80,7 +80,7 @@ def test_mixed_with_a_host_set_up_as_flanneld_does_it(
     }
     theirs = lease.parse("10.5.2.0-24", json.dumps(value))
     published = json.loads(lease.format_value(ours.publish().attributes))
-    ours.turn([theirs])
+    ours.reconcile([theirs])
     for name, content in (("key", key.private),):
         (tmp_path / name).write_text(content)
     script = f"""

@@ -65,7 +65,7 @@ def test_frames_show_neither_content_nor_pod_addresses(
     from scapy.layers.l2 import Ether
 
     mesh = make_any_mesh(2, ipv6=True)
-    mesh.turn()
+    mesh.reconcile()
     with captured(mesh.names.underlay, tmp_path / "frames.pcap") as frames:
         mesh.assert_all_reach_all()
         for sender, receiver in (mesh.hosts, mesh.hosts[::-1]):
@@ -105,7 +105,7 @@ def test_nothing_leaves_in_clear_while_the_tunnel_is_broken(
         case "unknown subnet":
             target = "10.5.200.2"
         case "no peers":
-            first.turn([])
+            first.reconcile([])
     with captured(mesh.names.underlay, tmp_path / "frames.pcap") as frames:
         for _ in range(3):
             with contextlib.suppress(OSError):
