@@ -2,10 +2,10 @@
 
     python -m bench.cni_latency [--pods 1,100,500] [--samples 30] [--json FILE]
 
-Two hosts as network namespaces, each with the same number of pods plugged in: on one Debian's
+Two hosts as network namespaces, each with the same number of pods attached: on one Debian's
 `bridge` with `host-local`, on the other flatmesh, once through the daemon's socket and once
-without a daemon. Calls take turns over the subjects, so that a busy moment of the machine hits
-them all alike. A call is timed from spawning the executable to its end; `50 at once` is the
+without a daemon. The subjects are called alternately, so that a busy moment of the machine
+slows all of them. A call is timed from spawning the executable to its end; `50 at once` is the
 pods per second when a runtime starts fifty calls and waits for all of them.
 """
 
@@ -32,9 +32,9 @@ from bench.report import Report
 from hostnet import netns
 
 REFERENCE_DIR = Path("/usr/lib/cni")
-REFERENCE, FAST, SLOW = "bridge + host-local", "flatmesh", "flatmesh, no daemon"
+REFERENCE, DAEMON, NO_DAEMON = "bridge + host-local", "flatmesh", "flatmesh, no daemon"
 WIDE = 50  # calls at once
-SLOW_SHARE = 3  # one sample without a daemon for so many with one
+NO_DAEMON_SHARE = 3  # one sample without a daemon for so many with one
 COMMANDS = ("ADD", "CHECK", "DEL")
 SUBNET_ENV = """FLANNEL_NETWORK=10.5.0.0/16
 FLANNEL_SUBNET=10.5.64.1/19
@@ -45,7 +45,7 @@ FLANNEL_IPMASQ=true
 
 @dataclass
 class BenchHost:
-    """A namespace with pods, and how its plugin is called."""
+    """A host: a network namespace with pods, and the plugin that attaches them."""
 
     name: str
     directory: Path
@@ -81,7 +81,7 @@ class BenchHost:
 
 
 @dataclass
-class Call:
+class RunningCall:
     """One running executable."""
 
     host: BenchHost
@@ -93,21 +93,24 @@ class Call:
     stdout: int
 
     def wait(self) -> float:
-        """Milliseconds it took; keeps what ADD printed for CHECK. Raises RuntimeError."""
+        """Wait for the end; returns the milliseconds since the start.
+
+        The result of an ADD is kept for CHECK. Raises RuntimeError when the plugin refused.
+        """
         _, status = os.waitpid(self.pid, 0)
         took = (time.perf_counter() - self.started) * 1e3
         os.lseek(self.stdout, 0, os.SEEK_SET)
-        said = os.read(self.stdout, 1 << 20)
+        output = os.read(self.stdout, 1 << 20)
         os.close(self.stdin)
         os.close(self.stdout)
         if status:
-            raise RuntimeError(f"{self.host.program} {self.command}: {said.decode()}")
+            raise RuntimeError(f"{self.host.program} {self.command}: {output.decode()}")
         if self.command == "ADD":
-            (self.host.directory / self.pod).write_bytes(said)
+            (self.host.directory / self.pod).write_bytes(output)
         return took
 
 
-def start(host: BenchHost, command: str, pod: str, *, daemon: bool = True) -> Call:
+def start(host: BenchHost, command: str, pod: str, *, daemon: bool = True) -> RunningCall:
     """Call the plugin as cheaply as a runtime can: no shell, no pipes to copy."""
     conf = dict(host.conf)
     if command == "CHECK":
@@ -120,7 +123,7 @@ def start(host: BenchHost, command: str, pod: str, *, daemon: bool = True) -> Ca
     with netns.entered(host.fd):
         started = time.perf_counter()
         pid = os.posix_spawn(host.program, [str(host.program)], environment, file_actions=files)
-    return Call(host, command, pod, started, pid, stdin, stdout)
+    return RunningCall(host, command, pod, started, pid, stdin, stdout)
 
 
 @contextlib.contextmanager
@@ -153,7 +156,7 @@ def hosts() -> Iterator[tuple[BenchHost, BenchHost]]:
 
 
 def reference_conf(directory: Path) -> dict[str, Any]:
-    """The reference plugins, told to do the same."""
+    """Return the reference plugins' config for the same subnet, MTU and route."""
     return {
         "name": "reference",
         "type": "bridge",
@@ -198,7 +201,7 @@ def remove(host: BenchHost) -> None:
 
 
 def fill(host: BenchHost, present: int) -> None:
-    """Plug pods in until `present` are."""
+    """Attach pods until `present` of them are attached."""
     missing = present - len(host.pods)
     first = len(host.pods)
     host.add_pods(max(0, missing))
@@ -209,12 +212,12 @@ def fill(host: BenchHost, present: int) -> None:
 def one_by_one(
     reference: BenchHost, own: BenchHost, samples: int
 ) -> dict[str, dict[str, list[float]]]:
-    """Milliseconds by subject and command, calls taking turns."""
-    subjects = {REFERENCE: (reference, True), FAST: (own, True), SLOW: (own, False)}
+    """Milliseconds by subject and command; the subjects are called alternately."""
+    subjects = {REFERENCE: (reference, True), DAEMON: (own, True), NO_DAEMON: (own, False)}
     times: dict[str, dict[str, list[float]]] = {s: {c: [] for c in COMMANDS} for s in subjects}
     for number in range(samples):
         for subject, (host, daemon) in subjects.items():
-            if subject == SLOW and number % SLOW_SHARE:
+            if subject == NO_DAEMON and number % NO_DAEMON_SHARE:
                 continue
             for command in COMMANDS:
                 took = start(host, command, host.pods[-1], daemon=daemon).wait()
@@ -234,11 +237,11 @@ def at_once(host: BenchHost, pods: list[str], command: str, *, daemon: bool) -> 
 def measure(
     report: Report, present: int, samples: int, hosts_: tuple[BenchHost, BenchHost]
 ) -> None:
-    """All figures with `present` pods plugged in on each host."""
+    """All figures with `present` pods attached on each host."""
     reference, own = hosts_
     for host in hosts_:
         fill(host, present)
-        host.add_pods(1)  # comes and goes while the others stay
+        host.add_pods(1)  # the one that is attached and detached for each sample
     times = one_by_one(reference, own, samples)
     for subject, commands in times.items():
         for command, values in commands.items():
@@ -257,7 +260,7 @@ def measure(
         host.add_pods(WIDE)
         crowd[host.name] = host.pods[first:]
     for _ in range(3):
-        for subject, host, daemon in ((REFERENCE, reference, True), (FAST, own, True)):
+        for subject, host, daemon in ((REFERENCE, reference, True), (DAEMON, own, True)):
             for command in ("ADD", "DEL"):
                 speed = at_once(host, crowd[host.name], command, daemon=daemon)
                 wide.setdefault((subject, command), []).append(speed)

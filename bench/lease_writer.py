@@ -15,7 +15,7 @@ from etcd.client import Etcd
 
 PREFIX = "/coreos.com/network/subnets/"
 RELEASED = "/coreos.com/network/released/"
-AT_ONCE = 64  # writes under way at the same moment
+CONCURRENT_WRITES = 64  # writes under way at the same moment
 
 
 def subnet(number: int) -> str:
@@ -24,7 +24,7 @@ def subnet(number: int) -> str:
 
 
 def value(number: int) -> bytes:
-    """Its lease, as flanneld would write it."""
+    """The lease's value in etcd, as flanneld would write it."""
     high, low = divmod(number, 250)
     return json.dumps(
         {
@@ -40,7 +40,7 @@ def value(number: int) -> bytes:
 async def work(endpoint: str) -> None:
     """Serve commands until stdin ends."""
     async with Etcd([endpoint]) as etcd:
-        gate = asyncio.Semaphore(AT_ONCE)
+        gate = asyncio.Semaphore(CONCURRENT_WRITES)
 
         async def one(verb: str, number: int) -> None:
             async with gate:

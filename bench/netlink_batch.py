@@ -4,11 +4,11 @@
 
 Each peer is a route, a neighbour and an FDB entry. Measured from the desired state in memory
 to the last entry in the kernel, our dump of what is there included; for the baseline from
-the batch text in memory to the exit of both tools. Every round measures all in turn in a
+the batch text in memory to the exit of both tools. Every round measures each of them in a
 fresh network namespace; the figures are the medians.
 
     program     nothing there -> everything
-    no-op       everything there -> found right (the second look: the daemon has seen it)
+    no-op       everything there -> nothing to change (the second dump: rows are already parsed)
     one peer    one changed lease, by `delta_of`
     churn       a tenth of the peers replaced, found by dump
     delete      everything -> nothing
@@ -87,7 +87,7 @@ def main(peers: tuple[int, ...], rounds: int, json_file: Path | None) -> None:
 
 
 def measure(subject: str, nexthop_objects: bool, count: int, figures: Figures) -> None:
-    """One round of ours."""
+    """Measure one round of ours."""
     parts = [peer(number) for number in range(count)]
     extra = [peer(count + number) for number in range(count // 10)]
     everything = merge([BASE, *parts])
@@ -102,7 +102,7 @@ def measure(subject: str, nexthop_objects: bool, count: int, figures: Figures) -
             raise click.ClickException(f"{what}: {outcome.failures[0]}")
         figures.setdefault((what, subject), []).append(elapsed * 1000)
 
-    with Host() as name, Kernel(name, nexthop_objects=nexthop_objects) as kernel:
+    with BenchNamespace() as name, Kernel(name, nexthop_objects=nexthop_objects) as kernel:
         timed("program", lambda: reconcile(everything, kernel))
         reconcile(everything, kernel)
         timed("no-op", lambda: reconcile(everything, kernel))
@@ -112,7 +112,7 @@ def measure(subject: str, nexthop_objects: bool, count: int, figures: Figures) -
 
 
 def measure_baseline(count: int, figures: Figures) -> None:
-    """One round of iproute2, with the same entries."""
+    """Measure one round of iproute2 writing the same entries."""
     routes, entries = [], []
     for number in range(count):
         part = peer(number)
@@ -122,7 +122,7 @@ def measure_baseline(count: int, figures: Figures) -> None:
             f"route {{}} {route.destination} via {route.via} dev flannel.1 onlink proto 102\n"
         )
         entries.append(f"fdb {{}} {entry.mac} dev flannel.1 dst {entry.remote} self permanent\n")
-    with Host() as name:
+    with BenchNamespace() as name:
         with Kernel(name) as kernel:
             reconcile(BASE, kernel)
         for what, verb in (("program", "replace"), ("delete", "del")):
@@ -135,7 +135,7 @@ def measure_baseline(count: int, figures: Figures) -> None:
             figures.setdefault((what, BASELINE), []).append(elapsed * 1000)
 
 
-class Host:
+class BenchNamespace:
     """A namespace with an underlay device, gone after the block."""
 
     def __init__(self) -> None:

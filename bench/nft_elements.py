@@ -3,7 +3,7 @@
     python -m bench.nft_elements [--elements 100000] [--rounds 3] [--json FILE]
 
 The map is `ipv4_addr . inet_service : ipv4_addr . inet_service`, as a service's endpoints are
-kept. Every round measures both in turn, in a fresh network namespace; the figures are the medians.
+kept. Every round measures both, each in a fresh network namespace; the figures are the medians.
 
     cold        from the elements in memory to all of them in the kernel; for the baseline from
                 the text in memory to the end of `nft -f -`

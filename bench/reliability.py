@@ -5,7 +5,7 @@
 A lab of three hosts with one pod each; a stream of 500 datagrams a second from a pod on h1 to
 one on h3 runs through every fault. `lost` is what did not arrive, in milliseconds of stream;
 `converged` is the time from the fault (or its end) until every host is right again. There is
-no baseline: a fault costs what it costs. docs/reliability.md has the table of a run.
+no baseline to compare with. docs/reliability.md has the table of a run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lab import processes
 from lab.cluster import Lab
 from lab.hosts import host_ipv4
 from lab.spec import LabSpec
-from lab.watched_stream import INTERVAL, watched_stream
+from lab.watched_stream import SEND_INTERVAL, watched_stream
 
 RECOVERY_TIMEOUT = 60.0  # seconds
 OUTAGE = 10.0  # seconds
@@ -35,13 +35,13 @@ BEFORE_AND_AFTER = 0.5  # seconds of quiet stream around each fault
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something that happens to a cluster."""
+    """A fault, or a live change, and how it is made and ended."""
 
     name: str
     begin: Callable[[Lab], None]
     end: Callable[[Lab], None]
     right: Callable[[Lab], bool]
-    """Whether everything is as it should be again."""
+    """Whether every host has all its kernel objects again."""
     outage: float = 0.0
     """Seconds between begin and end."""
 
@@ -56,7 +56,7 @@ def on(lab: Lab, number: int, command: str) -> str:
 
 
 def nothing(_: Lab) -> None:
-    """End a fault that is over by itself."""
+    """Do nothing: the daemon repairs this fault without an end of ours."""
 
 
 def whole(lab: Lab) -> bool:
@@ -71,7 +71,7 @@ def whole(lab: Lab) -> bool:
 
 
 def plain(lab: Lab) -> bool:
-    """Whether every host has gone over to host-gw."""
+    """Whether every host runs host-gw and has no VXLAN device left."""
     return all(
         on(lab, number, "ip route").count("via 192.168.64.1") == 3
         and "flannel.1" not in on(lab, number, "ip link")
@@ -100,19 +100,19 @@ def start_daemon(lab: Lab) -> None:
 
 
 def empty_etcd(lab: Lab) -> None:
-    """Lose all that etcd holds."""
+    """Kill etcd and delete its data."""
     lab.etcd.kill()
     lab.etcd.wipe()
 
 
 def refill_etcd(lab: Lab) -> None:
-    """Start it empty; the operator writes the config again."""
+    """Start etcd without data; the operator writes the cluster config again."""
     lab.start_etcd()
     lab.configure(lab.spec.cluster_config())
 
 
 def cut(lab: Lab) -> None:
-    """Part h1 from etcd, and only from it."""
+    """Drop what etcd sends to h1; all other traffic passes."""
     on(lab, 1, "nft add table ip cut")
     on(lab, 1, "nft add chain ip cut input { type filter hook input priority 0 ; }")
     on(lab, 1, "nft add rule ip cut input tcp sport 2379 drop")
@@ -124,7 +124,7 @@ def mend(lab: Lab) -> None:
 
 
 def by_hand(command: str) -> Callable[[Lab], None]:
-    """Somebody types a command on h1."""
+    """Return a fault: somebody types this command on h1."""
 
     def typed(lab: Lab) -> None:
         on(lab, 1, command)
@@ -141,7 +141,7 @@ def move(lab: Lab) -> None:
 
 
 def moved(lab: Lab) -> bool:
-    """Whether peers send to the new address."""
+    """Whether the peers' FDB entries hold the new address."""
     return whole(lab) and all(
         "192.168.64.99" in on(lab, number, "bridge fdb show dev flannel.1") for number in (2, 3)
     )
@@ -169,7 +169,7 @@ FAULTS = (
 
 
 def measure(lab: Lab, fault: Fault, report: Report) -> None:
-    """Let it happen while the stream runs."""
+    """Make the fault happen while the stream runs, and report what it cost."""
     sender, receiver = lab.pods[0], lab.pods[-1]
     with watched_stream(sender, receiver) as stream:
         time.sleep(BEFORE_AND_AFTER)
@@ -183,7 +183,7 @@ def measure(lab: Lab, fault: Fault, report: Report) -> None:
         converged = time.monotonic() - ended
         time.sleep(BEFORE_AND_AFTER)
     report.add(fault.name, "converged", converged * 1000, "ms")
-    report.add(fault.name, "lost", stream.lost * INTERVAL * 1000, "ms")
+    report.add(fault.name, "lost", stream.lost * SEND_INTERVAL * 1000, "ms")
 
 
 @click.command(help=__doc__.partition("\n")[0])

@@ -1,7 +1,7 @@
 """One format for every measurement: rows of a figure, compared with a named baseline.
 
-Machines differ and have moods, so an absolute figure says little; what counts is the ratio
-to the baseline measured in the same run. A report prints a table and writes JSON:
+An absolute figure depends on the machine and on what else it does at the moment; the ratio to
+a baseline measured in the same run depends on neither. A report prints a table and writes JSON:
 
     {"title": ..., "baseline": ..., "machine": {...},
      "rows": [{"subject": "vxlan", "what": "TCP 1 stream", "value": 8.9, "unit": "Gbit/s",
@@ -26,7 +26,7 @@ class Row:
     """One figure."""
 
     subject: str
-    """Who was measured."""
+    """Which program or setting was measured."""
     what: str
     """What was measured."""
     value: float

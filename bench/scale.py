@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ import click
 from bench.lease_writer import subnet
 from bench.netlink_batch import BASELINE, measure_baseline
 from bench.report import Report
+from bench.wait import wait_until
 from hostnet.kernel import Kernel
 from lab import processes
 from lab.cluster import Lab
@@ -46,14 +47,13 @@ SINGLES = 100  # changes of one lease
 BURST = 500
 IDLE = 20.0  # seconds
 SOAK = 10_000  # changes
-CONVERGENCE_TIMEOUT = 120.0  # seconds for anything to be programmed
 TICK = os.sysconf("SC_CLK_TCK")
 CHANGES = re.compile(r"made \d+ changes in ([\d.]+) ms \((.*)\)")
 
 
 @dataclass(slots=True)
-class Subject:
-    """The daemon under test and what it takes to watch it."""
+class MeasuredDaemon:
+    """The daemon under test, the writer of leases, and a view of its host's kernel."""
 
     lab: Lab
     writer: subprocess.Popen[str]
@@ -78,25 +78,25 @@ class Subject:
 
     @property
     def pid(self) -> int:
-        """The daemon's."""
+        """The daemon's pid. Raises ClickException when it died."""
         pid = self.lab.daemon_pid(1)
         if pid is None:
             raise click.ClickException(f"the daemon died: {self.lab.log(1)[-500:]}")
         return pid
 
     def cpu(self) -> float:
-        """CPU seconds so far."""
+        """CPU seconds that the daemon took so far."""
         stat = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(stat[11]) + int(stat[12])) / TICK
 
     def resident(self) -> float:
-        """MiB."""
+        """The daemon's resident memory, MiB."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         return int(found[1]) / 1024 if found else 0.0
 
     def restart(self) -> tuple[float, float]:
-        """Start the daemon on a host without any peer; seconds in all, and of programming."""
+        """Start the daemon where no peer is in the kernel; seconds in all, and of programming."""
         self.lab.stop_daemon(1)
         subprocess.run(
             ["ip", "-n", self.lab.names.host(1), "link", "del", "flannel.1"], check=False
@@ -112,7 +112,7 @@ class Subject:
 
 
 @contextmanager
-def subject(directory: Path) -> Iterator[Subject]:
+def subject(directory: Path) -> Iterator[MeasuredDaemon]:
     """A lab of one host with a lease writer beside its etcd."""
     lab = Lab(LabSpec("benchscale", 1, 0, network="10.0.0.0/8"), directory)
     try:
@@ -127,30 +127,21 @@ def subject(directory: Path) -> Iterator[Subject]:
             text=True,
         )
         with writer, Kernel(NETNS_DIR / lab.names.host(1)) as kernel:
-            yield Subject(lab, writer, kernel)
+            yield MeasuredDaemon(lab, writer, kernel)
             writer.kill()
     finally:
         lab.down()
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Poll. Raises ClickException after CONVERGENCE_TIMEOUT."""
-    deadline = time.monotonic() + CONVERGENCE_TIMEOUT
-    while not condition():
-        if time.monotonic() > deadline:
-            raise click.ClickException(f"not within {CONVERGENCE_TIMEOUT:g} s: {what}")
-        time.sleep(0.01)
-
-
-def singles(daemon: Subject, first: int) -> list[float]:
-    """Milliseconds from before each of many single writes to the route's news."""
+def singles(daemon: MeasuredDaemon, first: int) -> list[float]:
+    """Milliseconds from before each of many single writes to the route in `ip monitor`."""
     netns = daemon.lab.names.host(1)
     figures = []
     with subprocess.Popen(
         ["ip", "-n", netns, "-o", "monitor", "route"], stdout=subprocess.PIPE, text=True
     ) as monitor:
         assert monitor.stdout is not None  # noqa: S101 - a pipe was asked for
-        time.sleep(0.2)  # ip monitor says nothing when it is ready
+        time.sleep(0.2)  # ip monitor does not tell when it is ready
         for number in range(first, first + SINGLES):
             started = daemon.write("put", number, 1)
             for line in monitor.stdout:
@@ -161,7 +152,7 @@ def singles(daemon: Subject, first: int) -> list[float]:
     return figures
 
 
-def delta_p99(daemon: Subject) -> float:
+def delta_p99(daemon: MeasuredDaemon) -> float:
     """The daemon's own milliseconds for one change, p99 of those in its log."""
     found = [float(ms) for ms, why in CHANGES.findall(daemon.lab.log(1)) if why == "leases changed"]
     return percentile(found, 99)
@@ -173,7 +164,7 @@ def percentile(values: list[float], which: int) -> float:
     return ordered[min(len(ordered) - 1, len(ordered) * which // 100)]
 
 
-def measure(daemon: Subject, count: int, report: Report, *, soak: bool) -> None:
+def measure(daemon: MeasuredDaemon, count: int, report: Report, *, soak: bool) -> None:
     """All figures with `count` leases present."""
     label = f"{count} leases: "
     baseline: dict[tuple[str, str], list[float]] = {}

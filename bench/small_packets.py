@@ -1,15 +1,15 @@
-"""Many small UDP datagrams, as fast as the kernel takes them, and how many of them arrive.
+"""Many small UDP datagrams, as fast as the kernel accepts them, and how many of them arrive.
 
     python -m bench.small_packets receive PORT SECONDS
     python -m bench.small_packets send ADDRESS PORT SECONDS [--flows 8] [--size 64]
 
 iperf3 sends one datagram a call and reads the clock for each, so that it is slower than what
-it measures. This sends a batch a call (sendmmsg), by turns from a number of sockets, and
+it measures. This sends a batch a call (sendmmsg), from a number of sockets one after the other, and
 receives a batch a call (recvmmsg). Every datagram is one of its own to the kernel: no
 segmentation offload on either side.
 
 The receiver prints one JSON line: datagrams received in its SECONDS, and those seconds. They
-begin a moment after the first one came, when everything is warm.
+begin WARM_UP seconds after the first one came, when the caches are filled.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import click
 
 BATCH = 64  # datagrams a call
 WARM_UP = 0.3  # seconds
-PAUSE = 0.0005  # seconds: a receiver that woke for each datagram would be what is measured
+RECEIVE_INTERVAL = 0.0005  # seconds: waking for each datagram would limit the rate
 FIRST_DATAGRAM_TIMEOUT = 10.0  # seconds for the first datagram to come
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 BUFFER = 4 << 20  # bytes
@@ -73,13 +73,16 @@ class _Batch:
         self._libc.sendmmsg(fd, self._messages, BATCH, 0)
 
     def receive(self, fd: int) -> int:
-        """Take what there is, wait if there is nothing; returns how many. Raises OSError."""
+        """Take the datagrams that are there, wait for one if there is none; returns how many.
+
+        Raises OSError.
+        """
         count: int = self._libc.recvmmsg(fd, self._messages, BATCH, MSG_WAITFORONE, None)
         if count < 0:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error))
         if count < BATCH:
-            time.sleep(PAUSE)
+            time.sleep(RECEIVE_INTERVAL)
         return count
 
 

@@ -2,10 +2,10 @@
 
     python -m bench.throughput [--seconds 5] [--json FILE]
 
-One two-host lab per backend, all up at the same time; iperf3 runs take turns over the paths,
-so that a busy moment of the machine hits them all alike. Each figure is the median of the
-rounds. TCP with 1 and 4 streams; UDP with as much as the receiver takes without loss asked of
-it (a fixed, unlimited offer: what arrives counts).
+One two-host lab per backend, all up at the same time; iperf3 runs alternate between the
+paths, so that a busy moment of the machine slows all of them. Each figure is the median of the
+rounds. TCP with 1 and 4 streams; UDP as fast as iperf3
+sends; what arrives counts.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ TRAFFIC = {
 
 
 @dataclass(frozen=True, slots=True)
-class Path2:
-    """From one namespace to an address in another one."""
+class TrafficPath:
+    """A way to measure: from a client's namespace to an address in a server's."""
 
     name: str
     client: str
@@ -65,7 +65,7 @@ def iperf_server(netns: str) -> Iterator[None]:
             processes.stop([server.pid])
 
 
-def gigabits(path: Path2, seconds: int, traffic: tuple[str, ...]) -> float:
+def gigabits(path: TrafficPath, seconds: int, traffic: tuple[str, ...]) -> float:
     """Received Gbit/s of one iperf3 run."""
     done = subprocess.run(
         [
@@ -92,20 +92,20 @@ def paths(
     *,
     name: str = "bench",
     underlay: bool = True,
-) -> Iterator[list[Path2]]:
-    """Bring up one lab per backend; the paths to compare, the underlay first."""
+) -> Iterator[list[TrafficPath]]:
+    """Bring up one lab per backend; yields the paths to compare, the underlay first."""
     with contextlib.ExitStack() as stack:
-        found: list[Path2] = []
+        found: list[TrafficPath] = []
         for number, (label, backend) in enumerate(backends.items()):
             lab = Lab(LabSpec(f"{name}{number}", 2, 1, backend), directory)
             stack.callback(lab.down)
             lab.up()
             if not found and underlay:
                 found.append(
-                    Path2(UNDERLAY, lab.names.host(1), lab.names.host(2), hosts.host_ipv4(2))
+                    TrafficPath(UNDERLAY, lab.names.host(1), lab.names.host(2), hosts.host_ipv4(2))
                 )
             sender, receiver = lab.pods
-            found.append(Path2(label, sender.netns, receiver.netns, receiver.addresses[0]))
+            found.append(TrafficPath(label, sender.netns, receiver.netns, receiver.addresses[0]))
         for path in found:
             stack.enter_context(iperf_server(path.server))
         yield found

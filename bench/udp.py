@@ -2,8 +2,8 @@
 
     python -m bench.udp [--seconds 2] [--rounds 3] [--only NAME]... [--json FILE]
 
-One two-host lab per backend, all up at the same time; runs take turns over the paths, so that a
-busy moment of the machine hits them all alike. Each figure is the median of the rounds:
+One two-host lab per backend, all up at the same time; runs alternate between the paths, so that
+a busy moment of the machine slows all of them. Each figure is the median of the rounds:
 
     TCP 1, 4, 16 streams    received Gbit/s, by iperf3
     CPU per GiB             seconds that all processors were busy, per GiB of the one stream
@@ -11,7 +11,7 @@ busy moment of the machine hits them all alike. Each figure is the median of the
                             they can (bench/small_packets.py)
     latency                 ping, median and 99th percentile; idle, and beside 4 TCP streams
 
-"udp, single packets" is the same extension in the way of flanneld: one read() and one sendto() a
+"udp, single packets" is the same extension working as flanneld does: one read() and one sendto() a
 packet, one thread, nothing offloaded. Everything runs on one machine: senders, receivers and
 both hosts' data planes share its processors.
 """
@@ -34,7 +34,7 @@ from typing import IO, Any, cast
 import click
 
 from bench.report import Report
-from bench.throughput import UNDERLAY, Path2, gigabits, paths
+from bench.throughput import UNDERLAY, TrafficPath, gigabits, paths
 from lab import processes
 
 SINGLE, UDP, VXLAN = "udp, single packets", "udp", "vxlan"
@@ -47,8 +47,8 @@ BACKENDS: Mapping[str, Mapping[str, Any]] = {
 }
 SMALL_PORT = 7777
 PING_INTERVAL = 0.01  # seconds
-LOADING = 4  # TCP streams beside which latency is measured
-SLACK = 1  # seconds that a load begins before and ends after what is measured beside it
+LOAD_STREAMS = 4  # TCP streams that run while latency is measured
+LOAD_MARGIN = 1  # seconds: the load runs so much longer than the measurement, at either end
 GOALS = (
     ("TCP, 1 stream", SINGLE, 12.0),
     ("TCP, 1 stream", VXLAN, 0.55),
@@ -66,7 +66,7 @@ def busy_seconds() -> float:
     return (user + nice + system + irq + softirq) / PER_SECOND
 
 
-def small_packets(path: Path2, seconds: int) -> float:
+def small_packets(path: TrafficPath, seconds: int) -> float:
     """Datagrams received a second."""
     program = (sys.executable, "-I", "-m", "bench.small_packets")
     with contextlib.ExitStack() as stack:
@@ -81,14 +81,14 @@ def small_packets(path: Path2, seconds: int) -> float:
 
         received = start(path.server, "receive", str(SMALL_PORT), str(seconds))
         received.readline()  # it listens
-        duration = str(seconds + 2 * SLACK)
+        duration = str(seconds + 2 * LOAD_MARGIN)
         start(path.client, "send", path.address, str(SMALL_PORT), duration)
         answer = json.loads(received.readline())
     return float(answer["datagrams"] / answer["seconds"])
 
 
-def round_trips(path: Path2, seconds: int) -> list[float]:
-    """Round-trip times of pings, ms; a lost one is as bad as the whole time."""
+def round_trips(path: TrafficPath, seconds: int) -> list[float]:
+    """Round-trip times of pings, sorted, ms; a lost one counts as `seconds`."""
     count = int(seconds / PING_INTERVAL)
     done = subprocess.run(
         [
@@ -103,13 +103,13 @@ def round_trips(path: Path2, seconds: int) -> list[float]:
     return sorted(times + [seconds * 1e3] * (count - len(times)))
 
 
-def round_trips_under_load(path: Path2, seconds: int) -> list[float]:
-    """The same beside TCP streams that take all they can."""
-    streams = ("-P", str(LOADING))
-    load = threading.Thread(target=gigabits, args=(path, seconds + 2 * SLACK, streams))
+def round_trips_under_load(path: TrafficPath, seconds: int) -> list[float]:
+    """The same while TCP streams send as fast as they can."""
+    streams = ("-P", str(LOAD_STREAMS))
+    load = threading.Thread(target=gigabits, args=(path, seconds + 2 * LOAD_MARGIN, streams))
     load.start()
     try:
-        threading.Event().wait(SLACK)
+        threading.Event().wait(LOAD_MARGIN)
         return round_trips(path, seconds)
     finally:
         load.join()
@@ -117,35 +117,35 @@ def round_trips_under_load(path: Path2, seconds: int) -> list[float]:
 
 @dataclass(slots=True)
 class Figures:
-    """What one round after the other found, per path and kind, in the order measured."""
+    """The values of all rounds, per path and figure, in the order measured."""
 
     units: dict[str, str] = field(default_factory=dict)
     values: dict[tuple[str, str], list[float]] = field(default_factory=dict)
 
-    def note(self, path: Path2, what: str, unit: str, value: float) -> None:
-        """One round's figure."""
+    def add(self, path: TrafficPath, what: str, unit: str, value: float) -> None:
+        """Add one round's value."""
         self.units[what] = unit
         self.values.setdefault((what, path.name), []).append(value)
 
-    def tcp(self, path: Path2, streams: int, seconds: int) -> None:
-        """Throughput, and what it costs."""
+    def tcp(self, path: TrafficPath, streams: int, seconds: int) -> None:
+        """Measure throughput, and for one stream the CPU time it takes."""
         before = busy_seconds()
         rate = gigabits(path, seconds, ("-P", str(streams)))
         busy = busy_seconds() - before
-        self.note(path, f"TCP, {streams} stream{'s' * (streams > 1)}", "Gbit/s", rate)
+        self.add(path, f"TCP, {streams} stream{'s' * (streams > 1)}", "Gbit/s", rate)
         if streams == 1:
             gib = rate * 1e9 * seconds / 8 / 2**30
-            self.note(path, "CPU per GiB", "s", busy / gib)
+            self.add(path, "CPU per GiB", "s", busy / gib)
 
-    def latency(self, path: Path2, seconds: int) -> None:
-        """Idle and under load."""
+    def latency(self, path: TrafficPath, seconds: int) -> None:
+        """Measure round trips, idle and under load."""
         for how, measure in (("idle", round_trips), ("under load", round_trips_under_load)):
             times = measure(path, seconds)
-            self.note(path, f"latency {how}, median", "ms", statistics.median(times))
-            self.note(path, f"latency {how}, 99 %", "ms", times[int(len(times) * 0.99)])
+            self.add(path, f"latency {how}, median", "ms", statistics.median(times))
+            self.add(path, f"latency {how}, 99 %", "ms", times[int(len(times) * 0.99)])
 
     def report(self, title: str, baseline: str) -> Report:
-        """The medians."""
+        """Return the medians as a report."""
         report = Report(title, baseline)
         for what, unit in self.units.items():
             for (measured, name), values in self.values.items():
@@ -167,11 +167,11 @@ class Figures:
 def main(seconds: int, rounds: int, only: tuple[str, ...], json_file: Path | None) -> None:
     """Measure and print."""
     figures = Figures()
-    measures: list[Callable[[Path2], None]] = [
+    measures: list[Callable[[TrafficPath], None]] = [
         lambda path: figures.tcp(path, 1, seconds),
         lambda path: figures.tcp(path, 4, seconds),
         lambda path: figures.tcp(path, 16, seconds),
-        lambda path: figures.note(path, "small packets", "1/s", small_packets(path, seconds)),
+        lambda path: figures.add(path, "small packets", "1/s", small_packets(path, seconds)),
         lambda path: figures.latency(path, seconds),
     ]
     chosen = {name: one for name, one in BACKENDS.items() if not only or name in only}

@@ -2,7 +2,7 @@
 
     fm-LAB-net    the underlay: bridge `br0`, 192.168.64.1/24 and fd00:1::1/64; etcd is here
     fm-LAB-h1     host 1: eth0 192.168.64.11/24, fd00:1::11/64, default route to the underlay
-    fm-LAB-h1-p1  pod 1 of host 1: made empty, wired by the CNI plugin
+    fm-LAB-h1-p1  pod 1 of host 1: made empty, attached by the CNI plugin
 
 Everything stays inside these namespaces, so any number of labs run side by side with the
 same addresses, and the machine's own network is never touched.
@@ -27,17 +27,17 @@ FIRST_HOST = 10  # host N is .10+N, so that .1 and friends stay free
 
 
 class LabError(FlatmeshError):
-    """Something the lab can't do; the message is one line with the mend."""
+    """Something the lab can't do; the message is one line that tells what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """How a lab calls its namespaces. Raises LabError for a name that can't be one."""
+    """The names of a lab's namespaces. Raises LabError for a name that no lab can have."""
 
     lab: str
 
     def __post_init__(self) -> None:
-        """Refuse dashes: lab `a` must not take lab `a-h1` for its own."""
+        """Refuse dashes: namespaces of lab `a-h1` would look like those of lab `a`."""
         if not NAME.fullmatch(self.lab):
             raise LabError(f"lab name {self.lab!r}: use 1 to 20 lower-case letters and digits")
 
@@ -90,7 +90,7 @@ def make_underlay(names: Names, mtu: int, *, ipv4: bool = True, ipv6: bool = Tru
 
 
 def make_host(names: Names, number: int, mtu: int, *, ipv4: bool = True, ipv6: bool = True) -> None:
-    """Make a host's namespace and plug it into the underlay."""
+    """Make a host's namespace and connect it to the underlay by a veth pair."""
     host = names.host(number)
     ip("netns", "add", host)
     port = f"h{number}"

@@ -1,9 +1,9 @@
 """Who reaches whom, how fast, and under which address.
 
 Each pod gets an echo socket inside its namespace, held by this process. For every pair one
-datagram goes from the sender's socket to the receiver's pod address; the receiver notes
-which source address it *saw*. That is the proof of "no NAT": the address seen must be one
-of the sender's own. The answer's arrival gives the round-trip time.
+datagram goes from the sender's socket to the receiver's pod address. The source address with
+which it arrives proves that no NAT is on the way: it must be one of the sender's own. The
+answer's arrival gives the round-trip time.
 """
 
 from __future__ import annotations

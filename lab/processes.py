@@ -1,8 +1,8 @@
-"""Processes of a lab: started inside a namespace, found again by it, never orphaned.
+"""Processes of a lab: started inside a network namespace, and found again by it.
 
-A lab that died leaves processes whose pids nobody remembers. But each of them still lives
-in one of the lab's network namespaces, and /proc tells which: so `in_namespaces` finds them
-all, also those that a daemon started itself (wireguard-go, ovs-vswitchd).
+A lab that died leaves processes whose pids are written nowhere. Each of them is still in one
+of the lab's network namespaces, which /proc tells: `in_namespaces` finds them all, also those
+that a daemon started itself (wireguard-go, ovs-vswitchd).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ POLL_INTERVAL = 0.02  # seconds
 
 
 def enter(netns: str) -> tuple[str, ...]:
-    """Give the command prefix that runs a program in a named network namespace."""
+    """Return the command prefix that runs a program in a named network namespace."""
     return ("nsenter", f"--net={NETNS_DIR / netns}", "--")
 
 

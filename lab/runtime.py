@@ -22,7 +22,7 @@ DEADLINE = 60.0  # seconds; kubelet gives a sandbox two minutes for the whole ch
 
 
 class PluginError(FlatmeshError):
-    """A plugin refused: `code` and `message` are the error object's."""
+    """A plugin failed; `code` and `message` are those of its error object."""
 
     def __init__(self, plugin: str, command: str, code: int, message: str) -> None:
         super().__init__(f"{plugin} {command}: {message} (code {code})")

@@ -16,15 +16,15 @@ from hostnet.netns import run_in
 from lab.processes import NETNS_DIR
 from lab.spec import LabPod
 
-INTERVAL = 0.002  # seconds between two datagrams
-LAST_WAIT = 1.0  # seconds of silence that mean that the rest is lost
+SEND_INTERVAL = 0.002  # seconds between two datagrams
+SILENCE_TIMEOUT = 1.0  # seconds without a datagram, after the last was sent
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h; root may go beyond net.core.rmem_max
-RECEIVE_BUFFER = 1 << 22  # bytes: what a busy machine delays must not be lost here
+RECEIVE_BUFFER = 1 << 22  # bytes: a receiver that a busy machine delays must not lose datagrams
 
 
 @dataclass(slots=True)
-class Stream:
-    """The counts so far; both are final when the block is left."""
+class WatchedStream:
+    """The counts so far; final when the block is left."""
 
     sent: int = 0
     refused: int = 0
@@ -38,7 +38,7 @@ class Stream:
 
 
 @contextlib.contextmanager
-def watched_stream(sender: LabPod, receiver: LabPod) -> Iterator[Stream]:
+def watched_stream(sender: LabPod, receiver: LabPod) -> Iterator[WatchedStream]:
     """Send inside the block; wait for what is under way at its end."""
     family = socket.AF_INET6 if ":" in receiver.addresses[0] else socket.AF_INET
 
@@ -46,10 +46,10 @@ def watched_stream(sender: LabPod, receiver: LabPod) -> Iterator[Stream]:
         datagram = socket.socket(family, socket.SOCK_DGRAM)
         datagram.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
         datagram.bind(("", 0))
-        datagram.settimeout(LAST_WAIT)
+        datagram.settimeout(SILENCE_TIMEOUT)
         return datagram
 
-    stream, over = Stream(), threading.Event()
+    stream, over = WatchedStream(), threading.Event()
     with (
         run_in(NETNS_DIR / sender.netns, opened) as outward,
         run_in(NETNS_DIR / receiver.netns, opened) as inward,
@@ -57,7 +57,7 @@ def watched_stream(sender: LabPod, receiver: LabPod) -> Iterator[Stream]:
         target = (receiver.addresses[0], inward.getsockname()[1])
 
         def send() -> None:
-            while not over.wait(INTERVAL):
+            while not over.wait(SEND_INTERVAL):
                 try:
                     outward.sendto(b"x", target)
                     stream.sent += 1

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bench.udp_soak import HARM, counters, soak
+from bench.udp_soak import CORRUPTION, counters, soak
 from lab import processes
 from lab.cluster import Lab
 from lab.matrix import measure
@@ -35,7 +35,7 @@ def test_no_byte_is_harmed_in_many_streams_both_ways(make_lab: MakeLab) -> None:
     counted = counters(lab)
     assert counted["rx_bytes"] > SOAK
     assert counted["rx_packets"] > 3 * counted["rx_writes"]  # super-packets, or it says nothing
-    assert [name for name in HARM if name in counted] == []
+    assert [name for name in CORRUPTION if name in counted] == []
 
 
 def test_the_daemon_tells_prometheus_what_the_data_plane_counts(

@@ -1,0 +1,1 @@
+"""Measurements of the ovs backend: see `python -m bench.ovs --help`."""
