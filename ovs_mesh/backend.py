@@ -20,7 +20,7 @@ from ipam.network import NetworkConfig
 from ovs_mesh import topology
 from ovs_mesh.config import OvsConfig
 from ovs_mesh.data_plane import OvsDataPlane
-from ovs_mesh.datapath import Datapath, choose
+from ovs_mesh.datapath import Datapath, choose_datapath
 from ovs_mesh.devices import (
     KBR0,
     KBR0_VETH,
@@ -52,7 +52,7 @@ class OvsBackend:
         """Read the backend's keys. Raises ConfigError."""
         ovs = OvsConfig.of(config)
         rundir = Path(os.environ.get("OVS_RUNDIR") or DEFAULT_RUNDIR)
-        return cls(ovs, choose(ovs.datapath), state_dir, run_dir, rundir)
+        return cls(ovs, choose_datapath(ovs.datapath), state_dir, run_dir, rundir)
 
     def attributes(self, underlay: Underlay, previous: LeaseAttributes | None) -> LeaseAttributes:
         """Publish tunnel type, key and port."""

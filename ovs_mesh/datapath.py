@@ -26,7 +26,7 @@ class Datapath:
         return self.type == "netdev"
 
 
-def choose(wanted: str) -> Datapath:
+def choose_datapath(wanted: str) -> Datapath:
     """The datapath for `auto`, `system` or `netdev`."""
     if wanted != "auto":
         return Datapath(wanted, "the cluster config says so")

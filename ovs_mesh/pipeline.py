@@ -23,6 +23,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, Flag, IntEnum, auto
+from functools import reduce
+from itertools import combinations
+from operator import or_
 from typing import NamedTuple
 
 from ovs_mesh.inputs import HostInputs, PeerInputs
@@ -133,8 +136,8 @@ class Exits:
     """The ways out of one table, as actions."""
 
     table: str
-    _next: Mapping[Traffic, int]
-    """By a single kind of traffic."""
+    _next: Mapping[Traffic, str]
+    """The action by every combination of kinds that go the same way."""
     _numbers: Mapping[str, int]
     """Of all tables."""
     drop_reasons: Mapping[str, int]
@@ -145,10 +148,12 @@ class Exits:
 
         Raises PipelineError when there is none, or when kinds of `traffic` go different ways.
         """
-        numbers = {self._next.get(kind) for kind in traffic}
-        if len(numbers) != 1 or None in numbers:
-            raise PipelineError(f"table {self.table}: {traffic} has no next table, or several")
-        return f"goto_table:{numbers.pop()}"
+        try:
+            return self._next[traffic]
+        except KeyError:
+            raise PipelineError(
+                f"table {self.table}: {traffic} has no next table, or several"
+            ) from None
 
     def resubmit(self, table: str) -> str:
         """Send the packet through a table, and go on with the next action then."""
@@ -171,41 +176,48 @@ class Pipeline:
         self.drop_reasons = _reasons(self.tables)
         """Numbers of the drop reasons by name."""
         self._exits = {table.name: self._exits_of(table) for table in self.tables}
+        self._peer_tables = [
+            (table.peer_flows, self._exits[table.name], _start(self.numbers[table.name]))
+            for table in self.tables
+            if table.peer_flows is not None
+        ]
         self._misses = [self._miss(t) for t in self.tables if t.miss is not Miss.NONE]
 
     def host_flows(self, inputs: HostInputs) -> list[str]:
         """All flows but those of single peers, as lines of ovs-ofctl(8)."""
         lines = list(self._misses)
         for table in self.tables:
-            number = self.numbers[table.name]
+            start = _start(self.numbers[table.name])
             built = table.host_flows(inputs, self._exits[table.name])
-            lines += [_line(number, flow) for flow in built]
+            lines += [_line(start, *flow) for flow in built]
         return lines
 
     def peer_flows(self, inputs: PeerInputs, peer: Peer, ofport: int) -> list[str]:
         """The flows of one peer, whose tunnel is port `ofport`."""
-        lines: list[str] = []
-        for table in self.tables:
-            if table.peer_flows is not None:
-                number = self.numbers[table.name]
-                built = table.peer_flows(inputs, peer, ofport, self._exits[table.name])
-                lines += [_line(number, flow) for flow in built]
-        return lines
+        return [
+            _line(start, *flow)
+            for build, exits, start in self._peer_tables
+            for flow in build(inputs, peer, ofport, exits)
+        ]
 
     def _exits_of(self, table: Table) -> Exits:
         later = self.tables[self.tables.index(table) + 1 :]
-        following: dict[Traffic, int] = {}
-        for kind in table.carries:
-            for other in later:
-                if kind in other.carries:
-                    following[kind] = self.numbers[other.name]
-                    break
-        return Exits(table.name, following, self.numbers, self.drop_reasons)
+        following: dict[Traffic, str] = {}
+        for other in later:
+            new = other.carries & table.carries & ~Traffic(sum(k.value for k in following))
+            following |= dict.fromkeys(new, f"goto_table:{self.numbers[other.name]}")
+        ways: dict[Traffic, str] = {}
+        for count in range(1, len(following) + 1):
+            for kinds in combinations(following, count):
+                actions = {following[kind] for kind in kinds}
+                if len(actions) == 1:
+                    ways[reduce(or_, kinds)] = actions.pop()
+        return Exits(table.name, ways, self.numbers, self.drop_reasons)
 
     def _miss(self, table: Table) -> str:
         exits = self._exits[table.name]
         actions = DROP if table.miss is Miss.DROP else exits.next(table.carries)
-        return _line(self.numbers[table.name], Flow(0, "", actions))
+        return _line(_start(self.numbers[table.name]), 0, "", actions)
 
 
 def _number(tables: Sequence[Table]) -> dict[str, int]:
@@ -235,9 +247,12 @@ def _reasons(tables: Sequence[Table]) -> dict[str, int]:
     return dict(sorted(reasons.items(), key=lambda item: item[1]))
 
 
-def _line(table: int, flow: Flow) -> str:
-    comma = "," if flow.match else ""
-    return (
-        f"cookie={COOKIE:#x},table={table},priority={flow.priority}{comma}{flow.match}"
-        f" actions={flow.actions}"
-    )
+def _start(table: int) -> str:
+    """How the lines of a table's flows begin."""
+    return f"cookie={COOKIE:#x},table={table},priority="
+
+
+def _line(start: str, priority: int, match: str, actions: str) -> str:
+    if match:
+        return f"{start}{priority},{match} actions={actions}"
+    return f"{start}{priority} actions={actions}"

@@ -34,8 +34,9 @@ def _from_its_tunnel(inputs: PeerInputs, peer: Peer, ofport: int, exits: Exits) 
     if peer.chosen_by_flow:
         field = "tun_ipv6_src" if ":" in peer.remote else "tun_src"
         tunnel = f"{field}={peer.remote},{tunnel}"
+    on = exits.next(Traffic.TUNNEL_IP)
     for network in (*peer.subnets, *peer.sources):
-        yield Flow(100, f"{match.source(network)},{tunnel}", exits.next(Traffic.TUNNEL_IP))
+        yield Flow(100, f"{match.source(network)},{tunnel}", on)
     if inputs.mesh != "static":
         return  # ARP and neighbour discovery are answered on the sender's own host
     neighbour = exits.next(Traffic.TUNNEL_NEIGHBOUR)
