@@ -28,7 +28,7 @@ from backend.protocol import DataPlane, PeerUnusableError
 from hostnet.state import Address, FdbEntry, HostState, Link, Neighbour, Route, Vxlan
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes
-from ipam.network import NetworkConfig, option
+from ipam.network import NetworkConfig
 
 DEFAULT_VNI = 1
 DEFAULT_PORT = 8472  # what Linux used before RFC 7348 got 4789; flanneld leaves it so
@@ -55,13 +55,14 @@ class VxlanBackend:
     def from_config(cls, config: NetworkConfig, state_dir: Path, run_dir: Path) -> VxlanBackend:
         """Read the backend's keys. Raises ConfigError for a bad one."""
         del state_dir, run_dir  # all state is in the lease and the kernel
+        options = config.options
         return cls(
             # the kernel's range is 24 bits; 0 is a valid VNI but flannel reads it as "default"
-            vni=option(config, "VNI", DEFAULT_VNI, minimum=1, maximum=2**24 - 1),
-            port=option(config, "Port", 0, minimum=0, maximum=65535) or DEFAULT_PORT,
-            underlay_mtu=option(config, "MTU", 0, minimum=0, maximum=65535),
-            direct_routing=option(config, "DirectRouting", default=False),
-            learning=option(config, "Learning", default=False),
+            vni=options.number("VNI", DEFAULT_VNI, minimum=1, maximum=2**24 - 1),
+            port=options.number("Port", 0, minimum=0, maximum=65535) or DEFAULT_PORT,
+            underlay_mtu=options.number("MTU", 0, minimum=0, maximum=65535),
+            direct_routing=options.flag("DirectRouting", default=False),
+            learning=options.flag("Learning", default=False),
             enable_ipv4=config.enable_ipv4,
             enable_ipv6=config.enable_ipv6,
         )

@@ -16,11 +16,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
+
+from base.fields import Fields
 
 DEFAULT_BACKEND = "udp"  # flanneld's, for a config without Backend.Type
-
-Option = TypeVar("Option", bool, int, str)
 
 
 class ConfigError(ValueError):
@@ -49,10 +49,15 @@ class NetworkConfig:
     backend_type: str = DEFAULT_BACKEND
     """Lower case."""
     backend: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """The Backend object as it stands in the document; read it with `option`."""
+    """The Backend object as it stands in the document; read it with `options`."""
     ip_masq: bool | None = None
     """Key `IPMasq`, ours: whether hosts masquerade what leaves the cluster, whatever their own
     `--ip-masq` says. None: each host's flag decides. flanneld overlooks it."""
+
+    @property
+    def options(self) -> Fields:
+        """The keys of the Backend object; its methods raise ConfigError."""
+        return Fields(self.backend, "cluster config: Backend.", ConfigError, ignore_case=True)
 
 
 class _Family(NamedTuple):
@@ -112,36 +117,6 @@ def parse_config(text: str | bytes) -> NetworkConfig:
         backend,
         _flag(keys, "IPMasq", default=False) if "ipmasq" in keys else None,
     )
-
-
-def option(
-    config: NetworkConfig,
-    name: str,
-    default: Option,
-    *,
-    minimum: int | None = None,
-    maximum: int | None = None,
-) -> Option:
-    """A key of the Backend object, matched without regard to case; `default` when absent.
-
-    The value must be of the default's type, and a number within the limits, which are
-    inclusive. Raises ConfigError.
-    """
-    value = next((v for k, v in config.backend.items() if k.lower() == name.lower()), None)
-    if value is None:
-        return default
-    if type(value) is not type(default):
-        wanted = {bool: "true or false", int: "a whole number", str: "a string"}[type(default)]
-        raise ConfigError(
-            f"cluster config: Backend.{name} is {json.dumps(value)}; it must be {wanted}"
-        )
-    if isinstance(value, int):
-        low = value if minimum is None else minimum
-        high = value if maximum is None else maximum
-        if not low <= value <= high:
-            limits = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-            raise ConfigError(f"cluster config: Backend.{name} is {value}; it must be {limits}")
-    return value
 
 
 def _kind(value: object) -> str:

@@ -19,14 +19,13 @@ the first that applies is used. "GRE inside the LAN, VXLAN over the internet" ta
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from base.fields import Fields
 from hostnet.underlay import Underlay
-from ipam.network import ConfigError, NetworkConfig, option
+from ipam.network import ConfigError, NetworkConfig
 
 NAME = "ovs"
 TUNNELS = ("gre", "vxlan", "geneve")
@@ -86,32 +85,24 @@ class OvsConfig:
     @classmethod
     def of(cls, config: NetworkConfig) -> OvsConfig:
         """Read the options. Raises ConfigError."""
-        mesh = _choice(config, "Mesh", MESHES, "flow")
-        kind = _choice(config, "Tunnel", TUNNELS, "vxlan")
-        tunnel = OvsTunnel(
-            kind,
-            option(config, "Key", 1, minimum=1, maximum=MAX_KEY[kind]),
-            option(config, "Port", 0, minimum=0, maximum=65535),
-        )
-        rules: Any = next((v for k, v in config.backend.items() if k.lower() == "peers"), [])
-        if not isinstance(rules, list):
-            raise ConfigError('cluster config: Backend.Peers must be a list of {"CIDR":...} rules')
+        options = config.options
+        mesh = options.choice("Mesh", MESHES, "flow")
+        tunnel = _tunnel(options, DEFAULT_TUNNEL)
+        rules = options.objects("Peers", '{"CIDR":"10.0.0.0/8"}')
         if rules and mesh != "combined":
-            raise ConfigError(
-                f'cluster config: Backend.Peers needs "Mesh":"combined"; the mesh is {mesh}'
-            )
-        tree = _choice(config, "SpanningTree", SPANNING_TREES, "none")
+            raise ConfigError(f'{options.where}Peers needs "Mesh":"combined"; the mesh is {mesh}')
+        tree = options.choice("SpanningTree", SPANNING_TREES, "none")
         if tree != "none" and mesh != "static":
             raise ConfigError(
-                f'cluster config: Backend.SpanningTree needs "Mesh":"static"; the mesh is {mesh}'
+                f'{options.where}SpanningTree needs "Mesh":"static"; the mesh is {mesh}'
             )
         return cls(
-            tunnel=_with_port(tunnel, "Backend.Port"),
+            tunnel=tunnel,
             mesh=mesh,
-            datapath=_choice(config, "Datapath", DATAPATHS, "auto"),
-            attach=_choice(config, "PodAttach", ATTACHMENTS, "kbr0"),
-            underlay_mtu=option(config, "MTU", 0, minimum=0, maximum=65535),
-            rules=tuple(_rule(rule, number, tunnel) for number, rule in enumerate(rules, 1)),
+            datapath=options.choice("Datapath", DATAPATHS, "auto"),
+            attach=options.choice("PodAttach", ATTACHMENTS, "kbr0"),
+            underlay_mtu=options.number("MTU", 0, minimum=0, maximum=65535),
+            rules=tuple(Rule(_cidr(rule), _tunnel(rule, tunnel)) for rule in rules),
             spanning_tree=tree,
             network=config.network,
             ipv6_network=config.ipv6_network,
@@ -139,44 +130,24 @@ class OvsConfig:
         return (self.underlay_mtu or underlay.mtu) - overhead
 
 
-def _choice(config: NetworkConfig, name: str, known: tuple[str, ...], default: str) -> str:
-    return _known(option(config, name, default), f"Backend.{name}", known)
+def _tunnel(options: Fields, default: OvsTunnel) -> OvsTunnel:
+    """The keys Tunnel, Key and Port. Kind and key default to another tunnel's, the port to IANA's.
+
+    Raises ConfigError.
+    """
+    kind = options.choice("Tunnel", TUNNELS, default.kind)
+    key = options.number("Key", default.key, minimum=1, maximum=MAX_KEY[kind])
+    port = options.number("Port", 0, minimum=0, maximum=65535)
+    if kind == "gre" and port:
+        raise ConfigError(f"{options.where}Port is {port}, but GRE has no ports: omit it")
+    return OvsTunnel(kind, key, port or IANA_PORT[kind])
 
 
-def _known(value: object, name: str, known: tuple[str, ...]) -> str:
-    if not isinstance(value, str) or value.lower() not in known:
-        raise ConfigError(
-            f"cluster config: {name} is {json.dumps(value)}; it must be one of {', '.join(known)}"
-        )
-    return value.lower()
-
-
-def _with_port(tunnel: OvsTunnel, name: str) -> OvsTunnel:
-    if tunnel.kind == "gre" and tunnel.port:
-        raise ConfigError(f"cluster config: {name} is {tunnel.port}, but GRE has no ports: omit it")
-    return tunnel._replace(port=tunnel.port or IANA_PORT[tunnel.kind])
-
-
-def _rule(rule: object, number: int, default: OvsTunnel) -> Rule:
-    name = f"Backend.Peers[{number}]"
-    if not isinstance(rule, Mapping):
-        raise ConfigError(f'cluster config: {name} must be an object like {{"CIDR":"10.0.0.0/8"}}')
-    keys: dict[str, Any] = {str(key).lower(): value for key, value in rule.items()}
+def _cidr(rule: Fields) -> IPNetwork:
+    text = rule.text("CIDR")
+    if text is None:
+        raise ConfigError(f"{rule.where.removesuffix('.')} has no CIDR")
     try:
-        cidr = ip_network(str(keys["cidr"]), strict=False)
-    except KeyError:
-        raise ConfigError(f"cluster config: {name} has no CIDR") from None
+        return ip_network(text, strict=False)
     except ValueError as error:
-        raise ConfigError(f"cluster config: {name}.CIDR: {error}") from None
-    kind = _known(keys.get("tunnel", default.kind), f"{name}.Tunnel", TUNNELS)
-    key = _number(keys.get("key", default.key), f"{name}.Key", 1, MAX_KEY[kind])
-    port = _number(keys.get("port", 0), f"{name}.Port", 0, 65535)
-    return Rule(cidr, _with_port(OvsTunnel(kind, key, port), f"{name}.Port"))
-
-
-def _number(value: object, name: str, low: int, high: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ConfigError(
-            f"cluster config: {name} is {json.dumps(value)}; it must be from {low} to {high}"
-        )
-    return value
+        raise ConfigError(f"{rule.where}CIDR: {error}") from None

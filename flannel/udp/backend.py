@@ -40,7 +40,7 @@ from hostnet.kinds.tun import KIND
 from hostnet.state import Address, HostState, Link, Route
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes
-from ipam.network import ConfigError, NetworkConfig, option
+from ipam.network import ConfigError, NetworkConfig
 
 DEVICE = "flannel0"
 DEFAULT_PORT = 8285
@@ -79,12 +79,13 @@ class UdpBackend:
         del state_dir  # all state is in the leases
         if find_spec("flannel.udp._plane") is None:
             raise ConfigError(f"backend udp: {NOT_COMPILED}, or use another Backend.Type")
+        options = config.options
         return cls(
             run_dir,
-            option(config, "Port", 0, minimum=0, maximum=65535) or DEFAULT_PORT,
-            option(config, "MTU", 0, minimum=0, maximum=65535),
-            option(config, "Queues", 0, minimum=0, maximum=64),
-            option(config, "SinglePacket", default=False),
+            options.number("Port", 0, minimum=0, maximum=65535) or DEFAULT_PORT,
+            options.number("MTU", 0, minimum=0, maximum=65535),
+            options.number("Queues", 0, minimum=0, maximum=64),
+            options.flag("SinglePacket", default=False),
             config.network,
             config.ipv6_network,
         )

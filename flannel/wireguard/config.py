@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from hostnet.underlay import Underlay
 from hostnet.wireguard.state import Endpoint, key_bytes
 from ipam.lease import Lease, LeaseAttributes, PeerUnusableError
-from ipam.network import ConfigError, NetworkConfig, option
+from ipam.network import ConfigError, NetworkConfig
 
 NAME = "wireguard"
 DEVICE, DEVICE_V6 = "flannel-wg", "flannel-wg-v6"
@@ -58,12 +58,13 @@ class WireguardConfig:
     @classmethod
     def of(cls, config: NetworkConfig) -> WireguardConfig:
         """Read the options. Raises ConfigError."""
-        mode = option(config, "Mode", "").lower() or "separate"
+        options = config.options
+        mode = options.text("Mode", "").lower() or "separate"
         if mode not in MODES:
             raise ConfigError(
                 f"cluster config: Backend.Mode is {mode!r}; it must be one of {', '.join(MODES)}"
             )
-        psk = option(config, "PSK", "") or None
+        psk = options.text("PSK") or None
         if psk is not None:
             try:
                 key_bytes(psk)
@@ -72,11 +73,11 @@ class WireguardConfig:
                     f"cluster config: Backend.PSK is {error}; `wg genpsk` makes one"
                 ) from None
         result = cls(
-            listen_port=option(config, "ListenPort", PORT, minimum=1, maximum=65535),
-            listen_port_v6=option(config, "ListenPortV6", PORT_V6, minimum=1, maximum=65535),
+            listen_port=options.number("ListenPort", PORT, minimum=1, maximum=65535),
+            listen_port_v6=options.number("ListenPortV6", PORT_V6, minimum=1, maximum=65535),
             psk=psk,
-            keepalive=option(config, "PersistentKeepaliveInterval", 0, minimum=0, maximum=65535),
-            underlay_mtu=option(config, "MTU", 0, minimum=0, maximum=65535),
+            keepalive=options.number("PersistentKeepaliveInterval", 0, minimum=0, maximum=65535),
+            underlay_mtu=options.number("MTU", 0, minimum=0, maximum=65535),
             mode=mode,
             network=config.network,
             ipv6_network=config.ipv6_network,
