@@ -57,6 +57,9 @@ SEAMS = [
     Seam("flannel", "WireguardDataPlane.plan"),
     Seam("ovs_mesh", "OvsDataPlane.mark_dirty"),
     Seam("ovs_mesh", "OvsDataPlane.reconcile"),
+    Seam("cni/pod/plugin.py", "delete"),
+    Seam("cni/ipam_plugin.py", "check"),
+    Seam("cni/flannel_alias.py", "gc"),
 ]
 
 
