@@ -1,4 +1,4 @@
-"""Real etcd servers for tests: cheap, each on its own loopback address, never orphaned."""
+"""Real etcd servers for tests, each on a loopback address of its own; they end with the test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from lab.etcd_server import EtcdServer
 
-# A member alone needs no patience: its first election is the only wait of its start.
+# A single member elects itself: short timeouts make its start faster, and do no harm.
 ALONE = ("--heartbeat-interval=20", "--election-timeout=200")
 
 
@@ -23,7 +23,7 @@ def loopback() -> str:
 
 @pytest.fixture
 def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
-    """One real etcd, this test's own, to be used or ill-used."""
+    """One real etcd for one test, which may stop, freeze or damage it."""
     address = loopback()
     server = EtcdServer(
         tmp_path / "etcd",

@@ -29,7 +29,7 @@ def compiler_runtime() -> bool:
 @pytest.mark.skipif(
     not compiler_runtime(), reason="needs libFuzzer: apt install clang libclang-rt-14-dev"
 )
-def test_no_input_harms_the_packet_code(tmp_path: Path) -> None:
+def test_no_input_breaks_the_packet_code(tmp_path: Path) -> None:
     done = subprocess.run(
         [FUZZ / "run", str(RUNS), tmp_path],
         env={**os.environ, "PYTHON": sys.executable},

@@ -1,4 +1,4 @@
-"""Real network namespaces for tests: made fresh, removed whatever happens.
+"""Real network namespaces for tests: made for each test, removed also when it fails.
 
 `netns` is the name of one; `make_netns()` makes more. When a test fails, what an operator
 would look at first is printed for each.
@@ -51,7 +51,7 @@ def netns(make_netns: MakeNetns) -> str:
 def host(netns: str) -> str:
     """A namespace that looks like a host: eth0 on an underlay, with a default route.
 
-    192.168.64.2/24 and fd00:1::2/64; the cable's other end is eth1 in the same namespace.
+    192.168.64.2/24 and fd00:1::2/64; the veth pair's other end is eth1 in the same namespace.
     """
     for command in (
         "link add eth0 type veth peer name eth1",

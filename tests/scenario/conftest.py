@@ -1,4 +1,4 @@
-"""Clusters for stories: a real etcd, real daemons, real pods, each in a lab of its own name.
+"""Labs for the tests: a real etcd, real daemons, real pods, each lab with a name of its own.
 
 When a test fails, what an operator would look at is printed: links, routes, neighbours, FDB,
 and the daemons' logs.
@@ -44,7 +44,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
 
 
 def describe(lab: Lab) -> str:
-    """What a 3 a.m. operator would ask for first."""
+    """Return the kernel's objects on each host and the end of its daemon's log."""
     text = []
     for number in lab.host_numbers:
         netns = lab.names.host(number)
@@ -93,7 +93,7 @@ def make_lab(
 def cluster(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Lab]:
-    """A three-host vxlan cluster that a module's tests share, and leave as they found it."""
+    """A three-host vxlan cluster; a module's tests share it, and each restores what it changes."""
     with running_lab(request.config, tmp_path_factory.mktemp("labs")) as lab:
         yield lab
 

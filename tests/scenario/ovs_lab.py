@@ -1,4 +1,4 @@
-"""What the stories of the OVS mesh share: configs, and what a host's switch holds."""
+"""What the tests of the OVS mesh share: configs, and what a host's switch holds."""
 
 from __future__ import annotations
 

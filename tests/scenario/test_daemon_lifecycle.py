@@ -1,4 +1,4 @@
-"""A daemon may stop, die, start again or start too early: pods never notice."""
+"""A daemon stops, dies, starts again or starts too early: pods' traffic goes on."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_pod_deleted_twice_is_no_error(cluster: Lab) -> None:
     cluster.runtime(1).delete(cluster.conflist, attachment)
 
 
-def test_host_that_leaves_is_forgotten_and_may_come_back(
+def test_host_that_leaves_is_removed_and_may_come_back(
     make_lab: Callable[..., Lab], on: On, eventually: Eventually
 ) -> None:
     lab = make_lab(pods_per_host=1)
@@ -126,7 +126,7 @@ def test_cleanup_removes_all_that_is_ours(make_lab: Callable[..., Lab], on: On) 
     lab.stop_daemon(1)
     lab.delete_pod(1, "p1")
     host = lab.names.host(1)
-    on(host, "ip route add 198.51.100.0/24 via 192.168.64.1")  # somebody else's
+    on(host, "ip route add 198.51.100.0/24 via 192.168.64.1")  # not ours
     done = subprocess.run(
         [*processes.enter(host), sys.executable, "-I", "-m", "agent.main", "--cleanup"],
         env={**os.environ, **lab.environment(1)},
@@ -150,7 +150,7 @@ def test_cleanup_removes_all_that_is_ours(make_lab: Callable[..., Lab], on: On) 
         ('{"Network":"10.5.0.0/16","Backend":{"Type":"carrier-pigeon"}}', "carrier-pigeon"),
     ],
 )
-def test_missing_or_malformed_config_is_one_line_until_it_is_mended(
+def test_missing_or_malformed_config_is_logged_once_until_it_is_corrected(
     make_lab: Callable[..., Lab],
     on: On,
     eventually: Eventually,

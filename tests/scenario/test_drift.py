@@ -1,4 +1,4 @@
-"""Somebody breaks a host by hand: it is as it was within a moment of the kernel's news."""
+"""Somebody changes a host's network by hand: the daemon puts it right when netlink tells of it."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ BREAKAGES = {
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES.values(), ids=BREAKAGES.keys())
-def test_what_was_broken_by_hand_is_repaired(
+def test_what_was_changed_by_hand_is_repaired(
     cluster: Lab, on: On, eventually: Eventually, breakage: str
 ) -> None:
     before = state(cluster, on, 1)
-    if breakage == EACH_ROUTE:  # `ip route flush` chokes on nexthop objects
+    if breakage == EACH_ROUTE:  # `ip route flush` fails on routes by nexthop objects
         for destination, _ in before["routes"]:  # type: ignore[attr-defined]
             on(cluster.names.host(1), f"ip route del {destination}")
     else:
@@ -93,7 +93,9 @@ def test_device_of_wrong_vni_and_port_is_put_right_at_start(
     assert reaches(cluster, on)
 
 
-def test_underlay_that_flaps_comes_back(cluster: Lab, on: On, eventually: Eventually) -> None:
+def test_underlay_that_goes_down_and_up_is_used_again(
+    cluster: Lab, on: On, eventually: Eventually
+) -> None:
     host = cluster.names.host(1)
     on(host, "ip link set eth0 down")
     on(host, "ip link set eth0 up")

@@ -1,4 +1,4 @@
-"""etcd misbehaves: pods never notice, and the cluster converges afterwards."""
+"""etcd fails in several ways: pods' traffic goes on, and the cluster converges afterwards."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def leases(lab: Lab, on: On) -> dict[str, Any]:
 
 
 def new_host_joins(lab: Lab, on: On, eventually: Eventually) -> None:
-    """The proof that everybody follows etcd again: a host that is new is reached by all."""
+    """Add a host: when all reach it, every daemon follows etcd again."""
     number = lab.spec.hosts
     lab.start_daemon(number)
     lab.wait_ready(number)
@@ -119,7 +119,7 @@ def test_own_lease_deleted_is_taken_again(
     assert lab.daemon_pid(1) is not None
 
 
-def test_own_lease_taken_by_another_host_is_a_loud_conflict(
+def test_own_lease_taken_by_another_host_is_reported_as_a_conflict(
     make_lab: Callable[..., Lab], on: On, eventually: Eventually
 ) -> None:
     lab = make_lab(hosts=2, pods_per_host=1)

@@ -27,7 +27,7 @@ def test_spoofed_pod_packet_is_dropped_and_counted(
     scrape: Callable[[Lab, int], list[str]],
 ) -> None:
     config = backend("vxlan", "flow", PodAttach=attach)
-    # masquerading would give a liar behind the bridge the host's own address
+    # masquerading would give a spoofed packet the host's own address
     lab = make_lab(hosts=2, pods_per_host=2, backend=config, ip_masq=False)
     pods = {f"h{pod.host}-{pod.name}": pod for pod in lab.pods}
     liar, victim, target = pods["h1-p1"], pods["h1-p2"], pods["h2-p1"]
@@ -54,7 +54,7 @@ def test_spoofed_pod_packet_is_dropped_and_counted(
 
 
 def waiting(receiver: socket.socket) -> list[bytes]:
-    """What has arrived, or does within half a second."""
+    """Datagrams that have arrived, or arrive within half a second."""
     receiver.settimeout(0.5)
     found = []
     while True:
@@ -67,7 +67,7 @@ def waiting(receiver: socket.socket) -> list[bytes]:
 def test_forged_tunnel_packet_is_dropped_and_counted(
     make_lab: Callable[..., Lab], eventually: Eventually
 ) -> None:
-    """From the underlay: right VNI, right inner destination, a source that its sender lacks."""
+    """Right VNI and inner destination, but a source outside the sender's subnet."""
     from scapy.layers.inet import IP, UDP
     from scapy.layers.l2 import Ether
     from scapy.layers.vxlan import VXLAN
@@ -107,7 +107,7 @@ def listening(netns: str) -> socket.socket:
 
 
 def arrives(netns: str, source: str, target: str, receiver: socket.socket) -> bool:
-    """Whether a datagram gets through; the first waits in vain while tunnels ask for a MAC."""
+    """Whether a datagram gets through; the first is lost while a tunnel resolves a MAC address."""
     receiver.settimeout(0.5)
     send(netns, source, target)
     try:
@@ -117,7 +117,7 @@ def arrives(netns: str, source: str, target: str, receiver: socket.socket) -> bo
 
 
 def send(netns: str, source: str, target: str, payload: bytes = b"hello") -> None:
-    """A datagram from an address of the pod's, whoever gave it to it."""
+    """Send a datagram from an address of the pod's, given by us or added by hand."""
 
     def work() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:

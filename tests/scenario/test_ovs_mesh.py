@@ -1,7 +1,7 @@
 """The mesh in Open vSwitch, every tunnel with every mesh, on the datapath that is here.
 
-One lab per combination; the stories of a combination run in it one after the other, and leave
-it as they found it.
+One lab per combination; the tests of a combination run in it one after the other, and each
+restores what it changes.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def test_frames_on_the_underlay_are_the_tunnels_with_the_pods_packet_inside(mesh
     rule = config.get("Peers", [config])[0]
     ping = ["ping", "-c", "1", "-W", "5", second.addresses[0]]
     enter = processes.enter(first.netns)
-    for _ in range(10):  # until the tunnel knows its neighbour's MAC
+    for _ in range(10):  # until the tunnel has resolved its neighbour's MAC address
         if subprocess.run([*enter, *ping], capture_output=True, check=False).returncode == 0:
             break
     captured = capture_ping(mesh, first.netns, second.addresses[0])
@@ -150,13 +150,13 @@ def test_killed_daemon_loses_no_packet(
     mesh: Lab, lost_while_daemon_is_killed: Callable[..., int]
 ) -> None:
     sender, receiver = mesh.pods[0], mesh.pods[-1]
-    assert_all_reach_all(mesh)  # the very first packet is lost while a tunnel asks for a MAC
+    assert_all_reach_all(mesh)  # the first packet is lost while a tunnel resolves a MAC address
     before = flows_of(mesh, 1)
     assert lost_while_daemon_is_killed(mesh, sender, receiver) == 0
     assert flows_of(mesh, 1) == before
 
 
-def test_what_was_broken_by_hand_is_repaired_and_foreign_things_stay(
+def test_what_was_changed_by_hand_is_repaired_and_foreign_objects_stay(
     mesh: Lab, on: On, eventually: Eventually
 ) -> None:
     before = flows_of(mesh, 1)

@@ -146,7 +146,7 @@ def test_known_address_with_another_mac_is_spoofed(known: tuple[str, Known]) -> 
     assert (way, end) == ([(0, 100), (10, 80), (250, 1)], "drop")
 
 
-def test_port_of_somebody_else_is_no_way_in(known: tuple[str, Known]) -> None:
+def test_packet_from_a_foreign_port_is_dropped(known: tuple[str, Known]) -> None:
     _, k = known
     way, end = k.trace(f"in_port=4242,ip,nw_src={k.pod},nw_dst={k.remote}")
     assert (way, end) == ([(0, 0)], "drop")
@@ -169,7 +169,9 @@ def test_packet_from_the_tunnel_is_delivered_when_its_sender_owns_the_source(
     assert way == [(0, 100), (20, 100), (40, 90)]
     assert (k.gateway_mac in end) == (mesh == "flow")
     assert end != "drop"
-    if mesh == "static":  # the sender's mesh was routed a moment ago: our host routes it
+    if (
+        mesh == "static"
+    ):  # the sender may still use a routed mesh while the mesh changes: our host routes it
         way, end = k.trace(k.from_tunnel(f"dl_dst={ROUTER_MAC},{inner}"))
         assert way == [(0, 100), (20, 100), (40, 95)]
         assert k.gateway_mac in end

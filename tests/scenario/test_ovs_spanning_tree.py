@@ -1,4 +1,4 @@
-"""A static mesh under a spanning tree: loops are blocked, and a broken path is gone around."""
+"""A static mesh under a spanning tree: loops are blocked, and traffic avoids a broken path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HOSTS = (1, 2, 3)
 
 
 def blocked_ports(lab: Lab, number: int) -> list[str]:
-    """Peers whose tunnel the tree has taken out of use on a host."""
+    """Peers to which the spanning tree blocks the tunnel on a host."""
     blocked = []
     for peer in HOSTS:
         if peer != number:
@@ -30,7 +30,7 @@ def assert_all_reach_all(lab: Lab) -> None:
         assert [result for result in results if not result.good] == []
 
 
-def test_loop_is_blocked_and_a_broken_path_is_gone_around(
+def test_loop_is_blocked_and_a_broken_path_is_avoided(
     make_lab: Callable[..., Lab], eventually: Callable[..., None]
 ) -> None:
     config = {"Type": "ovs", "Tunnel": "gre", "Mesh": "static", "SpanningTree": "rstp"}

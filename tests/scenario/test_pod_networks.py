@@ -1,4 +1,4 @@
-"""Pods against the limits: an exhausted pool, two networks on one host, failures half-way."""
+"""Limits: an exhausted pool, two networks on one host, an ADD that fails half-way."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_exhausted_pool_is_one_clear_error_and_leaves_nothing(
     assert lab.add_pod(1, "fits").addresses == freed.addresses
 
 
-def test_two_networks_on_one_host_do_not_meet(cluster: Lab, on: On) -> None:
+def test_two_networks_on_one_host_are_apart(cluster: Lab, on: On) -> None:
     second = {
         "cniVersion": "1.0.0",
         "name": "storage",

@@ -1,4 +1,4 @@
-"""The mission: every pod reaches every pod, every host every pod, without NAT."""
+"""Every pod reaches every pod, and every host every pod, without NAT."""
 
 from __future__ import annotations
 

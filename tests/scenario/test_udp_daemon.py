@@ -1,4 +1,4 @@
-"""A cluster on the udp backend: no byte is harmed, its counters are told, and it may be missing."""
+"""A cluster on the udp backend: data arrives unchanged, counters are exported."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOMS = [init.parent.name for init in REPOSITORY.glob("*/__init__.py")]
 
 
 @pytest.mark.timeout(3600 if LONG else 180)
-def test_no_byte_is_harmed_in_many_streams_both_ways(make_lab: MakeLab) -> None:
+def test_no_byte_is_changed_in_many_streams_both_ways(make_lab: MakeLab) -> None:
     lab = make_lab(hosts=2, pods_per_host=1, backend={"Type": "udp", "Queues": 2})
     ends = soak(lab, SOAK, streams=4)
     for sent, received in ends:
@@ -34,11 +34,13 @@ def test_no_byte_is_harmed_in_many_streams_both_ways(make_lab: MakeLab) -> None:
         assert (sent.size, sent.digest) == (SOAK // 4, received and received.digest)
     counted = counters(lab)
     assert counted["rx_bytes"] > SOAK
-    assert counted["rx_packets"] > 3 * counted["rx_writes"]  # super-packets, or it says nothing
+    assert (
+        counted["rx_packets"] > 3 * counted["rx_writes"]
+    )  # the data came in super-packets, which this test is about
     assert [name for name in CORRUPTION if name in counted] == []
 
 
-def test_the_daemon_tells_prometheus_what_the_data_plane_counts(
+def test_the_daemon_exports_the_data_planes_counters(
     make_lab: MakeLab, scrape: Callable[[Lab, int], list[str]]
 ) -> None:
     lab = make_lab(hosts=2, pods_per_host=1, backend={"Type": "udp"})

@@ -1,4 +1,4 @@
-"""A cluster on WireGuard: whatever dies or changes, pods talk on, and never in clear."""
+"""A cluster on WireGuard: whatever dies or changes, traffic goes on, and always encrypted."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def wireguard_go(lab: Lab, number: int) -> set[int]:
 
 
 def flatmeshd(lab: Lab, number: int, *flags: str) -> str:
-    """Run flatmeshd to its end."""
+    """Run flatmeshd and wait for its end."""
     done = subprocess.run(
         [
             *processes.enter(lab.names.host(number)),
@@ -74,7 +74,7 @@ def test_every_pod_reaches_every_pod_and_host(cluster: Lab) -> None:
     assert_all_reach_all(cluster)
 
 
-def test_a_killed_wireguard_go_is_back_without_anyones_help(cluster: Lab) -> None:
+def test_a_killed_wireguard_go_is_started_again(cluster: Lab) -> None:
     killed = wireguard_go(cluster, 1)
     assert len(killed) == 2
     for pid in killed:

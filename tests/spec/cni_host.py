@@ -97,7 +97,7 @@ class CniHost:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What tells the plugins that this is their host."""
+        """The environment by which the plugins find this host's files."""
         found = {
             "FLATMESH_RUN_DIR": str(self.directory / "run"),
             "FLATMESH_STATE_DIR": str(self.directory / "state"),
@@ -211,11 +211,11 @@ class CniHost:
         )
 
     def cables(self) -> list[str]:
-        """Host ends of pods' cables."""
+        """Host sides of pods' veth pairs."""
         return [link["ifname"] for link in self.ip("link", "show", "type", "veth")]
 
     def records(self) -> list[tuple[str, str, str]]:
-        """What the address book knows, with no daemon's help."""
+        """The attachments in the address store, read without the daemon."""
         from ipam.addresses import AddressBook
 
         with AddressBook(self.directory / "state" / "addresses.sqlite") as book:
@@ -229,7 +229,7 @@ class CniHost:
             return [str(address) for record in book.list() for address in record.addresses]
 
     def forget_all(self) -> None:
-        """What a failed test left must not fail the next."""
+        """Remove what a failed test left, so that the next one does not fail too."""
         from ipam.addresses import AddressBook
 
         with AddressBook(self.directory / "state" / "addresses.sqlite") as book:

@@ -29,8 +29,8 @@ def bin_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shared_host(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, bin_dir: Path
 ) -> Iterator[CniHost]:
-    """One host for all tests of a module: a server's start costs more than the tests."""
-    # a short path: a unix socket's has 107 bytes
+    """One host for all tests of a module: starting a server takes longer than the tests."""
+    # a short path: a unix socket's path has at most 107 bytes
     with made_host(tmp_path_factory.mktemp("h"), bin_dir) as host:
         if request.param == "daemon":
             host.serve()

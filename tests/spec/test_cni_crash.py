@@ -150,7 +150,7 @@ def cured(
     assert [link["ifname"] for link in host.ip("link", "show", pod=pod)] == ["lo"]
 
 
-def test_a_daemon_that_dies_is_done_without_and_the_pod_comes(
+def test_add_succeeds_without_a_daemon_that_died(
     own_host: CniHost, container: str, conf: MakeConf
 ) -> None:
     """The runtime notices nothing: the executable finds the half-made pod and makes it anew."""

@@ -190,7 +190,7 @@ def test_a_delegate_that_refuses_is_quoted_with_its_code(
     assert not [r for r in host.records() if r[1] == container]
 
 
-def test_a_delegate_too_old_for_the_version_is_said_at_once(
+def test_a_delegate_too_old_for_the_version_is_refused(
     host: CniHost, container: str, conf: MakeConf
 ) -> None:
     config = conf(name="hl4", cniVersion="1.1.0", ipam=host_local(host.directory))
@@ -212,7 +212,7 @@ def test_gc_gives_delegated_addresses_back(host: CniHost, container: str, conf: 
     assert reserved(host, "hl5") == []
 
 
-def test_a_delegate_that_is_killed_by_nonsense_is_no_traceback(
+def test_a_delegate_that_dies_or_prints_nonsense_gives_no_traceback(
     host: CniHost, container: str, conf: MakeConf
 ) -> None:
     bad = host.directory / "bad"
@@ -568,7 +568,7 @@ def test_a_bad_flannel_config_is_refused(
     assert kept(host) == []
 
 
-def test_flannel_without_a_lease_says_so(host: CniHost, container: str) -> None:
+def test_flannel_without_a_lease_is_refused(host: CniHost, container: str) -> None:
     (host.directory / "subnet.env").unlink()
     answer = host.call("ADD", flannel(host), container, host.pod(), plugin="flannel")
     assert "no lease" in answer.refused(50)

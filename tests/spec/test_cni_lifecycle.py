@@ -329,7 +329,7 @@ def test_check_finds_what_was_damaged_in_the_pod(
     without_trace(host, container)
 
 
-def test_check_finds_a_host_end_out_of_the_bridge(
+def test_check_finds_a_host_side_veth_outside_the_bridge(
     host: CniHost, container: str, conf: MakeConf
 ) -> None:
     pod = host.pod()
@@ -377,7 +377,7 @@ def test_gc_keeps_the_valid_and_other_networks(
     assert not host.cables()
 
 
-def test_gc_removes_a_cable_that_no_record_knows(
+def test_gc_removes_a_veth_pair_without_a_record(
     host: CniHost, container: str, conf: MakeConf
 ) -> None:
     from ipam.addresses import AddressBook, Attachment
@@ -403,7 +403,7 @@ def test_status_tells_whether_a_pod_could_be_added(host: CniHost, conf: MakeConf
     assert "FLANNEL_SUBNET" in host.call("STATUS", config, environment=nothing).refused(50)
 
 
-def test_an_exhausted_pool_is_said_by_add_and_by_status(
+def test_an_exhausted_pool_is_reported_by_add_and_by_status(
     host: CniHost, container: str, conf: MakeConf
 ) -> None:
     config = conf(
@@ -438,6 +438,6 @@ def test_version_echoes_and_lists(host: CniHost, plugin: str, stdin: bytes) -> N
     assert body == {"cniVersion": stated, "supportedVersions": list(versions.SUPPORTED)}
 
 
-def test_a_cli_person_is_told_what_this_is(host: CniHost) -> None:
+def test_a_person_who_calls_the_plugin_is_told_what_it_is(host: CniHost) -> None:
     answer = host.call("ADD", stdin=b"", environment={"CNI_COMMAND": None})
     assert "container runtime" in answer.refused(4)

@@ -173,7 +173,7 @@ def test_junk_is_dropped_and_the_server_serves_on(tmp_path: Path, junk: bytes) -
         server.close()
 
 
-def test_clients_that_say_nothing_don_t_keep_others_out(
+def test_silent_clients_do_not_block_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cni.socket.server.REQUEST_TIMEOUT", 0.2)
@@ -282,7 +282,7 @@ def test_both_clients_carry_a_call(either_client: CniHost, container: str, conf:
     assert not host.records()
 
 
-def test_both_clients_do_without_a_daemon(
+def test_both_clients_work_without_a_daemon(
     either_client: CniHost, container: str, conf: MakeConf
 ) -> None:
     host = either_client
@@ -335,7 +335,7 @@ def fake_daemon(path: Path, answer: Callable[[socket.socket], object]) -> socket
     ],
     ids=["dies", "dies half-way", "speaks otherwise", "declines"],
 )
-def test_a_daemon_that_does_not_answer_is_done_without(
+def test_add_succeeds_without_a_daemon_that_does_not_answer(
     either_client: CniHost,
     container: str,
     conf: MakeConf,

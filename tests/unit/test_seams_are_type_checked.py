@@ -68,7 +68,7 @@ def renamed(line: str) -> str:
 
 
 def with_another_parameter(line: str) -> str:
-    """Required, and in front of the others; the line may end behind the parenthesis."""
+    """Insert a required parameter before the others; the line may end after the parenthesis."""
     return re.sub(r"(def \w+\()(self(?:, |$|(?=\))))?", _insert, line.rstrip(), count=1) + "\n"
 
 

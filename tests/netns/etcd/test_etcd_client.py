@@ -1,4 +1,4 @@
-"""The etcd client against real members: failover, deadlines, lost answers, TLS, login."""
+"""The etcd client with real members: failover, deadlines, lost answers, TLS, login."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ def test_conditional_writes(etcd: EtcdServer) -> None:
     tell(story())
 
 
-def test_a_write_whose_answer_got_lost_is_known_again(etcd: EtcdServer) -> None:
+def test_a_repeated_write_finds_what_the_first_one_wrote(etcd: EtcdServer) -> None:
     async def story() -> None:
         async with client(etcd) as db:
             lease = await db.grant(60)
             first = await db.put_if("/s/1", b"me", mod_revision=0, lease=lease)
-            # the same request once more, as after a connection that broke on the way back
+            # the same request again, as after a connection that broke before the answer
             assert await db.put_if("/s/1", b"me", mod_revision=0, lease=lease) == first
             other = await db.grant(60)
             wanted = [NewKey("/s/1", b"x"), NewKey("/s/2", b"x"), NewKey("/s/3", b"x")]
@@ -96,7 +96,7 @@ def test_a_write_whose_answer_got_lost_is_known_again(etcd: EtcdServer) -> None:
             nothing = await db.put_first_absent(wanted[:2], "/s/", lease=third)
             assert nothing.key is None
             assert [kv.key for kv in nothing.keys] == ["/s/1", "/s/2"]
-            # a key whose prefix is there already is passed over
+            # a candidate whose prefix exists is skipped
             guarded = [NewKey("/s/10", b"x", ("/s/1",)), NewKey("/s/4", b"x", ("/s/4",))]
             assert (await db.put_first_absent(guarded, "/s/", lease=third)).key == "/s/4"
 
@@ -131,7 +131,7 @@ def test_leases_of_etcd(etcd: EtcdServer) -> None:
     tell(story())
 
 
-def test_a_watch_tells_everything_once_and_says_when_it_can_not(etcd: EtcdServer) -> None:
+def test_a_watch_tells_every_change_once_or_reports_that_it_can_not(etcd: EtcdServer) -> None:
     async def story() -> None:
         async with client(etcd) as db:
             revisions = [await db.put("/w/k", str(n).encode()) for n in range(5)]
@@ -195,7 +195,7 @@ def test_an_absent_etcd_is_one_line(etcd: EtcdServer) -> None:
 def test_a_rolling_restart_fails_no_call(
     etcd_cluster: Callable[[int], list[EtcdServer]],
 ) -> None:
-    """A quorum is always there; only what an election interrupts may fail, and is told."""
+    """There is always a quorum; only calls that an election interrupts may fail, with an error."""
     members = etcd_cluster(3)
 
     async def story() -> None:
@@ -309,8 +309,16 @@ def test_client_certificates(secure: EtcdServer, authority: Authority, tmp_path:
             async with contextlib.aclosing(watch):
                 assert (await anext(watch)).events == ()
         for flags in (
-            {"ca": stranger.ca, "cert": cert, "key": key},  # a server we have no reason to trust
-            {"ca": authority.ca, "cert": wrong_cert, "key": wrong_key},  # it doesn't trust us
+            {
+                "ca": stranger.ca,
+                "cert": cert,
+                "key": key,
+            },  # a server whose authority we do not trust
+            {
+                "ca": authority.ca,
+                "cert": wrong_cert,
+                "key": wrong_key,
+            },  # the server does not trust our authority
             {"ca": authority.ca},  # no certificate of ours
         ):
             async with client(secure, **flags) as db:
@@ -324,7 +332,7 @@ def test_client_certificates(secure: EtcdServer, authority: Authority, tmp_path:
     tell(story())
 
 
-def test_members_with_certificates_of_their_own_stand_in_for_each_other(
+def test_failover_between_members_with_certificates_of_their_own(
     etcd_cluster: Callable[[int], list[EtcdServer]], authority: Authority
 ) -> None:
     plain = etcd_cluster(3)
@@ -379,7 +387,7 @@ def test_login_again_and_again(guarded: EtcdServer) -> None:
             lease = await db.grant(60)
             logins = guarded.requests()["Authenticate"]
             for turn in range(2):
-                await asyncio.sleep(2.5)  # the token is gone: its life is one second
+                await asyncio.sleep(2.5)  # the token has expired: it is valid for one second
                 await db.put_if(f"/mesh/{turn}", b"", mod_revision=0, lease=lease)
                 assert await db.keep_alive(lease) == 60
             await asyncio.sleep(2.5)
@@ -388,7 +396,7 @@ def test_login_again_and_again(guarded: EtcdServer) -> None:
                 assert (await anext(watch)).events == ()
                 assert len((await anext(watch)).events) == 3
             assert guarded.requests()["Authenticate"] == logins + 3
-            guarded.stop()  # forgets its tokens
+            guarded.stop()  # a restarted etcd has forgotten its tokens
             guarded.start()
             async with asyncio.timeout(PATIENCE):
                 while True:
@@ -423,7 +431,7 @@ def test_wrong_credentials_are_one_line(
     tell(story())
 
 
-def test_a_role_that_may_not_is_one_line(guarded: EtcdServer) -> None:
+def test_a_role_without_permission_is_one_line(guarded: EtcdServer) -> None:
     async def story() -> None:
         async with client(guarded, **MESH) as db:
             for call in (db.get("/other"), db.put("/other", b""), anext(db.watch("/other", 1))):
@@ -433,7 +441,7 @@ def test_a_role_that_may_not_is_one_line(guarded: EtcdServer) -> None:
     tell(story())
 
 
-def test_credentials_where_none_are_needed_do_no_harm(etcd: EtcdServer) -> None:
+def test_credentials_are_accepted_where_none_are_needed(etcd: EtcdServer) -> None:
     async def story() -> None:
         async with client(etcd, **MESH) as db:
             await db.put("/k", b"")
@@ -455,7 +463,7 @@ def test_switching_authentication_on_under_a_running_daemon(guarded: EtcdServer)
     tell(story())
 
 
-def test_waiting_burns_no_cpu(etcd: EtcdServer) -> None:
+def test_waiting_takes_no_cpu(etcd: EtcdServer) -> None:
     etcd.stop()
 
     async def story() -> None:

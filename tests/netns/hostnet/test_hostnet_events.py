@@ -63,14 +63,14 @@ def run(netns: str, command: str) -> None:
 
 
 def news(monitor: Monitor) -> list[str]:
-    """Wait until there is something to read, and read it."""
+    """Wait for a reason to look at the kernel, and return all of them."""
     poll = select.poll()
     poll.register(monitor.fileno(), select.POLLIN)
     return monitor.drain() if poll.poll(DEADLINE) else []
 
 
 def everything_said(monitor: Monitor, netns: str) -> list[str]:
-    """All reasons up to a last one that we make ourselves: whatever came before is in."""
+    """All reasons up to one that this function causes itself, which comes last."""
     run(netns, "link add marker type bridge")
     reasons: list[str] = []
     run(netns, "link del marker")
@@ -120,7 +120,7 @@ def monitor(host: str, kernel: Kernel) -> Iterator[Monitor]:
         ("nft add table inet flatmesh", "nftables table flatmesh changed"),
     ],
 )
-def test_drift_is_a_reason_to_look(monitor: Monitor, host: str, drift: str, reason: str) -> None:
+def test_drift_is_reported(monitor: Monitor, host: str, drift: str, reason: str) -> None:
     run(host, drift)
     seen: list[str] = []
     while reason not in seen:
@@ -130,7 +130,7 @@ def test_drift_is_a_reason_to_look(monitor: Monitor, host: str, drift: str, reas
         seen += found
 
 
-def test_our_own_changes_and_other_peoples_business_are_no_reason(
+def test_our_own_changes_and_unrelated_ones_are_not_reported(
     monitor: Monitor, kernel: Kernel, host: str
 ) -> None:
     now = merge([BASE, peer(0), *(peer(n) for n in range(2, 50))])
@@ -143,7 +143,7 @@ def test_our_own_changes_and_other_peoples_business_are_no_reason(
         "link add kbr0 type bridge",
     ):
         run(host, command)
-    assert news(monitor)  # the bridge is news
+    assert news(monitor)  # the bridge itself is a reason
     everything_said(monitor, host)
     for command in (
         "link set vethfeed master kbr0",
@@ -166,7 +166,7 @@ def test_our_own_changes_and_other_peoples_business_are_no_reason(
     assert [t for t in told if "kbr0" not in t] == []
 
 
-def test_a_change_by_a_stranger_with_our_socket_ignored_is_still_told(
+def test_a_foreign_change_is_reported_while_our_socket_is_ignored(
     monitor: Monitor, host: str
 ) -> None:
     with Kernel(host) as other:
@@ -174,7 +174,7 @@ def test_a_change_by_a_stranger_with_our_socket_ignored_is_still_told(
     assert any("10.64.7.0/24" in reason for reason in everything_said(monitor, host))
 
 
-def test_an_overrun_is_a_reason_to_look_and_the_monitor_goes_on(
+def test_an_overrun_is_reported_and_the_monitor_goes_on(
     host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hostnet.events.RECEIVE_BUFFER", 32768)
@@ -186,7 +186,7 @@ def test_an_overrun_is_a_reason_to_look_and_the_monitor_goes_on(
         assert "device eth0 changed" in everything_said(monitor, host)
 
 
-def test_what_a_plan_deleted_is_settled_and_what_others_deleted_meanwhile_is_told(
+def test_deletions_of_a_plan_are_not_reported_and_those_of_others_are(
     monitor: Monitor, kernel: Kernel, host: str
 ) -> None:
     monitor.drain()

@@ -42,7 +42,7 @@ def test_taken_name_is_refused_and_left_alone(netns: str) -> None:
     assert namespaces.identity(netns) == before
 
 
-def test_missing_namespace_and_plain_file_are_told_apart(tmp_path: Path) -> None:
+def test_missing_namespace_and_plain_file_have_different_errors(tmp_path: Path) -> None:
     with pytest.raises(namespaces.NetnsError, match="No such file"):
         namespaces.open_netns("/run/netns/nobody-made-this")
     plain = tmp_path / "left-by-a-reboot"

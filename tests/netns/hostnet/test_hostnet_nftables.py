@@ -38,7 +38,7 @@ def nft(netns: str, command: str) -> str:
     return done.stdout
 
 
-def test_table_is_made_once_and_recognised_ever_after(netns: str) -> None:
+def test_table_is_made_once_and_recognised_afterwards(netns: str) -> None:
     with Kernel(netns) as kernel:
         assert reconcile(WANTED, kernel).failures == []
         assert reconcile(WANTED, kernel).changes == 0
@@ -106,7 +106,7 @@ def test_a_refused_table_leaves_the_old_one_and_says_why(netns: str) -> None:
     assert nft(netns, "list ruleset") == before
 
 
-def test_elements_come_and_go_singly_and_twice_is_no_error(netns: str) -> None:
+def test_elements_are_added_and_deleted_singly_and_twice_is_no_error(netns: str) -> None:
     nftables.replace_table(TABLE, netns)
     for _ in range(2):
         nftables.add_elements("inet", "flatmesh", "pods", ["10.5.76.2", "10.5.76.3"], netns)
@@ -138,7 +138,7 @@ def test_many_threads_write_to_their_own_namespaces(make_netns: Any) -> None:
     assert not wrong
 
 
-def test_without_libnftables_all_else_is_done_and_the_mend_is_told(
+def test_without_libnftables_all_else_is_done_and_the_error_tells_what_to_install(
     host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = ctypes.CDLL

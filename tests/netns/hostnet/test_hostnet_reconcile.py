@@ -111,7 +111,7 @@ def ip_json(netns: str, command: str) -> list[dict[str, Any]]:
 
 
 def settled(kernel: Kernel, desired: HostState = WANTED) -> None:
-    """The kernel agrees, and a fresh daemon, knowing nothing, thinks so too."""
+    """Assert that nothing is left to change, also for a daemon that has just started."""
     assert plan_full(desired, kernel).lines() == []
     with Kernel(kernel.netns_fd, nexthop_objects=kernel.nexthop_objects) as fresh:
         assert plan_full(desired, fresh).lines() == []
@@ -157,10 +157,12 @@ def test_peers_that_left_are_forgotten(kernel: Kernel, host: str) -> None:
     assert len(ip_json(host, "ip nexthop show")) == (2 if kernel.nexthop_objects else 0)
 
 
-def test_nothing_wanted_leaves_nothing_of_ours_and_all_else(kernel: Kernel, host: str) -> None:
+def test_nothing_wanted_removes_all_that_is_ours_and_nothing_else(
+    kernel: Kernel, host: str
+) -> None:
     def seen() -> list[str]:
         shown = ip(host, "-o link") + ip(host, "route") + ip(host, "-6 route")
-        # the kernel makes link-local ones when it gets round to it
+        # the kernel adds link-local ones a moment later
         return [line for line in shown.splitlines() if not line.startswith("fe80:")]
 
     before = seen()
@@ -184,7 +186,7 @@ def test_a_delta_of_parts_adds_replaces_and_removes_one_peer(kernel: Kernel) -> 
     settled(kernel, now)
 
 
-def test_a_delta_on_a_kernel_that_is_not_as_thought_is_reported(kernel: Kernel, host: str) -> None:
+def test_a_delta_on_a_kernel_in_another_state_is_reported(kernel: Kernel, host: str) -> None:
     reconcile(WANTED, kernel)
     ip(host, "link del flannel.1")
     outcome = reconcile(peer(9), kernel, delta_of=HostState())
@@ -265,7 +267,7 @@ def test_what_a_flanneld_left_is_taken_over_without_touching_the_device(host: st
         "route add 10.64.1.0/24 via 10.64.1.0 dev flannel.1 onlink",
         "neigh add 10.64.1.0 lladdr c6:d2:33:00:00:01 dev flannel.1 nud permanent",
         "bridge fdb add c6:d2:33:00:00:01 dev flannel.1 dst 192.168.65.1 self",
-        # of a host that left while nobody looked
+        # of a host that left while no daemon ran
         "route add 10.77.0.0/24 via 10.77.0.0 dev flannel.1 onlink",
         "neigh add 10.77.0.0 lladdr c6:d2:33:00:00:77 dev flannel.1 nud permanent",
         "bridge fdb add c6:d2:33:00:00:77 dev flannel.1 dst 192.168.65.77 self",
@@ -387,7 +389,7 @@ def test_one_bad_object_among_many_fails_alone_and_is_named(kernel: Kernel) -> N
     settled(kernel)
 
 
-def test_the_kernels_own_words_are_in_the_error(host: str) -> None:
+def test_the_kernels_message_is_in_the_error(host: str) -> None:
     with Kernel(host) as kernel:
         bad = HostState(routes=frozenset([Route("10.70.0.0/16", "eth0", "10.70.0.1")]))
         failures = reconcile(bad, kernel).failures
@@ -419,7 +421,7 @@ def test_kernel_detects_nexthop_objects(host: str) -> None:
         assert kernel.nexthop_objects
 
 
-def test_a_dump_that_changed_underneath_is_taken_again(
+def test_a_dump_that_a_change_interrupted_is_repeated(
     host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = NetlinkSocket._dump
@@ -469,7 +471,9 @@ def test_no_entry_is_ever_missed_while_others_come_and_go(host: str) -> None:
         thread.start()
         try:
             for _ in range(30):
-                with contextlib.suppress(NetlinkError):  # it never stood still: that is told
+                with contextlib.suppress(
+                    NetlinkError
+                ):  # every dump was interrupted: an error says so
                     found = kernel.dump(stable)
                     assert not stable.routes - found.routes
                     assert not stable.neighbours - found.neighbours
@@ -479,12 +483,12 @@ def test_no_entry_is_ever_missed_while_others_come_and_go(host: str) -> None:
             thread.join()
 
 
-def test_five_thousand_peers_go_in_and_out(host: str) -> None:
+def test_five_thousand_peers_are_added_and_removed(host: str) -> None:
     many = merge([BASE, *(peer(n) for n in range(5000))])
     with Kernel(host) as kernel:
         assert reconcile(many, kernel).failures == []
         assert reconcile(many, kernel).changes == 0
-        # the first look parses all anew, later ones only what changed
+        # the first dump parses every row, later ones only what changed
         assert reconcile(many, kernel).changes == 0
         renamed = replace(many, routes=many.routes - peer(17).routes)
         assert reconcile(renamed, kernel).changes == 4
@@ -492,7 +496,7 @@ def test_five_thousand_peers_go_in_and_out(host: str) -> None:
         assert plan_full(HostState(), kernel).lines() == []
 
 
-def test_a_plan_that_fights_another_program_ends(
+def test_reconcile_ends_while_another_program_undoes_it(
     host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = apply_module.apply

@@ -73,7 +73,7 @@ def test_a_secondary_address_is_not_preferred(host: str) -> None:
         ("link show", "eth1", "device eth1 has no global IPv4 address"),
     ],
 )
-def test_a_host_without_a_usable_underlay_gets_one_line(
+def test_a_host_without_a_usable_underlay_gets_an_error_of_one_line(
     host: str, prepare: str, asked: str | None, message: str
 ) -> None:
     ip(host, prepare)

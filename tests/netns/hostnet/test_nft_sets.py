@@ -139,7 +139,7 @@ def test_a_refused_transaction_leaves_nothing_half_done(sets: SetSocket) -> None
         sets.apply(list(change_elements((), [endpoint(2), endpoint(1, port=9090)])))
     assert other_data.value.errno == errno.EEXIST
     assert sets.elements(ENDPOINTS) == {endpoint(1)}
-    sets.apply(list(change_elements((), [endpoint(2)])))  # the socket is in step again
+    sets.apply(list(change_elements((), [endpoint(2)])))  # the socket has no unread answers left
     assert sets.elements(ENDPOINTS) == {endpoint(1), endpoint(2)}
 
 

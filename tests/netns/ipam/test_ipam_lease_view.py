@@ -1,4 +1,4 @@
-"""The lease view against a real etcd that is stopped, wiped, restored, compacted, frozen."""
+"""The lease view with a real etcd that is stopped, wiped, restored, compacted, frozen."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def key(number: int) -> str:
 
 
 class Reader:
-    """Follows a view, as the daemon does, and remembers what it was told."""
+    """Follows a view, as the daemon does, and keeps each snapshot."""
 
     def __init__(self, view: LeaseView) -> None:
         self.view = view
@@ -50,7 +50,7 @@ class Reader:
 
     async def run(self) -> None:
         async for snapshot in self.view:
-            # whoever applies only what is said to have changed must arrive at the whole
+            # applying only the changes must give the same leases
             for name in snapshot.changed:
                 if name in snapshot.leases:
                     self.leases[name] = snapshot.leases[name]
@@ -96,7 +96,7 @@ def tell(story: Awaitable[None]) -> None:
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the view said (gRPC has words of its own for event loops that ended)."""
+    """What the view logged; lines of gRPC about event loops that ended are left out."""
     return [r.getMessage() for r in caplog.records if r.name == "ipam.lease_view"]
 
 
@@ -116,7 +116,7 @@ def delete(server: EtcdServer, number: int) -> None:
 
 @contextlib.contextmanager
 def elsewhere(server: EtcdServer) -> Iterator[EtcdServer]:
-    """The same etcd at another address: views of the first one see nothing of what happens."""
+    """The same etcd at another address: connections to the first address break."""
     hidden = replace(server, client_url=server.client_url.replace("2379", "4379"))
     server.stop()
     hidden.start()
@@ -169,7 +169,7 @@ def test_config_comes_breaks_and_goes(etcd: EtcdServer) -> None:
     tell(story())
 
 
-def test_broken_keys_are_said_once_and_skipped(
+def test_broken_keys_are_logged_once_and_skipped(
     cluster: EtcdServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("10.5.7.0-24", "hello", "10.5.8.1-24"):
@@ -182,7 +182,7 @@ def test_broken_keys_are_said_once_and_skipped(
             cluster.ctl("put", f"{PREFIX}/subnets/10.5.9.0-24", "[]")
             cluster.stop()
             cluster.start()
-            put(cluster, 2, mac=1)  # a good one may turn bad, and good again
+            put(cluster, 2, mac=1)  # a valid key may become invalid, and valid again
             cluster.ctl("put", f"{PREFIX}/subnets/{key(1)}", "broken")
             await reader.until_holds(2)
             put(cluster, 1)
@@ -224,7 +224,9 @@ def test_an_idle_view_asks_for_nothing(cluster: EtcdServer) -> None:
             await reader.until_holds(1, 2, 3)
             before = cluster.requests()
             assert before["Watch"] == 1
-            assert before["Range"] == 2  # all, and the newest as a witness of etcd's history
+            assert (
+                before["Range"] == 2
+            )  # all leases, and the newest key, which proves that etcd's history is the same
             await asyncio.sleep(60 if os.environ.get("FLATMESH_LONG") else 2)
             assert cluster.requests() == before
             put(cluster, 4)
@@ -249,7 +251,7 @@ def test_etcd_stopped_and_started(cluster: EtcdServer) -> None:
     tell(story())
 
 
-def test_what_was_missed_while_the_connection_was_down_is_made_up_for(
+def test_changes_during_a_broken_connection_are_read_afterwards(
     cluster: EtcdServer,
 ) -> None:
     async def story() -> None:
@@ -301,7 +303,7 @@ def test_started_empty(cluster: EtcdServer) -> None:
 
 
 def test_started_empty_and_grown_past_our_revision(cluster: EtcdServer) -> None:
-    """The nasty one: the new history is longer than the one we know."""
+    """The new history has more revisions than the one we know: a revision alone proves nothing."""
 
     async def story() -> None:
         async with reading(cluster) as reader:
@@ -356,7 +358,7 @@ def test_restored_from_a_snapshot(cluster: EtcdServer, tmp_path: Path) -> None:
 
 
 def test_frozen(cluster: EtcdServer, caplog: pytest.LogCaptureFixture) -> None:
-    """SIGSTOP: connections stay, nothing answers; longer than keepalive's patience."""
+    """SIGSTOP: connections stay, nothing answers, for longer than keepalive waits."""
 
     async def story() -> None:
         async with reading(cluster, deadline=2) as reader:
@@ -424,7 +426,7 @@ def test_etcd_that_comes_late_is_one_line_in_the_log(
             await until_logged(caplog)
             burnt = time.process_time()
             await asyncio.sleep(2)
-            assert time.process_time() - burnt < 1  # it waits, it doesn't spin
+            assert time.process_time() - burnt < 1  # it waits without polling
             etcd.start()
             put(etcd, 1)
             await reader.until_holds(1)

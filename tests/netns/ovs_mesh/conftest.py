@@ -48,7 +48,7 @@ class OvsHost:
         self.start()
 
     def start(self) -> None:
-        """A daemon starts: it knows nothing but its directories."""
+        """Start as a new daemon, with nothing but the directories."""
         config = OvsConfig.of(parse_config(CONFIG))
         run_dir = self.directory / "run"
         run_dir.mkdir(exist_ok=True)
@@ -69,7 +69,7 @@ class OvsHost:
         return Lease(IPv4Network(f"10.5.{number}.0/24"), None, attributes)
 
     def reconcile(self, *peers: int) -> list[str]:
-        """What the daemon does with these peers: kernel objects, then the data plane."""
+        """Reconcile kernel objects, then the data plane, as the daemon does."""
         own, leases = self.lease(2), [self.lease(number) for number in peers]
 
         def work() -> list[str]:
@@ -84,7 +84,7 @@ class OvsHost:
 
     @contextlib.contextmanager
     def stopped(self, program: str) -> Iterator[None]:
-        """SIGSTOP a server for the time of the context: it holds its sockets, and is silent."""
+        """SIGSTOP a server for the time of the context: it holds its sockets, but is silent."""
         pid = self.server.pid(program)
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)

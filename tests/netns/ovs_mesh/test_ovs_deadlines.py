@@ -1,4 +1,4 @@
-"""Open vSwitch that does not answer: every call ends in time, and the next one catches up."""
+"""Open vSwitch does not answer: calls end in time; later ones apply what is missing."""
 
 from __future__ import annotations
 

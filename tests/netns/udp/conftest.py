@@ -55,7 +55,7 @@ class Host:
         self.own = Lease(self.subnet, self.ipv6_subnet, LeaseAttributes())
 
     def start(self) -> None:
-        """A daemon starts: it knows nothing but its directories."""
+        """Start as a new daemon, with nothing but the directories."""
         run_dir = self.directory / "run"
         self.backend = UdpBackend.from_config(self.config, self.directory / "var", run_dir)
         plane = self.backend.data_plane()
@@ -96,7 +96,7 @@ class Host:
         return self.own
 
     def reconcile(self, leases: list[Lease]) -> list[str]:
-        """What the daemon does with these leases; returns the data plane's changes."""
+        """Reconcile as the daemon does with these leases; returns the data plane's changes."""
         peers = [lease for lease in leases if lease.key != self.own.key]
 
         def work() -> list[str]:
@@ -117,7 +117,7 @@ class Host:
         return int(status["pid"])
 
     def counters(self) -> dict[str, int]:
-        """What was counted, without zeros."""
+        """The counters that are not zero."""
         return {name: value for name, value in self.plane.counters().items() if value}
 
     def links(self) -> set[str]:
@@ -222,7 +222,7 @@ def make_mesh(tmp_path: Path) -> Iterator[MakeMesh]:
 
 
 def remove(names: hosts.Names) -> None:
-    """End whatever lives in the mesh's namespaces, and remove them."""
+    """End all processes in the mesh's namespaces, and remove the namespaces."""
     present = names.present()
     processes.stop(processes.in_namespaces(present))
     for name in present:

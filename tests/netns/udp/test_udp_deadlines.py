@@ -1,4 +1,4 @@
-"""A data-plane process that does not answer: calls end in time, and the next one catches up."""
+"""A data-plane process does not answer: calls end in time; later ones apply what is missing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SLACK = 3.0  # seconds: a busy machine
 
 @contextlib.contextmanager
 def stopped(host: Host) -> Iterator[int]:
-    """SIGSTOP the data-plane process: it holds its lock and socket, and is silent."""
+    """SIGSTOP the data-plane process: it holds its lock and socket, but is silent."""
     pid = host.pid()
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -51,7 +51,7 @@ def test_stopped_process_ends_every_call_in_time_and_goes_on_when_continued(
         assert time.monotonic() - started < CALL_LIMIT + SLACK
         started = time.monotonic()
         assert "no answer" in (first.plane.problem() or "")
-        assert time.monotonic() - started < 1  # /readyz asks, and must not wait
+        assert time.monotonic() - started < 1  # /readyz calls it, and must not wait
     assert first.reconcile(leases) == []
     assert first.pid() == pid
     assert first.plane.problem() is None

@@ -62,4 +62,4 @@ def test_a_reconcile_with_nothing_to_do_does_not_cause_another(make_mesh: MakeMe
         mesh.reconcile()
         assert monitor.drain() == []
         hosts.ip("-n", host.netns, "link", "set", "flannel0", "mtu", "1400")
-        assert monitor.drain() != []  # it does listen
+        assert monitor.drain() != []  # the monitor does report

@@ -82,7 +82,7 @@ def transfer(near: socket.socket, far: socket.socket, size: int) -> None:
 
 
 @pytest.mark.parametrize("by", ["ipv4", "ipv6"])
-def test_a_tcp_stream_arrives_unharmed_in_super_packets(make_mesh: MakeMesh, by: str) -> None:
+def test_a_tcp_stream_arrives_unchanged_in_super_packets(make_mesh: MakeMesh, by: str) -> None:
     mesh = make_mesh(ipv6=by == "ipv6", ipv4=by == "ipv4")
     mesh.reconcile()
     first, second = mesh.hosts
@@ -96,7 +96,7 @@ def test_a_tcp_stream_arrives_unharmed_in_super_packets(make_mesh: MakeMesh, by:
     assert not [name for name in counted if name.startswith("drop_rx")]
 
 
-def test_datagrams_of_any_size_arrive_unharmed(make_mesh: MakeMesh) -> None:
+def test_datagrams_of_any_size_arrive_unchanged(make_mesh: MakeMesh) -> None:
     mesh = make_mesh()
     mesh.reconcile()
     first, second = mesh.hosts
@@ -127,7 +127,7 @@ def flanneld_like(listening: socket.socket, stop: threading.Event) -> None:
             listening.sendto(answer, sender)
 
 
-def test_a_host_that_sends_bare_packets_one_by_one_takes_part(make_mesh: MakeMesh) -> None:
+def test_a_host_that_sends_single_bare_packets_is_understood(make_mesh: MakeMesh) -> None:
     mesh = make_mesh()
     first, second = mesh.hosts
     leases = [host.publish() for host in mesh.hosts]
@@ -158,7 +158,7 @@ def in_pod(netns: str, *command: str) -> str:
 # -- who may speak ------------------------------------------------------------------------
 
 
-def test_what_a_stranger_sends_never_reaches_a_pod(make_mesh: MakeMesh, wait: Any) -> None:
+def test_packets_of_unknown_hosts_never_reach_a_pod(make_mesh: MakeMesh, wait: Any) -> None:
     mesh = make_mesh(3)
     mesh.reconcile()
     first, second, third = mesh.hosts
@@ -196,7 +196,7 @@ def test_a_subnet_that_nobody_leases_is_unreachable(make_mesh: MakeMesh) -> None
     assert "Destination unreachable: No route" in said
 
 
-def test_both_sides_count_as_a_hop(make_mesh: MakeMesh) -> None:
+def test_both_hosts_decrement_the_ttl(make_mesh: MakeMesh) -> None:
     mesh = make_mesh(ipv6=True)
     mesh.reconcile()
     first, second = mesh.hosts
@@ -211,15 +211,15 @@ def test_both_sides_count_as_a_hop(make_mesh: MakeMesh) -> None:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_a_smaller_path_is_told_to_the_pod(make_mesh: MakeMesh, family: int) -> None:
+def test_a_smaller_path_mtu_is_reported_to_the_pod(make_mesh: MakeMesh, family: int) -> None:
     mesh = make_mesh(ipv6=True)
     mesh.reconcile()
     first, second = mesh.hosts
-    # a route with a smaller MTU is what the kernel makes of a router's ICMP
+    # the kernel turns a router's ICMP error into a route with a smaller MTU
     hosts.ip(
         "-n", first.netns, "route", "add", hosts.host_ipv4(2), "dev", "eth0", "mtu", "lock", "1400"
     )
-    # first of all: once the pod knows, it cuts by itself
+    # sent first: later the pod knows the path MTU and fragments by itself
     may_be_cut = in_pod(first.pod, "ping", "-4", "-c1", "-W5", "-Mdont", "-s1400", second.pod_ip)
     assert " 0% packet loss" in may_be_cut
     assert first.counters()["tx_fragments"] >= 2
@@ -268,7 +268,9 @@ def test_no_datagram_is_lost_while_the_process_is_handed_over(
         udp_socket(first.pod, first.pod_ip) as near,
         udp_socket(second.pod, second.pod_ip, 4000) as far,
     ):
-        far.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)  # else a slow reader loses some
+        far.setsockopt(
+            socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20
+        )  # so that a slow reader loses none
         sent = 0
         got: set[int] = set()
 
@@ -292,7 +294,9 @@ def test_no_datagram_is_lost_while_the_process_is_handed_over(
             host.reconcile([h.own for h in mesh.hosts])
         stop.set()
         sender.join()
-        near.sendto(sent.to_bytes(4, "big"), (second.pod_ip, 4000))  # so that nobody waits
+        near.sendto(
+            sent.to_bytes(4, "big"), (second.pod_ip, 4000)
+        )  # so that no peer is left waiting
         receiver.join()
     assert set(range(sent + 1)) - got == set(), [
         hosts.ip("-n", host.netns, "-s", "link", "show", "flannel0") for host in mesh.hosts

@@ -61,7 +61,7 @@ class Host:
         self.own = Lease(self.subnet, self.ipv6_subnet, LeaseAttributes())
 
     def start(self) -> None:
-        """A daemon starts: it knows nothing but its directories."""
+        """Start as a new daemon, with nothing but the directories."""
         backend = self.run(
             lambda: WireguardBackend.from_config(
                 self.config, self.directory / "var", self.directory / "run"
@@ -100,7 +100,7 @@ class Host:
         return self.own
 
     def reconcile(self, leases: list[Lease]) -> list[str]:
-        """What the daemon does with these leases; returns the data plane's changes."""
+        """Reconcile as the daemon does with these leases; returns the data plane's changes."""
         peers = [lease for lease in leases if lease.key != self.own.key]
 
         def work() -> list[str]:
@@ -126,7 +126,7 @@ class Host:
         return done.stdout
 
     def kill(self, name: str = "flannel-wg") -> None:
-        """End wireguard-go as a crash would."""
+        """Kill wireguard-go with SIGKILL, as a crash would."""
         pid = self.pid(name)
         os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 20
@@ -249,7 +249,7 @@ def build(
 
 @dataclass
 class Stream:
-    """Numbered datagrams from one pod to another, at a steady pace."""
+    """Numbered datagrams from one pod to another, at a constant rate."""
 
     sender: Host
     receiver: Host
@@ -284,13 +284,13 @@ class Stream:
         self._out.close()
 
     def go_on(self, datagrams: int = 10) -> None:
-        """Let so many more be sent."""
+        """Wait until so many more are sent."""
         target = self.sent + datagrams
         while self.sent < target and self._threads[0].is_alive():
             time.sleep(self.pace)
 
     def finish(self, timeout: float = 20.0) -> set[int]:
-        """Send no more, wait for what is under way; returns what was lost."""
+        """Stop sending, wait for datagrams under way; returns how many were lost."""
         self._finished.set()
         self._threads[0].join()
         deadline = time.monotonic() + timeout

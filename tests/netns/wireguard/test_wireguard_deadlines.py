@@ -1,4 +1,4 @@
-"""A wireguard-go that does not answer: calls end in time, and the next one catches up."""
+"""wireguard-go does not answer: calls end in time; later ones apply what is missing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SLACK = 3.0  # seconds: a busy machine
 
 @contextlib.contextmanager
 def stopped(host: Host) -> Iterator[None]:
-    """SIGSTOP wireguard-go: it holds device and socket, and is silent."""
+    """SIGSTOP wireguard-go: it holds device and socket, but is silent."""
     pid = host.pid()
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -47,7 +47,7 @@ def test_stopped_wireguard_go_ends_every_call_in_time_and_goes_on_when_continued
         assert "\n" not in str(error.value)
         started = time.monotonic()
         assert "no answer" in (first.run(first.plane.problem) or "")
-        assert time.monotonic() - started < 1  # /readyz asks, and must not wait
+        assert time.monotonic() - started < 1  # /readyz calls it, and must not wait
     changes = first.reconcile([first.own])
     assert len(changes) == 1
     assert changes[0].endswith("remove")

@@ -1,4 +1,4 @@
-"""Hosts get new keys, new addresses and new ports; traffic follows, and none is lost."""
+"""Hosts get new keys, addresses and ports: peers follow, and no packet is lost."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_all_hosts_rotate_at_once(make_any_mesh: Callable[..., Any]) -> None:
     assert mesh.reconcile() == [[], [], []]
 
 
-def test_a_crash_in_the_midst_of_a_rotation_is_made_good(any_mesh: Any) -> None:
+def test_a_rotation_that_a_crash_interrupted_is_completed(any_mesh: Any) -> None:
     """The new key is in the file, neither device nor lease has it."""
     first, _ = any_mesh.hosts
     KeyFile(first.directory / "var").rotate()
@@ -56,7 +56,7 @@ def test_a_crash_in_the_midst_of_a_rotation_is_made_good(any_mesh: Any) -> None:
 def test_a_rotation_while_etcd_is_away_takes_effect_when_it_is_back(
     any_mesh: Any, stream: Any
 ) -> None:
-    """The device gets the new key, but the lease can't be changed: it must go back."""
+    """The device gets the new key, but the lease can't be changed: the old key is set again."""
     first, second = any_mesh.hosts
     old = first.own
     KeyFile(first.directory / "var").ask_rotation()
@@ -95,10 +95,10 @@ def test_a_changed_port_is_followed(any_mesh: Any) -> None:
     any_mesh.assert_all_reach_all()
 
 
-def test_a_roaming_peer_is_not_called_back(
+def test_a_roaming_peers_endpoint_is_kept(
     any_mesh: Any, on: Callable[..., str], eventually: Callable[..., None]
 ) -> None:
-    """A host is heard from under another address than its lease's, as behind NAT."""
+    """A host sends from another address than its lease's, as behind NAT."""
     first, second = any_mesh.hosts
     key = second.own.attributes.backend_data["PublicKey"]
     on(second.netns, "ip addr del 192.168.64.12/24 dev eth0")
@@ -109,7 +109,7 @@ def test_a_roaming_peer_is_not_called_back(
         subprocess.run([*processes.enter(second.pod), *ping], capture_output=True, check=False)
         return str(first.device().peers[key].endpoint) == "192.168.64.99:51820"
 
-    # wireguard-go sticks to its source address until a handshake is overdue (15 s)
+    # wireguard-go keeps its source address until a handshake is overdue (15 s)
     eventually(learned, "the new address is learned", timeout=90)
     assert first.reconcile([second.own]) == []
     any_mesh.assert_all_reach_all()

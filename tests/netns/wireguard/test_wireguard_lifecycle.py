@@ -1,4 +1,4 @@
-"""Daemon and wireguard-go come and go; hands and crashes change things; it is put right."""
+"""Daemon and wireguard-go stop, crash and start; devices are changed by hand: all is repaired."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_deleted_device_comes_back(mesh: Any) -> None:
     mesh.assert_all_reach_all()
 
 
-def test_a_deleted_socket_is_no_dead_end(mesh: Any) -> None:
+def test_a_process_whose_socket_was_deleted_is_replaced(mesh: Any) -> None:
     first, _ = mesh.hosts
     first.plane.processes["flannel-wg"].socket.unlink()
     mesh.reconcile()
@@ -122,7 +122,9 @@ def test_a_peer_that_left_is_removed(make_any_mesh: Callable[..., Any]) -> None:
     mesh.assert_all_reach_all()
 
 
-def test_planning_says_the_same_and_touches_nothing(make_any_mesh: Callable[..., Any]) -> None:
+def test_planning_returns_the_same_lines_and_changes_nothing(
+    make_any_mesh: Callable[..., Any],
+) -> None:
     mesh = make_any_mesh()
     first, second = mesh.hosts
     leases = [host.publish() for host in mesh.hosts]

@@ -1,4 +1,4 @@
-"""What is seen on the underlay: nothing in clear, not even while something is broken."""
+"""What is seen on the underlay: nothing unencrypted, not even while something is broken."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ def test_frames_show_neither_content_nor_pod_addresses(
     assert kinds == {1, 2, 4}  # handshake initiation, its response, transport data
 
 
-def test_the_capture_does_see_what_is_in_clear(mesh: Any, tmp_path: Path) -> None:
+def test_the_capture_does_see_unencrypted_packets(mesh: Any, tmp_path: Path) -> None:
     with captured(mesh.names.underlay, tmp_path / "frames.pcap") as frames:
         send(mesh.hosts[0].netns, hosts.host_ipv4(2), MARK)
     assert in_clear(frames) != []
 
 
 @pytest.mark.parametrize("fault", ["killed", "stopped", "unknown subnet", "no peers"])
-def test_nothing_leaves_in_clear_while_the_tunnel_is_broken(
+def test_nothing_leaves_unencrypted_while_the_tunnel_is_broken(
     mesh: Any, tmp_path: Path, fault: str
 ) -> None:
     first, second = mesh.hosts

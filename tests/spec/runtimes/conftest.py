@@ -76,7 +76,7 @@ def tar(files: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
 
 @pytest.fixture(scope="module")
 def runtime_hosts() -> Iterator[list[RuntimeHost]]:
-    """Two hosts of a VXLAN lab, its daemons running, with room for a runtime on each."""
+    """Two hosts of a VXLAN lab with running daemons, each with namespaces for a runtime."""
     directory = Path(tempfile.mkdtemp(prefix="fm-"))  # short: unix sockets live below it
     lab = Lab(LabSpec(f"rt{secrets.token_hex(3)}", 2, 0), directory)
     with contextlib.ExitStack() as stack:

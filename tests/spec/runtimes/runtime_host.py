@@ -20,7 +20,7 @@ from lab.cluster import Lab
 DEADLINE = 120.0  # seconds, for anything that is waited for
 REFERENCE = Path("/usr/lib/cni")
 
-# What a namespace needs to pass for a host. $1: a directory of its own, $2: its name, $3 and
+# What makes a namespace a host for a runtime. $1: a directory of its own, $2: its name, $3 and
 # $4: the daemon's run and state directories, which show at their usual places. Variables would
 # not do: podman's conmon calls the clean-up, and so DEL, without the environment of `run`.
 SETUP = """
@@ -120,7 +120,7 @@ class RuntimeHost:
         (self.net_d / f".{name}").rename(self.net_d / f"10-{name}.conflist")
 
     def cables(self) -> list[str]:
-        """Pods' host ends."""
+        """Host sides of pods' veth pairs."""
         done = subprocess.run(
             ["ip", "-n", self.lab.names.host(self.number), "-json", "link", "show"],
             capture_output=True,

@@ -215,7 +215,7 @@ def test_pods_on_two_hosts_talk_and_leave_nothing(runtimes: list[Cri]) -> None:
         assert runtime.host.cables() == []
 
 
-def test_containerd_deletes_twice_and_the_second_time_without_a_netns(runtimes: list[Cri]) -> None:
+def test_the_second_del_of_containerd_has_no_netns(runtimes: list[Cri]) -> None:
     runtime = runtimes[0]
     pod, _, _ = runtime.run_pod("twice")
     runtime.remove_pod(pod)

@@ -81,7 +81,7 @@ class Podman:
         )
 
     def networks(self, name: str) -> dict[str, tuple[str, str]]:
-        """What podman thinks the container has: by network, (address, MAC)."""
+        """What podman reports of the container: by network, (address, MAC)."""
         settings = json.loads(self("inspect", name))[0]["NetworkSettings"]["Networks"]
         return {n: (s["IPAddress"], s["MacAddress"]) for n, s in settings.items()}
 

@@ -29,13 +29,13 @@ def test_vanished_leases_are_served_until_the_grace_is_over() -> None:
     assert departed.serve({}, GRACE + 1) == {}
 
 
-def test_a_release_that_is_said_later_ends_it() -> None:
+def test_a_later_release_ends_the_grace() -> None:
     departed = after_both_vanished()
     departed.note({}, [ONE.key], 2)
     assert departed.serve({}, 2) == {TWO.key: TWO}
 
 
-def test_host_that_registers_again_is_taken_at_its_new_word() -> None:
+def test_host_that_registers_again_is_served_by_its_new_lease() -> None:
     moved = lease(7, 11)
     there = {moved.key: moved}
     assert after_both_vanished().serve(there, 2) == {TWO.key: TWO, **there}

@@ -1,4 +1,4 @@
-"""From config to plan, without a kernel: keys, ranges, routes, names, flannel's delegate."""
+"""From config to kernel objects, without a kernel: keys, ranges, routes, names, delegates."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ KEYS = st.sampled_from(
     st.sampled_from(["ADD", "CHECK"]),
     st.dictionaries(KEYS, JSON, max_size=3),
 )
-def test_no_config_is_ever_a_fault_of_ours(
+def test_every_bad_config_gets_an_error_object(
     tmp_path_factory: pytest.TempPathFactory, plugin: str, command: str, changes: dict[str, Any]
 ) -> None:
     """Whatever a config holds, the answer is an error object of the specification's codes."""

@@ -61,7 +61,7 @@ def test_0_4_0_says_the_family_and_1_0_0_does_not() -> None:
     assert "version" not in DUAL.as_dict("1.0.0")["ips"][0]
 
 
-def test_what_1_1_0_added_is_said_there_only() -> None:
+def test_keys_of_1_1_0_are_left_out_of_older_versions() -> None:
     old, new = DUAL.as_dict("1.0.0"), DUAL.as_dict("1.1.0")
     assert old["interfaces"][2] == {
         "name": "eth0",

@@ -1,4 +1,4 @@
-"""What doesn't need an etcd: endpoints, certificate files, the messages' source."""
+"""What needs no etcd: endpoints, certificate files, the source of the messages."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_unusable_endpoints_are_one_line(endpoints: list[str]) -> None:
     assert "\n" not in str(refusal.value)
 
 
-def test_certificate_files_are_looked_at_first(tmp_path: Path) -> None:
+def test_unreadable_certificate_files_are_named(tmp_path: Path) -> None:
     binary = tmp_path / "ca.der"
     binary.write_bytes(b"\x30\x82")
     url = ["https://10.0.0.1:2379"]

@@ -31,7 +31,7 @@ PEER = lease.parse("10.5.76.0-24", '{"PublicIP":"192.168.64.3","PublicIPv6":null
 
 @pytest.fixture(autouse=True)
 def _compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether the C part is here is one test's subject only."""
+    """Pretend that the C part is there; one test is about its absence."""
     monkeypatch.setattr(module, "find_spec", lambda _: object())
 
 

@@ -185,7 +185,7 @@ def test_packets_with_df_may_all_have_one_id() -> None:
     assert len(_udp.coalesce(may_be_cut)) == 3
 
 
-def test_a_wrong_checksum_goes_on_alone() -> None:
+def test_a_packet_with_a_wrong_checksum_is_not_joined() -> None:
     packets = cut(V4, payload(5000), 1000)
     broken = bytearray(packets[2])
     broken[100] ^= 1
@@ -204,7 +204,7 @@ def test_udp_stays_as_it_is_where_the_kernel_takes_no_udp_super_packets() -> Non
     assert _udp.coalesce(packets, udp=False) == [bytes(VNET) + packet for packet in packets]
 
 
-def test_a_super_packet_never_grows_beyond_what_ip_can_say() -> None:
+def test_a_super_packet_never_exceeds_the_ip_length_field() -> None:
     packets = cut(V4, payload(60000), 1000)
     more = cut(replace(V4, sequence=61000, identification=67), payload(10000), 1000)
     whole = _udp.coalesce(packets + more)
@@ -216,7 +216,7 @@ def test_a_super_packet_never_grows_beyond_what_ip_can_say() -> None:
 
 @pytest.mark.parametrize("protocol", [TCP, UDP])
 @pytest.mark.parametrize("base", [V4, V6], ids=["ipv4", "ipv6"])
-def test_a_checksum_left_open_is_completed(base: Headers, protocol: int) -> None:
+def test_a_partial_checksum_is_completed(base: Headers, protocol: int) -> None:
     headers = replace(base, protocol=protocol)
     whole = bytearray(headers.super_packet(payload(99), 99))
     whole[1] = 0  # not to be cut
@@ -227,13 +227,13 @@ def test_a_checksum_left_open_is_completed(base: Headers, protocol: int) -> None
     "change",
     [
         {0: 0},  # no open checksum
-        {1: 4},  # TCP over IPv6, says the recipe
-        {1: 3},  # UFO, which nobody asked for
+        {1: 4},  # the vnet header says TCP over IPv6
+        {1: 3},  # UDP fragmentation offload, which is not negotiated
         {4: 0, 5: 0},  # segments of no size
         {6: 19},  # transport header inside the network header
         {6: 0xFF, 7: 0xFF},
         {8: 17},  # the checksum elsewhere
-        {10: 0x60},  # IPv6 all of a sudden
+        {10: 0x60},  # the packet is IPv6
         {10: 0x4F},  # options where the transport header is
         {12: 0xFF, 13: 0xFF},  # longer than it is
         {16: 0x20},  # a fragment
@@ -242,7 +242,7 @@ def test_a_checksum_left_open_is_completed(base: Headers, protocol: int) -> None
         {42: 0xF0, 12: 0, 13: 60},  # a TCP header longer than the packet
     ],
 )
-def test_recipes_that_do_not_fit_are_refused(change: dict[int, int]) -> None:
+def test_vnet_headers_that_do_not_fit_the_packet_are_refused(change: dict[int, int]) -> None:
     whole = bytearray(V4.super_packet(payload(3000), 1000))
     assert len(_udp.segment(bytes(whole))) == 3
     for place, value in change.items():
@@ -356,7 +356,7 @@ def test_errors_are_only_sent_where_the_rfcs_allow(packet: bytes, answered: bool
     assert (_udp.icmp_error(_udp.TIME_EXCEEDED, packet) is not None) == answered
 
 
-def test_too_small_an_mtu_is_never_told() -> None:
+def test_an_mtu_below_the_minimum_is_never_reported() -> None:
     assert _udp.icmp_error(_udp.TOO_BIG, V6.packet(b"x"), 100)[4:8] == (1280).to_bytes(4, "big")
     assert _udp.icmp_error(_udp.TOO_BIG, V4.packet(b"x"), 10)[6:8] == (68).to_bytes(2, "big")
 

@@ -28,7 +28,7 @@ OWN = a_lease("10.5.1.0-24&fd05:0:0:1::-64", "192.168.64.11", "fd00:1::11")
 PEER = a_lease("10.5.2.0-24&fd05:0:0:2::-64", "192.168.64.12", "fd00:1::12")
 
 
-def test_ipv4_underlay_is_preferred_and_both_addresses_are_believed() -> None:
+def test_ipv4_underlay_is_preferred_and_both_addresses_are_accepted_as_source() -> None:
     subnets = ("10.5.2.0/24", "fd05:0:0:2::/64")
     assert reach(PEER, OWN) == UdpPeer(subnets, "192.168.64.12", "fd00:1::12", 4)
 
@@ -82,7 +82,7 @@ def test_table_survives_json() -> None:
 
 @st.composite
 def overlapping(draw: Any, network: type[IPv4Network | IPv6Network], bits: int) -> list[Any]:
-    """Networks that often lie within each other."""
+    """Networks that often contain each other."""
     count = draw(st.integers(0, 12))
     found = []
     for _ in range(count):

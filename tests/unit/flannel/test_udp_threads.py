@@ -60,7 +60,7 @@ class Plane:
         return {name: value for name, value in self.plane.counters().items() if value}
 
     def wait_for(self, counter: str, value: int = 1) -> dict[str, int]:
-        """Wait until a counter has come to a value: no timing, the packet is dealt with then."""
+        """Wait until a counter has a value: the packet has then been processed."""
         pause = threading.Event()
         for _ in range(int(TIMEOUT / 0.002)):
             counted = self.counted()
@@ -205,7 +205,7 @@ def test_too_large_a_packet_is_cut_where_it_may_be() -> None:
         plane.from_pod(replace(OUT, fragment=DF).packet(b"x" * 2500))
         counted = plane.wait_for("drop_tx_too_big")
         assert counted["tx_fragments"] == 3
-        assert counted["icmp_withheld"] == 1  # no socket for it here
+        assert counted["icmp_withheld"] == 1  # there is no socket of that family
 
 
 def test_a_super_packet_whose_segments_do_not_pass_is_refused() -> None:
@@ -229,7 +229,7 @@ def test_the_table_is_swapped_while_packets_flow() -> None:
         stop = threading.Event()
 
         def swap() -> None:
-            while not stop.wait(0.001):  # or it keeps the interpreter to itself
+            while not stop.wait(0.001):  # so that the other threads run too
                 for table in (moved, TABLE):
                     plane.plane.set_peers(*table.pack(plane.port))
 
@@ -279,7 +279,7 @@ def test_threads_end_and_start_again() -> None:
         assert plane.to_peer()[-5:] == b"hello"
 
 
-def test_a_device_that_goes_away_is_told() -> None:
+def test_a_device_that_goes_away_is_reported() -> None:
     with running() as plane:
         plane.pods.close()
         assert select.select([plane.plane], [], [], TIMEOUT)[0]

@@ -170,7 +170,7 @@ def test_flannelds_lease_has_no_port_ours_may_have_another() -> None:
         ("auto", {"PublicIPv6": None}, ["192.168.64.3:51820"]),
     ],
 )
-def test_mode_decides_over_which_underlay(
+def test_mode_decides_which_underlay_is_used(
     mode: str, theirs: dict[str, Any], endpoints: list[str]
 ) -> None:
     found = tunnels(config(ipv6=True, Mode=mode), a_lease(3, **theirs), OWN, UNDERLAY)
@@ -180,7 +180,11 @@ def test_mode_decides_over_which_underlay(
 @pytest.mark.parametrize(
     ("ours", "theirs", "endpoint"),
     [
-        ("2a00::2", "2a00::3", "[2a00::3]:51820"),  # private IPv4, public IPv6: that gets through
+        (
+            "2a00::2",
+            "2a00::3",
+            "[2a00::3]:51820",
+        ),  # private IPv4, public IPv6: the latter is reachable
         ("fd00:1::2", "2a00::3", "192.168.64.3:51820"),
         ("2a00::2", "fd00:1::3", "192.168.64.3:51820"),
     ],

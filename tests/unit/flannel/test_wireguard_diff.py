@@ -95,7 +95,7 @@ def test_a_peer_that_left_is_removed_after_the_new_ones_are_there() -> None:
     ]
 
 
-def test_a_host_with_a_new_key_is_called_at_once() -> None:
+def test_a_handshake_with_a_new_key_is_started_at_once() -> None:
     settings = "persistent-keepalive 1 allowed-ips 10.5.76.0/24"
     assert lines(device(peer(B)), device(peer(A))) == [
         f"wg set flannel-wg peer {B} endpoint {HERE} {settings}",
@@ -104,12 +104,12 @@ def test_a_host_with_a_new_key_is_called_at_once() -> None:
     ]
 
 
-def test_a_keepalive_of_its_own_is_call_enough() -> None:
+def test_a_persistent_keepalive_needs_no_extra_handshake() -> None:
     wanted, found = device(peer(B, keepalive=25)), device(peer(A))
     assert len(device_change(wanted, found).peers) == 2
 
 
-def test_a_subnet_that_another_peer_keeps_no_more_needs_no_call() -> None:
+def test_a_subnet_taken_from_another_peer_needs_no_extra_handshake() -> None:
     both = frozenset(["10.5.76.0/24", "10.5.77.0/24"])
     wanted = device(peer(A), peer(B, allowed_ips=frozenset(["10.5.77.0/24"])))
     change = device_change(wanted, device(peer(A, allowed_ips=both)))
@@ -124,7 +124,7 @@ def look(memory: EndpointMemory, there: WireguardPeer, now: float, want: Any = N
     return memory.learned({A: want or peer()}, {A: there}, now) == {A}
 
 
-def test_an_endpoint_learned_since_stays() -> None:
+def test_a_learned_endpoint_stays() -> None:
     memory = EndpointMemory()
     assert not look(memory, peer(), NOW)
     assert look(memory, peer(endpoint=THERE), NOW + 1)
@@ -144,7 +144,7 @@ def test_after_a_restart_a_live_session_keeps_its_endpoint_a_dead_one_does_not()
     assert not look(EndpointMemory(), peer(endpoint=THERE), NOW)
 
 
-def test_a_learned_endpoint_that_answers_no_more_gives_way_to_the_lease() -> None:
+def test_a_learned_endpoint_that_answers_no_more_is_replaced_by_the_leases() -> None:
     memory = EndpointMemory()
     roamed = peer(endpoint=THERE, last_handshake=NOW - SESSION, received=500, sent=500)
     assert not look(memory, replace(roamed, endpoint=HERE), NOW)
@@ -178,7 +178,7 @@ NETWORKS = [f"10.5.{n}.0/24" for n in range(6)]
 
 @st.composite
 def devices(draw: st.DrawFn) -> WireguardDevice:
-    """A device as it can be: a network belongs to one peer at most."""
+    """A device in any possible state: a network belongs to one peer at most."""
     owners = {n: draw(st.sampled_from([None, *KEYS])) for n in NETWORKS}
     peers = [
         WireguardPeer(
@@ -194,7 +194,7 @@ def devices(draw: st.DrawFn) -> WireguardDevice:
 
 
 def done(change: DeviceChange, found: WireguardDevice) -> WireguardDevice:
-    """What WireGuard makes of a change (https://www.wireguard.com/xplatform/)."""
+    """The device after a change (https://www.wireguard.com/xplatform/)."""
     peers = dict(found.peers)
     for one in change.peers:
         if one.remove:
@@ -218,7 +218,7 @@ def done(change: DeviceChange, found: WireguardDevice) -> WireguardDevice:
 
 
 @given(devices(), devices())
-def test_the_change_makes_any_state_into_any_other(
+def test_the_change_turns_any_state_into_any_other(
     wanted: WireguardDevice, found: WireguardDevice
 ) -> None:
     change = device_change(wanted, found)

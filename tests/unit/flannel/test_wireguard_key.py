@@ -1,4 +1,4 @@
-"""The host's key: made once, never replaced unasked, never readable by others."""
+"""The host's key: made once, replaced only on request, never readable by others."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_state_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> No
         KeyFile(tmp_path / "file" / "var").read_or_make()
 
 
-def test_rotation_is_asked_for_and_done_once(tmp_path: Path) -> None:
+def test_rotation_is_requested_and_done_once(tmp_path: Path) -> None:
     file = KeyFile(tmp_path)
     old = file.read_or_make()
     assert not file.rotation_wanted

@@ -1,6 +1,6 @@
 """What goes to wireguard-go as text and to the kernel as netlink, and what comes back.
 
-The netlink messages are read by, and made by, pyroute2: another reading of linux/wireguard.h.
+pyroute2, which has its own tables of linux/wireguard.h, decodes our messages and encodes replies.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def test_what_is_no_endpoint_is_refused(text: str) -> None:
 
 @pytest.fixture
 def answering(tmp_path: Path) -> Iterator[Callable[[bytes], Uapi]]:
-    """A process that answers everything with the same bytes, in a deep directory."""
+    """A process that answers every request with the same bytes; its socket's path is long."""
     directory = tmp_path / ("deep" * 30)
     directory.mkdir()
     listener = socket(AF_UNIX, SOCK_STREAM)
@@ -175,12 +175,12 @@ def test_an_answer_that_breaks_off_is_an_error(answering: Any) -> None:
     "answer",
     ["allowed_ip=10.5.0.0/24", "listen_port=x", "public_key=00", "public_key=zz", "errno=x"],
 )
-def test_an_answer_that_is_none_is_one_line(answering: Any, answer: str) -> None:
+def test_an_answer_that_is_not_the_protocol_is_one_line(answering: Any, answer: str) -> None:
     with pytest.raises(UapiError, match=r"^wireguard-go on .*: (its answer|refuses)"):
         answering(f"{answer}\n\n".encode()).read()
 
 
-def test_nobody_there_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_process_is_one_line(tmp_path: Path) -> None:
     uapi = Uapi(tmp_path / "no" / "flannel-wg.sock")
     assert not uapi.answers()
     assert uapi.pid() is None
@@ -335,7 +335,7 @@ def test_a_device_as_netlink_in_two_messages() -> None:
     assert seen.last_handshake == pytest.approx(1_800_000_000)
 
 
-def test_what_is_packed_is_read_again() -> None:
+def test_packed_messages_are_read_back() -> None:
     [body] = netlink.pack_change("flannel-wg", DeviceChange(C, 51820, (NEW,)))
     assert netlink.parse_device([body[4:]]) == WireguardDevice(
         C,

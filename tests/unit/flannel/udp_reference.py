@@ -1,4 +1,4 @@
-"""Packets built and read the slow and obvious way, to hold the C code against."""
+"""Packets built and read in plain Python, to compare the C code's with."""
 
 from __future__ import annotations
 

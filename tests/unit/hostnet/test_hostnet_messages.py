@@ -186,7 +186,7 @@ def test_table_reader_forgets_when_a_device_is_renamed() -> None:
     assert {n.link for n in reader.read([dumped(*rows)], {5: "flannel.9"})} == {"flannel.9"}
 
 
-def test_table_reader_leaves_out_what_is_of_no_interest() -> None:
+def test_table_reader_skips_entries_that_are_not_permanent() -> None:
     entries, rows = neighbour_rows(2)
     stale = rows[0][:8] + b"\x04\x00" + rows[0][10:]  # NUD_STALE
     reader = TableReader(parse_neighbour, 32)
@@ -216,7 +216,7 @@ def run_filter(program: list[tuple[int, int, int, int]], packet: bytes) -> int:
 
 
 @pytest.mark.parametrize("ports", [[], [1234], [1234, 4000000001, 77]])
-def test_filter_drops_our_own_and_what_ages(ports: list[int]) -> None:
+def test_filter_drops_our_own_changes_and_ageing_neighbours(ports: list[int]) -> None:
     program = packet_filter(ports)
 
     def kept(kind: int, port: int, state: int = 0, family: int = socket.AF_INET) -> bool:

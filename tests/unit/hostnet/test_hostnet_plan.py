@@ -339,7 +339,7 @@ def test_route_attributes_are_in_the_line() -> None:
     )
 
 
-def test_disturbing_plans_want_a_second_look() -> None:
+def test_plans_with_side_effects_need_a_second_pass() -> None:
     down = frozenset([replace(FOUND_VTEP, up=False)])
     assert diff(WANTED, found(WANTED, links=down)).disturbing
     assert diff(HostState(), found(WANTED)).disturbing

@@ -1,4 +1,4 @@
-"""What an executable loads that runs without the daemon: gRPC alone would take 50 ms."""
+"""What an executable without the daemon imports: gRPC alone would take 50 ms."""
 
 from __future__ import annotations
 

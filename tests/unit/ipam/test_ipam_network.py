@@ -133,6 +133,6 @@ def test_options_of_another_type_are_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "said"), [("", None), (',"IPMasq":true', True), (',"ipmasq":false', False)]
 )
-def test_masquerading_may_be_the_clusters_word(text: str, said: bool | None) -> None:
+def test_masquerading_may_be_set_in_the_cluster_config(text: str, said: bool | None) -> None:
     config = parse_config(f'{{"Network":"10.5.0.0/16"{text}}}')
     assert config.ip_masq is said

@@ -58,7 +58,7 @@ def test_written_as_flanneld_does(
     assert [p.name for p in path.parent.iterdir()] == ["subnet.env"]
 
 
-def test_several_networks_and_a_shells_habits() -> None:
+def test_several_networks_and_shell_quoting() -> None:
     env = SubnetEnv.parse(
         "# by hand\nexport FLANNEL_NETWORK='10.5.0.0/16,10.6.0.0/16'\n\n"
         "FLANNEL_SUBNET=10.5.72.1/24\n"
