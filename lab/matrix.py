@@ -18,7 +18,7 @@ from hostnet.netns import run_in
 from lab.processes import NETNS_DIR
 
 PORT = 7  # echo, RFC 862
-ATTEMPTS = 3  # round trips per pair; the best one counts, the first pays for ARP and caches
+ATTEMPTS = 3  # round trips per pair; the fastest counts, since the first one waits for ARP
 DATAGRAM_TIMEOUT = 0.3  # seconds to wait for one datagram
 
 

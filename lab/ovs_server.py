@@ -1,6 +1,6 @@
 """Open vSwitch for one host of a lab: its own database, sockets and logs in one directory.
 
-The path of a Unix socket ends at 108 bytes; OvsServer says so before the servers do.
+The path of a Unix socket has at most 107 bytes; a directory that is too long is refused.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class OvsServer:
     def start_database(self) -> None:
         """Start ovsdb-server. Raises LabError when it doesn't serve in time."""
         sock = self.directory / "db.sock"
-        sock.unlink(missing_ok=True)  # of a killed one: its presence would pass for service
+        sock.unlink(
+            missing_ok=True
+        )  # left by a killed server: `_wait` would take it for the new one's
         self._spawn(
             "ovsdb-server",
             str(self.directory / "conf.db"),

@@ -2,7 +2,7 @@
 
 A conflist is a chain: on ADD each plugin gets the result of the one before as `prevResult`,
 the last result is the attachment's and the runtime keeps it; CHECK gives every plugin the
-kept result; DEL walks the chain backwards with it. Requests go as JSON on stdin and CNI_*
+kept result; DEL calls the plugins with it in reverse order. Requests go as JSON on stdin and CNI_*
 variables, answers come on stdout (CNI SPEC 1.1.0, sections 2 and 3).
 """
 
@@ -45,7 +45,7 @@ class PodInterface:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Where plugins are and what environment a host gives them."""
+    """Where a host's plugins are, and the environment they run in."""
 
     path: tuple[Path, ...]
     environment: Mapping[str, str] = field(default_factory=dict)

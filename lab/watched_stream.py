@@ -1,4 +1,4 @@
-"""A steady stream of datagrams between two pods, every one of them counted.
+"""Datagrams from one pod to another at a constant rate, counted at both ends.
 
 What a change, a crash or a fault costs running traffic is the difference between the two
 counts. The sockets are opened in the pods and held by this process.
