@@ -1,46 +1,22 @@
-"""The etcd client with real members: failover, deadlines, lost answers, TLS, login."""
+"""The etcd client with real members: failover, deadlines, lost answers."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Callable
 
 import pytest
 
 from etcd.client import (
     CompactedError,
-    Etcd,
-    EtcdAuthError,
     EtcdError,
     EtcdUnavailableError,
     NewKey,
 )
 from lab.etcd_server import EtcdServer
-
-PATIENCE = 60.0  # seconds
-MESH = {"username": "mesh", "password": "word"}
-
-
-def tell(story: Awaitable[None]) -> None:
-    async def run() -> None:
-        async with asyncio.timeout(4 * PATIENCE):
-            await story
-
-    asyncio.run(run())
-
-
-@contextlib.asynccontextmanager
-async def client(*servers: EtcdServer, **flags: Any) -> AsyncIterator[Etcd]:
-    async with Etcd([server.client_url for server in servers], **flags) as etcd:
-        yield etcd
-
+from tests.netns.etcd.running_client import STEP_TIMEOUT, client, run
 
 # -- keys --------------------------------------------------------------------------------------
 
@@ -61,7 +37,7 @@ def test_keys(etcd: EtcdServer) -> None:
             assert await db.delete("/a/2")
             assert not await db.delete("/a/2")
 
-    tell(story())
+    run(story())
 
 
 def test_conditional_writes(etcd: EtcdServer) -> None:
@@ -76,7 +52,7 @@ def test_conditional_writes(etcd: EtcdServer) -> None:
             assert not await db.delete_if("/k", mod_revision=first)
             assert await db.delete_if("/k", mod_revision=second)
 
-    tell(story())
+    run(story())
 
 
 def test_a_repeated_write_finds_what_the_first_one_wrote(etcd: EtcdServer) -> None:
@@ -100,7 +76,7 @@ def test_a_repeated_write_finds_what_the_first_one_wrote(etcd: EtcdServer) -> No
             guarded = [NewKey("/s/10", b"x", ("/s/1",)), NewKey("/s/4", b"x", ("/s/4",))]
             assert (await db.put_first_absent(guarded, "/s/", lease=third)).key == "/s/4"
 
-    tell(story())
+    run(story())
 
 
 def test_forty_candidates_are_within_the_limits(etcd: EtcdServer) -> None:
@@ -112,7 +88,7 @@ def test_forty_candidates_are_within_the_limits(etcd: EtcdServer) -> None:
                 await db.put(candidate.key, b"taken")
             assert (await db.put_first_absent(many, "/s/", lease=lease)).key == "/s/39"
 
-    tell(story())
+    run(story())
 
 
 def test_leases_of_etcd(etcd: EtcdServer) -> None:
@@ -128,7 +104,7 @@ def test_leases_of_etcd(etcd: EtcdServer) -> None:
             with pytest.raises(EtcdError, match="lease not found"):
                 await db.put("/k", b"", lease=lease)
 
-    tell(story())
+    run(story())
 
 
 def test_a_watch_tells_every_change_once_or_reports_that_it_can_not(etcd: EtcdServer) -> None:
@@ -150,7 +126,7 @@ def test_a_watch_tells_every_change_once_or_reports_that_it_can_not(etcd: EtcdSe
             with pytest.raises(CompactedError, match="restored from a backup or started empty"):
                 await anext(db.watch("/w/", revisions[4] + 1000))
 
-    tell(story())
+    run(story())
 
 
 # -- trouble -----------------------------------------------------------------------------------
@@ -168,13 +144,13 @@ def test_a_frozen_etcd_is_an_error_after_the_deadline(etcd: EtcdServer) -> None:
                 ):
                     await call
             etcd.resume()
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(STEP_TIMEOUT):
                 while True:
                     with contextlib.suppress(EtcdUnavailableError):
                         await db.get("/k")
                         break
 
-    tell(story())
+    run(story())
 
 
 def test_an_absent_etcd_is_one_line(etcd: EtcdServer) -> None:
@@ -189,7 +165,7 @@ def test_an_absent_etcd_is_one_line(etcd: EtcdServer) -> None:
             with pytest.raises(EtcdUnavailableError, match="refused"):
                 await anext(db.watch("/", 1))
 
-    tell(story())
+    run(story())
 
 
 def test_a_rolling_restart_fails_no_call(
@@ -213,7 +189,7 @@ def test_a_rolling_restart_fails_no_call(
             for member in members:
                 before = written
                 await asyncio.to_thread(member.kill)
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(STEP_TIMEOUT):
                     while written < before + 20:  # noqa: ASYNC110 - two members serve
                         await asyncio.sleep(0.02)
                 await asyncio.to_thread(member.start)
@@ -222,245 +198,7 @@ def test_a_rolling_restart_fails_no_call(
             assert found is not None
             assert int(found.value) >= written - 1
 
-    tell(story())
-
-
-# -- TLS and login -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Authority:
-    """A certificate authority in a directory."""
-
-    directory: Path
-
-    def issue(self, name: str, *alternatives: str) -> tuple[Path, Path]:
-        """Certificate and key for a name and its alternatives (`IP:...`, `DNS:...`)."""
-        cert, key = self.directory / f"{name}.pem", self.directory / f"{name}.key"
-        _openssl(
-            *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-            *("-keyout", key, "-out", cert, "-days", "2", "-subj", f"/CN={name}"),
-            *(("-CA", self.ca, "-CAkey", self.directory / "ca.key") if name != "ca" else ()),
-            *("-addext", f"subjectAltName={','.join(alternatives) or 'DNS:' + name}"),
-        )
-        return cert, key
-
-    @property
-    def ca(self) -> Path:
-        return self.directory / "ca.pem"
-
-
-def _openssl(*arguments: str | Path) -> None:
-    done = subprocess.run(
-        ["openssl", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    authority = Authority(tmp_path)
-    authority.issue("ca")
-    return authority
-
-
-def secured(server: EtcdServer, authority: Authority) -> EtcdServer:
-    """The same server with TLS, and a certificate of its own address only."""
-    host = urlsplit(server.client_url).hostname
-    cert, key = authority.issue(f"server-{server.name}", f"IP:{host}")
-    mine, my_key = authority.issue("operator")
-    return replace(
-        server,
-        client_url=server.client_url.replace("http:", "https:"),
-        flags=(
-            *server.flags,
-            f"--cert-file={cert}",
-            f"--key-file={key}",
-            "--client-cert-auth",
-            f"--trusted-ca-file={authority.ca}",
-        ),
-        client_flags=(f"--cacert={authority.ca}", f"--cert={mine}", f"--key={my_key}"),
-    )
-
-
-@pytest.fixture
-def secure(etcd: EtcdServer, authority: Authority) -> Iterator[EtcdServer]:
-    etcd.wipe()
-    server = secured(etcd, authority)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-
-
-def test_client_certificates(secure: EtcdServer, authority: Authority, tmp_path: Path) -> None:
-    cert, key = authority.issue("client")
-    strangers = tmp_path / "strangers"
-    strangers.mkdir()
-    stranger = Authority(strangers)
-    stranger.issue("ca")
-    wrong_cert, wrong_key = stranger.issue("client")
-
-    async def story() -> None:
-        async with client(secure, ca=authority.ca, cert=cert, key=key) as db:
-            await db.put("/k", b"v")
-            watch = db.watch("/", 1)
-            async with contextlib.aclosing(watch):
-                assert (await anext(watch)).events == ()
-        for flags in (
-            {
-                "ca": stranger.ca,
-                "cert": cert,
-                "key": key,
-            },  # a server whose authority we do not trust
-            {
-                "ca": authority.ca,
-                "cert": wrong_cert,
-                "key": wrong_key,
-            },  # the server does not trust our authority
-            {"ca": authority.ca},  # no certificate of ours
-        ):
-            async with client(secure, **flags) as db:
-                with pytest.raises(EtcdError) as refusal:
-                    await db.get("/k")
-                assert "\n" not in str(refusal.value)
-                assert "check --etcd-cafile, --etcd-certfile and --etcd-keyfile" in str(
-                    refusal.value
-                )
-
-    tell(story())
-
-
-def test_failover_between_members_with_certificates_of_their_own(
-    etcd_cluster: Callable[[int], list[EtcdServer]], authority: Authority
-) -> None:
-    plain = etcd_cluster(3)
-    for member in plain:
-        member.stop()
-    members = [secured(member, authority) for member in plain]
-    cert, key = authority.issue("client")
-
-    async def story() -> None:
-        async with client(*members, ca=authority.ca, cert=cert, key=key) as db:
-            for stopped in members:
-                await asyncio.to_thread(stopped.stop)
-                async with asyncio.timeout(PATIENCE):
-                    while True:
-                        with contextlib.suppress(EtcdError):
-                            await db.put("/k", stopped.name.encode())
-                            break
-                await asyncio.to_thread(stopped.start)
-
-    try:
-        for member in members:
-            member.start(wait=False)
-        for member in members:
-            member.wait()
-        tell(story())
-    finally:
-        for member in members:
-            member.stop()
-
-
-@pytest.fixture
-def guarded(etcd: EtcdServer) -> Iterator[EtcdServer]:
-    """An etcd with users: root, and mesh for our prefix; tokens live a second."""
-    etcd.stop()
-    server = replace(etcd, flags=(*etcd.flags, "--auth-token-ttl=1", "--bcrypt-cost=4"))
-    server.start()
-    server.ctl("user", "add", "root:secret")
-    server.ctl("user", "grant-role", "root", "root")
-    server.ctl("role", "add", "mesh")
-    server.ctl("role", "grant-permission", "--prefix=true", "mesh", "readwrite", "/mesh/")
-    server.ctl("user", "add", "mesh:word")
-    server.ctl("user", "grant-role", "mesh", "mesh")
-    server.ctl("auth", "enable")
-    yield replace(server, client_flags=("--user=root:secret",))
-    server.stop()
-
-
-def test_login_again_and_again(guarded: EtcdServer) -> None:
-    async def story() -> None:
-        async with client(guarded, **MESH) as db:
-            await db.put("/mesh/k", b"1")
-            lease = await db.grant(60)
-            logins = guarded.requests()["Authenticate"]
-            for turn in range(2):
-                await asyncio.sleep(2.5)  # the token has expired: it is valid for one second
-                await db.put_if(f"/mesh/{turn}", b"", mod_revision=0, lease=lease)
-                assert await db.keep_alive(lease) == 60
-            await asyncio.sleep(2.5)
-            watch = db.watch("/mesh/", 1)
-            async with contextlib.aclosing(watch):
-                assert (await anext(watch)).events == ()
-                assert len((await anext(watch)).events) == 3
-            assert guarded.requests()["Authenticate"] == logins + 3
-            guarded.stop()  # a restarted etcd has forgotten its tokens
-            guarded.start()
-            async with asyncio.timeout(PATIENCE):
-                while True:
-                    with contextlib.suppress(EtcdUnavailableError):
-                        assert (await db.get("/mesh/k"))[0] is not None
-                        break
-
-    tell(story())
-
-
-@pytest.mark.parametrize(
-    ("username", "password", "part"),
-    [
-        ("mesh", "wrong", "authentication failed"),
-        ("nobody", "word", "authentication failed"),
-        (None, None, "user name is empty"),
-    ],
-)
-def test_wrong_credentials_are_one_line(
-    guarded: EtcdServer, username: str | None, password: str | None, part: str
-) -> None:
-    async def story() -> None:
-        async with client(guarded, username=username, password=password) as db:
-            for call in (db.get("/mesh/k"), db.list("/mesh/"), anext(db.watch("/mesh/", 1))):
-                with pytest.raises(EtcdAuthError) as refusal:
-                    await call
-                assert "\n" not in str(refusal.value)
-                assert "check --etcd-username, --etcd-password" in str(refusal.value)
-            with pytest.raises(EtcdAuthError, match=part):
-                await db.get("/mesh/k")
-
-    tell(story())
-
-
-def test_a_role_without_permission_is_one_line(guarded: EtcdServer) -> None:
-    async def story() -> None:
-        async with client(guarded, **MESH) as db:
-            for call in (db.get("/other"), db.put("/other", b""), anext(db.watch("/other", 1))):
-                with pytest.raises(EtcdAuthError, match="permission denied"):
-                    await call
-
-    tell(story())
-
-
-def test_credentials_are_accepted_where_none_are_needed(etcd: EtcdServer) -> None:
-    async def story() -> None:
-        async with client(etcd, **MESH) as db:
-            await db.put("/k", b"")
-
-    tell(story())
-
-
-def test_switching_authentication_on_under_a_running_daemon(guarded: EtcdServer) -> None:
-    guarded.ctl("auth", "disable")
-
-    async def story() -> None:
-        async with client(guarded, **MESH) as db:
-            await db.put("/mesh/k", b"")
-            guarded.ctl("auth", "enable")
-            await db.put("/mesh/k", b"")
-            guarded.ctl("auth", "disable")
-            await db.put("/mesh/k", b"")
-
-    tell(story())
+    run(story())
 
 
 def test_waiting_takes_no_cpu(etcd: EtcdServer) -> None:
@@ -474,4 +212,4 @@ def test_waiting_takes_no_cpu(etcd: EtcdServer) -> None:
                     await db.get("/k")
             assert time.process_time() - burnt < 1
 
-    tell(story())
+    run(story())

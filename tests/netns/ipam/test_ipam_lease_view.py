@@ -21,7 +21,7 @@ from lab.etcd_server import EtcdServer
 
 PREFIX = "/coreos.com/network"
 CONFIG = '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}'
-PATIENCE = 60.0  # seconds; a loaded machine
+STEP_TIMEOUT = 60.0  # seconds; a loaded machine
 
 
 def value(number: int, mac: int = 0) -> str:
@@ -66,7 +66,7 @@ class Reader:
             return bool(self.snapshots) and condition(self.snapshots[-1])
 
         try:
-            async with asyncio.timeout(PATIENCE), self.news:
+            async with asyncio.timeout(STEP_TIMEOUT), self.news:
                 await self.news.wait_for(met)
         except TimeoutError:
             raise AssertionError(f"not seen: {what}; last {self.snapshots[-1:]}") from None
@@ -89,7 +89,7 @@ async def reading(*servers: EtcdServer, deadline: float = 5.0) -> AsyncIterator[
 
 def tell(story: Awaitable[None]) -> None:
     async def run() -> None:
-        async with asyncio.timeout(4 * PATIENCE):
+        async with asyncio.timeout(4 * STEP_TIMEOUT):
             await story
 
     asyncio.run(run())
@@ -101,7 +101,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 async def until_logged(caplog: pytest.LogCaptureFixture) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(STEP_TIMEOUT):
         while not logged(caplog):  # noqa: ASYNC110 - a log has no event
             await asyncio.sleep(0.05)
 
@@ -257,12 +257,12 @@ def test_changes_during_a_broken_connection_are_read_afterwards(
     async def story() -> None:
         async with reading(cluster) as reader:
             await reader.until_holds(1, 2)
-            for turn in range(3, 8):
+            for number in range(3, 8):
                 cluster.kill()
                 cluster.start()
-                put(cluster, turn)
-                delete(cluster, turn - 1)
-                assert (await reader.until_holds(1, turn)).history == 0
+                put(cluster, number)
+                delete(cluster, number - 1)
+                assert (await reader.until_holds(1, number)).history == 0
 
     tell(story())
 
@@ -312,8 +312,8 @@ def test_started_empty_and_grown_past_our_revision(cluster: EtcdServer) -> None:
             with elsewhere(cluster) as hidden:
                 hidden.ctl("put", f"{PREFIX}/config", CONFIG)
                 put(hidden, 5)
-                for turn in range(8):
-                    put(hidden, 6, mac=turn)
+                for number in range(8):
+                    put(hidden, 6, mac=number)
                 assert hidden.revision() > known.revision
             assert (await reader.until_holds(5, 6)).history == 1
 
@@ -329,8 +329,8 @@ def test_an_empty_view_notices_another_history_too(cluster: EtcdServer) -> None:
             cluster.wipe()
             with elsewhere(cluster) as hidden:
                 put(hidden, 5)
-                for turn in range(8):
-                    put(hidden, 6, mac=turn)
+                for number in range(8):
+                    put(hidden, 6, mac=number)
             assert (await reader.until_holds(5, 6)).history == 1
 
     tell(story())
@@ -404,7 +404,7 @@ def test_a_three_member_cluster_loses_its_leader(
             assert reader.view.listed <= 2
 
     async def written(writer: Etcd, number: int) -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(STEP_TIMEOUT):
             while True:
                 try:
                     await writer.put(f"{PREFIX}/subnets/{key(number)}", value(number).encode())
