@@ -7,21 +7,22 @@ from collections.abc import Iterator
 
 from agent.node import Node
 from agent.settings import Settings
-from cni.host import SOCKET_NAME, Host, Status
+from base.paths import CNI_SOCKET
+from cni.host import HostStatus, PluginHost
 from cni.socket.server import CniServer
 
 
 @contextlib.contextmanager
 def serve_pods(settings: Settings, node: Node) -> Iterator[CniServer]:
-    """Serve CNI requests inside the block. Raises cni.socket.server.ServerError."""
-    host = Host(
+    """Serve CNI requests inside the block. Raises cni.socket.server.CniServerError."""
+    host = PluginHost(
         settings.run_dir,
         settings.state_dir,
         settings.subnet_file,
-        status=lambda: Status(node.problem()),
+        status=lambda: HostStatus(node.problem()),
         on_pods_changed=node.pods_changed,
     )
-    server = CniServer(settings.run_dir / SOCKET_NAME, host)
+    server = CniServer(settings.run_dir / CNI_SOCKET, host)
     server.start()
     try:
         yield server

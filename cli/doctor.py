@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from cni.host import from_environment, socket_path
+from cni.host import host_from_environment, socket_path
 from cni.install import EXECUTABLES
 from flannel.udp.backend import NOT_COMPILED
 from hostnet.kernel import Kernel
@@ -99,7 +99,7 @@ def nft() -> Iterator[Finding]:
 
 def host() -> Iterator[Finding]:
     """This host's lease, daemon and executables."""
-    here = from_environment(os.environ)
+    here = host_from_environment(os.environ)
     try:
         env = SubnetEnv.read(here.subnet_file)
         yield Finding("lease", good=True, text=str(env.subnet or env.ipv6_subnet))

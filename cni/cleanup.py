@@ -1,6 +1,6 @@
-"""`flatmeshd --cleanup`, the pods' half: bridge, cables, nftables tables, address book.
+"""The pods' part of `flatmeshd --cleanup`: bridge, veth pairs, nftables tables, address store.
 
-Goes by the marks alone (hostnet.ownership), so it needs no record to be right. Running pods
+What is ours is told by its mark alone (hostnet.ownership), not by any record. Running pods
 lose their interface: this is for a host that leaves the cluster.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+from base.paths import ADDRESS_STORE, ATTACH_FILE
 from cni.pod.firewall import TABLE
 from hostnet.kernel import Kernel
 from hostnet.kinds.link import delete_link
@@ -18,12 +19,12 @@ from hostnet.ownership import POD_ALIAS
 
 
 def remove_all(state_dir: Path, run_dir: Path) -> list[str]:
-    """Remove every trace of pods; returns what could not be, a line each."""
+    """Remove every trace of pods; returns a line for each thing that could not be removed."""
     problems = []
     with Kernel() as kernel:
-        # cables before the bridge they are plugged into
         links = [link for link in kernel.links() if link.alias.startswith(POD_ALIAS)]
-        for link in sorted(links, key=lambda found: found.kind == "bridge"):
+        # the bridge last: it is the veths' master
+        for link in sorted(links, key=lambda link: link.kind == "bridge"):
             try:
                 kernel.socket.request(delete_link(link.index), f"ip link del {link.name}")
             except NetlinkError as error:
@@ -35,7 +36,7 @@ def remove_all(state_dir: Path, run_dir: Path) -> list[str]:
                 nftables.delete_table(family, name)
     except nftables.NftError as error:
         problems.append(str(error))
-    for book in state_dir.glob("addresses.sqlite*"):
-        book.unlink(missing_ok=True)
-    (run_dir / "attach.json").unlink(missing_ok=True)
+    for file in state_dir.glob(f"{ADDRESS_STORE}*"):  # with SQLite's -wal and -shm
+        file.unlink(missing_ok=True)
+    (run_dir / ATTACH_FILE).unlink(missing_ok=True)
     return problems

@@ -1,10 +1,10 @@
-"""How many calls are worked off at the same moment.
+"""How many CNI calls are worked on at the same moment.
 
-Theory of operation: Python runs one thread at a time, and a thread that comes back from the
-kernel may wait 5 ms until a busy one lets go. Thirty threads in the middle of an ADD are
-therefore slower than one. So the server's workers, of which there are many because delegated
-plugins are waited for, take a turn for their own work and give it up while they wait for
-somebody else. COUNT of 2 is measured: one in the kernel, one in the interpreter.
+Python runs one thread at a time, and a thread that returns from a system call may wait 5 ms
+until a busy thread releases the interpreter. Thirty threads in the middle of an ADD are
+therefore slower than one. The server has many workers all the same, because calls wait for
+delegated plugins and for locks. So a worker takes a slot for its own work, and releases it
+while it waits for somebody else.
 """
 
 from __future__ import annotations
@@ -13,24 +13,28 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
-COUNT = 2
+SLOTS = 2
+"""Measured with bench.cni_latency: one thread in the kernel and one in the interpreter."""
 
 
-class Turns:
-    """Turns to be taken; an executable without a daemon need not take any."""
+class ConcurrencyLimit:
+    """A fixed number of slots, shared by the server's workers.
 
-    def __init__(self, count: int = COUNT) -> None:
-        self._free = threading.Semaphore(count)
+    A process that answers one call takes no slot; `released` is harmless there.
+    """
+
+    def __init__(self, slots: int = SLOTS) -> None:
+        self._free = threading.Semaphore(slots)
 
     @contextlib.contextmanager
-    def taken(self) -> Iterator[None]:
-        """Have a turn inside the block."""
+    def slot(self) -> Iterator[None]:
+        """Hold a slot inside the block; waits until one is free."""
         with self._free:
             yield
 
     @contextlib.contextmanager
-    def given_up(self) -> Iterator[None]:
-        """Let somebody else have our turn inside the block, and have one again after it."""
+    def released(self) -> Iterator[None]:
+        """Release the caller's slot inside the block, and wait for one after it."""
         self._free.release()
         try:
             yield

@@ -1,7 +1,8 @@
-"""Where tests make us die: each step of ADD and DEL after which the disk or the kernel differs.
+"""Named steps of ADD and DEL at which a test can kill this process.
 
-With FLATMESH_CRASH_AT=<name> in the environment of the daemon or the executable, the process
-is killed (SIGKILL) when it reaches that point: no cleanup code runs, as in a power cut.
+With FLATMESH_CRASH_AT=NAME in the environment of the daemon or the executable, the process
+kills itself with SIGKILL when it reaches the step NAME: no cleanup code runs, as in a power
+cut. There is a step after every change on the disk or in the kernel.
 """
 
 from __future__ import annotations
@@ -12,24 +13,24 @@ import signal
 VARIABLE = "FLATMESH_CRASH_AT"
 
 ADD = (
-    "add-recorded",  # the intent and its addresses are on disk
+    "add-recorded",  # the record of the attachment and its addresses are on disk
     "add-delegated",  # the delegated IPAM plugin has given addresses
     "add-bridge",  # the bridge has its gateway address
-    "add-cable",  # the veth is in both namespaces
-    "add-configured",  # the pod has addresses and routes
-    "add-firewalled",  # nftables knows the pod
-    "add-ready",  # the record says so
+    "add-veth",  # the veth pair is in both namespaces
+    "add-configured",  # the pod's interface has its addresses and routes
+    "add-firewalled",  # nftables holds the pod's elements
+    "add-ready",  # the record says `ready`
 )
 DELETE = (
     "del-found",  # the record was read
-    "del-unfirewalled",
-    "del-unplugged",  # the veth is gone
+    "del-unfirewalled",  # nftables holds nothing of the pod
+    "del-detached",  # the veth pair is gone
     "del-delegated",  # the delegated IPAM plugin has taken its addresses back
     "del-forgotten",  # the record is gone
 )
 
 
-def reach(name: str) -> None:
-    """Die here, if a test wants it."""
+def crash_point(name: str) -> None:
+    """Kill this process if the environment names this step."""
     if os.environ.get(VARIABLE) == name:
         os.kill(os.getpid(), signal.SIGKILL)

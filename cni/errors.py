@@ -1,7 +1,7 @@
-"""What a plugin says when it can't do what it was asked.
+"""The error codes of the CNI specification, and the exception that carries one.
 
-One exception type: whoever finds the fault raises it with the code of the specification and
-one line that says what, where and the mend. `handle` turns it into the error object on
+Whoever finds a fault raises `CniError` with the code of the specification and one line of text:
+what is wrong, where, and what to do about it. `cni.handle` turns it into the error object on
 stdout (CNI SPEC 1.1.0, section 5, "Error").
 """
 
@@ -13,19 +13,20 @@ from base.errors import FlatmeshError
 
 INCOMPATIBLE_VERSION = 1
 UNSUPPORTED_FIELD = 2  # the message holds the key and its value
-UNKNOWN_CONTAINER = 3  # the runtime needs no cleanup
-INVALID_ENVIRONMENT = 4  # the message names every bad variable
+UNKNOWN_CONTAINER = 3  # the runtime has nothing to clean up
+INVALID_ENVIRONMENT = 4  # the message names every wrong variable
 IO_FAILURE = 5
 DECODING_FAILURE = 6
 INVALID_CONFIG = 7
+SAME_NETNS = 8  # libcni's ErrInvalidNetNS: CNI_NETNS is the host's own namespace
 TRY_AGAIN_LATER = 11
 NOT_AVAILABLE = 50  # STATUS: no ADD can be served now
-NOT_AVAILABLE_AND_PODS_AFFECTED = 51  # STATUS: and pods that run may have lost connectivity
+NOT_AVAILABLE_AND_PODS_AFFECTED = 51  # STATUS: and running pods may have lost connectivity
 # 100 and above are a plugin's own.
-NETWORK_FAILURE = 100  # the kernel refused, and no code of the specification fits
-NO_ADDRESS = 101  # the pool is exhausted, or the address asked for is taken
-ATTACHMENT_EXISTS = 102  # the interface, or the attachment, is there already
-CHECK_FAILED = 103  # what CHECK found is not what ADD made
+NETWORK_FAILURE = 100  # the kernel refused a change, and no code of the specification fits
+NO_ADDRESS = 101  # no address is free, or the requested one is taken
+ATTACHMENT_EXISTS = 102  # the interface, or the attachment, exists already
+CHECK_FAILED = 103  # CHECK found something else than ADD made
 DELEGATE_FAILURE = 104  # a delegated plugin could not be run, or answered no JSON
 
 
@@ -39,7 +40,7 @@ class CniError(FlatmeshError):
         self.details = details
 
     def as_dict(self, version: str) -> dict[str, Any]:
-        """The error object; `version` is the request's cniVersion."""
+        """The error object of the specification; `version` is the request's cniVersion."""
         error: dict[str, Any] = {"cniVersion": version, "code": self.code, "msg": self.message}
         if self.details:
             error["details"] = self.details
@@ -47,7 +48,7 @@ class CniError(FlatmeshError):
 
 
 class RunInClientError(Exception):
-    """The call must be worked off in the client's own process, not in the daemon's.
+    """The call must be answered in the client's own process, not in the daemon's.
 
     Raised before anything is changed, when a delegated plugin would find other files in the
     daemon's mount namespace than in the runtime's. Not an error for the operator: the socket

@@ -1,8 +1,7 @@
-"""From a call to its answer: what the daemon and the executable without a daemon share.
+"""From a call to its answer: shared by the daemon and by the executable without a daemon.
 
-Nothing leaves here but an exit status and one JSON document for stdout; every fault becomes
-an error object (CNI SPEC 1.1.0, section 5). The plugins' modules are loaded when they are
-first called: a process that answers one call pays for one.
+The answer is an exit status and one JSON document for stdout; every fault becomes an error
+object (CNI SPEC 1.1.0, section 5).
 """
 
 from __future__ import annotations
@@ -10,7 +9,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
+from base.errors import FlatmeshError
 from cni import versions
+from cni.config.call import CniCall
+from cni.config.request import CniRequest, parse_request, stated_version
 from cni.errors import (
     INVALID_ENVIRONMENT,
     IO_FAILURE,
@@ -20,43 +22,48 @@ from cni.errors import (
 )
 from cni.plugin import run_command
 from cni.plugin_table import PLUGINS
-from cni.request import Call, Request, parse, stated_version
+from cni.result.render import render_result
 
 if TYPE_CHECKING:
-    from cni.host import Host
+    from cni.host import PluginHost
 
 
-class Response(NamedTuple):
+class CniResponse(NamedTuple):
     """What the executable shall print, and its exit status."""
 
     status: int
     stdout: bytes
 
 
-def handle(call: Call, host: Host) -> Response:
-    """Answer a call. Raises RunInClientError and nothing else."""
+def handle(call: CniCall, host: PluginHost) -> CniResponse:
+    """Answer a call. Raises RunInClientError and nothing else; any thread may call it."""
     try:
         _require_plugin(call.plugin)
-        return Response(0, _run(parse(call), host))
+        return CniResponse(0, _run(parse_request(call), host))
     except CniError as error:
-        return refuse(call, error)
+        return _refuse(call, error)
     except RunInClientError:
         raise
     except OSError as error:  # netlink errors are OSErrors whose text is the kernel's reason
         netlink = hasattr(error, "operation")
-        return refuse(call, CniError(NETWORK_FAILURE if netlink else IO_FAILURE, str(error)))
+        return _refuse(call, CniError(NETWORK_FAILURE if netlink else IO_FAILURE, str(error)))
+    except FlatmeshError as error:
+        return _refuse(call, CniError(NETWORK_FAILURE, str(error)))
     except Exception as error:
-        import logging  # noqa: PLC0415 - 10 ms that nobody pays who meets no fault
+        import logging  # noqa: PLC0415 - 10 ms, which only a fault of the program costs
 
         logging.getLogger("cni").exception("%s", call.plugin)
         message = f"fault in flatmesh: {type(error).__name__}: {error}"
-        return refuse(call, CniError(NETWORK_FAILURE, message))
+        return _refuse(call, CniError(NETWORK_FAILURE, message))
 
 
-def refuse(call: Call, error: CniError) -> Response:
-    """Turn an error into an answer in the request's version."""
-    body = error.as_dict(stated_version(call.stdin))
-    return Response(1, json.dumps(body).encode() + b"\n")
+def _refuse(call: CniCall, error: CniError) -> CniResponse:
+    """The error as an answer in the request's version."""
+    return CniResponse(1, _encode(error.as_dict(stated_version(call.stdin))))
+
+
+def _encode(body: dict[str, object]) -> bytes:
+    return json.dumps(body).encode() + b"\n"
 
 
 def _require_plugin(name: str) -> None:
@@ -67,11 +74,9 @@ def _require_plugin(name: str) -> None:
         )
 
 
-def _run(request: Request, host: Host) -> bytes:
+def _run(request: CniRequest, host: PluginHost) -> bytes:
     if request.command == "VERSION":
-        answer = {"cniVersion": request.version, "supportedVersions": list(versions.SUPPORTED)}
-        return json.dumps(answer).encode() + b"\n"
+        supported = list(versions.SUPPORTED)
+        return _encode({"cniVersion": request.version, "supportedVersions": supported})
     result = run_command(PLUGINS[request.call.plugin](), request, host)
-    if result is None:
-        return b""
-    return json.dumps(result.as_dict(request.version)).encode() + b"\n"
+    return b"" if result is None else _encode(render_result(result, request.version))

@@ -1,7 +1,7 @@
-"""Where the plugins find this host's files, and what they may ask about its health.
+"""Where the plugins find this host's files, and what the daemon tells them about its health.
 
-The daemon makes one `Host` with its own paths and a live `status`. An executable without a
-daemon makes it from its environment: that is all that tells the two paths apart.
+The daemon makes one `PluginHost` with its own paths and a live `status`. An executable without a
+daemon makes it from its environment. Nothing else in the plugins differs between the two.
 """
 
 from __future__ import annotations
@@ -11,75 +11,87 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cni.concurrency_limit import Turns
+from base.paths import ADDRESS_STORE, CNI_SOCKET, RUN_DIR, STATE_DIR, SUBNET_FILE
+from cni.concurrency_limit import ConcurrencyLimit
+from cni.errors import NOT_AVAILABLE, NOT_AVAILABLE_AND_PODS_AFFECTED, CniError
 
 if TYPE_CHECKING:
     from ipam.addresses import AddressBook
 
-RUN_DIR = "/run/flatmesh"
-STATE_DIR = "/var/lib/flatmesh"
-SUBNET_FILE = "/run/flannel/subnet.env"
-SOCKET_NAME = "cni.sock"
-
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class HostStatus:
     """Whether pods can be served now, as the daemon knows it."""
 
     problem: str | None = None
     """One line: why an ADD can't be served (no lease yet, backend down); None: it can."""
     pods_affected: bool = False
-    """Whether pods that run may have lost connectivity: CNI STATUS code 51 rather than 50."""
+    """Whether running pods may have lost connectivity: CNI STATUS code 51 rather than 50."""
 
 
-def no_daemon() -> Status:
-    """What is known without a daemon: nothing that speaks against an ADD."""
-    return Status()
+def healthy() -> HostStatus:
+    """The status where there is no daemon: no reason is known against an ADD."""
+    return HostStatus()
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
-    """One host, as the plugins see it."""
+class PluginHost:
+    """One host, as the plugins see it. Any thread may use it."""
 
     run_dir: Path = Path(RUN_DIR)
     """Cleared by a reboot: locks, the socket, `attach.json`."""
     state_dir: Path = Path(STATE_DIR)
-    """Survives a reboot: the address book."""
+    """Survives a reboot: the address store."""
     subnet_file: Path = Path(SUBNET_FILE)
-    status: Callable[[], Status] = field(default=no_daemon)
+    status: Callable[[], HostStatus] = field(default=healthy)
     on_pods_changed: Callable[[], None] | None = None
-    """Called after each ADD, DEL and GC that changed something; must not raise, and returns
-    within seconds: when a switch that plugs pods in itself has taken the pod."""
+    """Called after each ADD, DEL and GC that changed something. It must not raise; where the
+    daemon attaches pods to a switch itself, it returns when that is done, within seconds."""
 
-    books: dict[Path, AddressBook] = field(default_factory=dict, repr=False, compare=False)
-    """Address books that are open, by file."""
+    stores: dict[Path, AddressBook] = field(default_factory=dict, repr=False, compare=False)
+    """The address stores that are open, by their file."""
 
-    turns: Turns = field(default_factory=Turns, repr=False, compare=False)
-    """Taken by the server for each call; given up while waiting for somebody else."""
+    concurrency: ConcurrencyLimit = field(
+        default_factory=ConcurrencyLimit, repr=False, compare=False
+    )
+    """The server holds a slot for each call; plugins release it while they wait."""
 
-    def address_book(self) -> AddressBook:
-        """The pod address book, opened once; any thread may use it."""
+    def address_store(self) -> AddressBook:
+        """The store of pods' addresses, opened once; any thread may use it."""
         from ipam.addresses import AddressBook  # noqa: PLC0415 - 10 ms that VERSION needn't pay
 
-        path = self.state_dir / "addresses.sqlite"
-        # A power cut is a reboot, after which nobody holds an address: no need to wait for
-        # the disk.
-        book = self.books.get(path)
-        return book or self.books.setdefault(path, AddressBook(path, durable=False))
+        path = self.state_dir / ADDRESS_STORE
+        # Not durable: a power cut is a reboot, after which no pod holds an address, so there
+        # is no reason to wait for the disk.
+        store = self.stores.get(path)
+        return store or self.stores.setdefault(path, AddressBook(path, durable=False))
 
-    def at(self, state_dir: Path | None) -> Host:
-        """The same host with its address book elsewhere; None: where it is."""
+    def with_state_dir(self, state_dir: Path | None) -> PluginHost:
+        """The same host with its address store in another directory; None: in the same."""
         return self if state_dir is None else replace(self, state_dir=state_dir)
 
+    def require_healthy(self) -> None:
+        """Raise CniError (50, 51) when the daemon knows why an ADD can't be served."""
+        status = self.status()
+        if status.problem:
+            affected = status.pods_affected
+            code = NOT_AVAILABLE_AND_PODS_AFFECTED if affected else NOT_AVAILABLE
+            raise CniError(code, status.problem)
+
+    def pods_changed(self) -> None:
+        """Tell the daemon that a pod came or went."""
+        if self.on_pods_changed is not None:
+            self.on_pods_changed()
+
     def close(self) -> None:
-        """Close the address books."""
-        while self.books:
-            self.books.popitem()[1].close()
+        """Close the address stores."""
+        while self.stores:
+            self.stores.popitem()[1].close()
 
 
-def from_environment(environment: Mapping[str, str]) -> Host:
+def host_from_environment(environment: Mapping[str, str]) -> PluginHost:
     """The host that FLATMESH_RUN_DIR, FLATMESH_STATE_DIR and FLATMESH_SUBNET_FILE describe."""
-    return Host(
+    return PluginHost(
         Path(environment.get("FLATMESH_RUN_DIR") or RUN_DIR),
         Path(environment.get("FLATMESH_STATE_DIR") or STATE_DIR),
         Path(environment.get("FLATMESH_SUBNET_FILE") or SUBNET_FILE),
@@ -89,4 +101,4 @@ def from_environment(environment: Mapping[str, str]) -> Host:
 def socket_path(environment: Mapping[str, str]) -> str:
     """Where the daemon's socket is: FLATMESH_SOCKET, or cni.sock in the run directory."""
     given = environment.get("FLATMESH_SOCKET")
-    return given or f"{environment.get('FLATMESH_RUN_DIR') or RUN_DIR}/{SOCKET_NAME}"
+    return given or f"{environment.get('FLATMESH_RUN_DIR') or RUN_DIR}/{CNI_SOCKET}"

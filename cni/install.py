@@ -4,9 +4,9 @@
 
 They are one small compiled program under three names. Where there is no compiler, they are
 one small Python program that does the same more slowly. Each is written under a temporary
-name and renamed: a runtime calls either the old one or the new one, never half of one.
-Only what we put there is ever replaced or removed: a real flannel plugin under the name
-`flannel` is left alone, and said.
+name and then renamed, so that a runtime never runs a half-written file. Only executables that
+this module wrote are replaced or removed: a real flannel plugin under the name `flannel` is
+left alone, and reported.
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ import sys
 import tempfile
 from pathlib import Path
 
+from base.errors import FlatmeshError
+
 EXECUTABLES = ("flatmesh", "flatmesh-ipam", "flannel")
-MARKS = (b"FLATMESH_SOCKET",)  # text that every executable of ours holds, and no other
+MARKS = (b"FLATMESH_SOCKET",)  # text that all executables of ours contain, and no others
 COMPILERS = ("cc", "gcc", "clang", "musl-gcc")
 SOURCE = Path(__file__).parent / "socket" / "client.c"
 PYTHON_SOURCE = Path(__file__).parent / "socket" / "client.py"
 
 
-class InstallError(Exception):
-    """The executables can't be put there; `str()` is one line with the mend."""
+class InstallError(FlatmeshError):
+    """The executables can't be written or removed; one line says why and what to do."""
 
 
 def install(
     bin_dir: Path, python: str = sys.executable, *, compilers: tuple[str, ...] = COMPILERS
 ) -> list[str]:
-    """Write the executables; returns what was done, a line each.
+    """Write the executables; returns a line for each, which says what was done.
 
     `python` is the interpreter that runs the fallback; `cni` must be importable there.
     Raises InstallError.
@@ -60,7 +62,7 @@ def install(
 
 
 def uninstall(bin_dir: Path) -> list[str]:
-    """Remove our executables; returns what was done. Raises InstallError."""
+    """Remove our executables; returns a line for each one removed. Raises InstallError."""
     lines = []
     try:
         for name in EXECUTABLES:
@@ -80,9 +82,9 @@ def is_ours(path: Path) -> bool:
 
 
 def _compile(program: Path, python: str, compilers: tuple[str, ...]) -> str | None:
-    """Compile the client; what it became, None when nothing here can."""
+    """Compile the client; returns how it was compiled, None when no compiler works."""
     if '"' in python or "\\" in python:
-        return None  # can't be said in a C string; the Python client needs no quoting
+        return None  # can't stand in a C string; the Python client needs no quoting
     for compiler in compilers:
         found = shutil.which(compiler)
         if found is None:

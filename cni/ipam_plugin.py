@@ -1,75 +1,77 @@
-"""`flatmesh-ipam`: addresses from this host's book, for any main plugin.
+"""`flatmesh-ipam`: addresses from this host's store, for the main plugin of any network.
 
-Under the reference bridge plugin (or macvlan, ptp, ...) it is what host-local is, with the
-lease's subnets where the config names no ranges. It touches no interface, so there is
-nothing to undo: an attachment's addresses are written, and are there or not.
+Below the reference bridge plugin (or macvlan, ptp, ...) it does what host-local does; where
+the config names no ranges, the addresses are those of the lease. It touches no interface, so
+a failed ADD has nothing to undo: the addresses are written in one transaction or not at all.
 """
 
 from __future__ import annotations
 
-from cni import ipam_config
-from cni.errors import CHECK_FAILED, INVALID_CONFIG, NOT_AVAILABLE, CniError
-from cni.host import Host
-from cni.pod import attachment_lock
-from cni.pod.attachments import Attachments
-from cni.request import Request
-from cni.result import Result
+from cni.address_pool import resolve_pool
+from cni.attachment.lock import hold_lock
+from cni.attachment.store import AttachmentStore
+from cni.config.ipam_config import parse_data_dir, parse_own_ipam_config
+from cni.config.request import CniRequest
+from cni.errors import CHECK_FAILED, CniError
+from cni.host import PluginHost
+from cni.result.model import CniResult
 
 PLUGIN = "flatmesh-ipam"
 
 
-def add(request: Request, host: Host) -> Result:
+def add(request: CniRequest, host: PluginHost) -> CniResult:
     """Give the attachment its addresses. Raises CniError (7, 50, 101)."""
-    pool = ipam_config.parse(request, host.subnet_file)
-    key = request.key
-    request.previous()  # refused when it is broken, though we have no use for it
-    with attachment_lock.hold(host, PLUGIN, key):
-        book = Attachments(host.at(ipam_config.data_dir(request)))
-        note = {"plugin": PLUGIN}
-        ips = book.begin(request.netns, key, pool, note)
-        book.finish(key, "", note)
-    return Result((), ips, pool.routes, pool.dns)
+    pool = resolve_pool(parse_own_ipam_config(request), request, host.subnet_file)
+    key = request.attachment
+    request.previous()  # a malformed prevResult is refused, though it isn't used here
+    with hold_lock(host, PLUGIN, key):
+        store = _store(request, host)
+        metadata = {"plugin": PLUGIN}
+        ips = store.begin(request.netns, key, pool, metadata)
+        store.finish(key, "", metadata)
+    return CniResult((), ips, pool.routes, pool.dns)
 
 
-def delete(request: Request, host: Host) -> None:
-    """Take them back; that there are none is fine. Raises CniError."""
-    key = request.key
-    with attachment_lock.hold(host, PLUGIN, key):
-        book = Attachments(host.at(ipam_config.data_dir(request)))
-        record = book.find(key)
+def delete(request: CniRequest, host: PluginHost) -> None:
+    """Free the attachment's addresses, if it has any. Raises CniError."""
+    key = request.attachment
+    with hold_lock(host, PLUGIN, key):
+        store = _store(request, host)
+        record = store.find(key)
         if record is not None and record.plugin == PLUGIN:
-            book.forget(key)
+            store.forget(key)
 
 
-def check(request: Request, host: Host) -> None:
-    """Look whether the attachment still has its addresses. Raises CniError (7, 103)."""
-    previous = request.previous()
-    if previous is None:
-        raise CniError(INVALID_CONFIG, "CHECK: required prevResult missing")
-    record = Attachments(host.at(ipam_config.data_dir(request))).find(request.key)
+def check(request: CniRequest, host: PluginHost) -> None:
+    """Check that the attachment still has its addresses. Raises CniError (7, 103)."""
+    previous = request.required_previous()
+    record = _store(request, host).find(request.attachment)
     if record is None or not record.ready:
-        raise CniError(CHECK_FAILED, f"CHECK: no address recorded for {request.container_id}")
-    said = {ip.address.partition("/")[0] for ip in previous.ips}
-    missing = [address for address in record.ips if address not in said]
+        container = request.attachment.container_id
+        raise CniError(CHECK_FAILED, f"CHECK: no address recorded for {container}")
+    listed = {ip.address.partition("/")[0] for ip in previous.ips}
+    missing = [address for address in record.ips if address not in listed]
     if missing:
         raise CniError(CHECK_FAILED, f"CHECK: recorded but not in prevResult: {', '.join(missing)}")
 
 
-def gc(request: Request, host: Host) -> None:
-    """Take back what attachments that are not valid hold. Raises CniError."""
+def gc(request: CniRequest, host: PluginHost) -> None:
+    """Free the addresses of attachments that are not valid any more. Raises CniError."""
     valid = request.valid_attachments()
-    book = Attachments(host.at(ipam_config.data_dir(request)))
-    for record in book.of(request.network):
+    store = _store(request, host)
+    for record in store.records(request.attachment.network):
         key = record.key
         if record.plugin == PLUGIN and (key.container_id, key.ifname) not in valid:
-            with attachment_lock.hold(host, PLUGIN, key):
-                book.forget(key)
+            with hold_lock(host, PLUGIN, key):
+                store.forget(key)
 
 
-def status(request: Request, host: Host) -> None:
+def status(request: CniRequest, host: PluginHost) -> None:
     """Raise CniError (50, 51) when no address could be given."""
-    known = host.status()
-    if known.problem:
-        raise CniError(NOT_AVAILABLE + known.pods_affected, known.problem)
-    pool = ipam_config.parse(request, host.subnet_file)
-    Attachments(host.at(ipam_config.data_dir(request))).require_room(request.network, pool)
+    host.require_healthy()
+    pool = resolve_pool(parse_own_ipam_config(request), request, host.subnet_file)
+    _store(request, host).require_free_address(request.attachment.network, pool)
+
+
+def _store(request: CniRequest, host: PluginHost) -> AttachmentStore:
+    return AttachmentStore(host.with_state_dir(parse_data_dir(request)))

@@ -25,9 +25,9 @@ def _flatmesh_ipam() -> Plugin:
 
 
 def _flannel() -> Plugin:
-    from cni import flannel_alias  # noqa: PLC0415
+    from cni.flannel_alias import plugin  # noqa: PLC0415
 
-    return flannel_alias
+    return plugin
 
 
 PLUGINS: Mapping[str, Callable[[], Plugin]] = {

@@ -1,4 +1,4 @@
-"""The versions of the CNI specification, and which of them knows what."""
+"""The versions of the CNI specification that we support, and the commands of each."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from cni.errors import INCOMPATIBLE_VERSION, CniError
 
 SUPPORTED = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 NEWEST = SUPPORTED[-1]
-UNSTATED = "0.1.0"  # a config without cniVersion is of the time before the key existed
+DEFAULT = "0.1.0"  # of a config without cniVersion: the key came after this version
 
 _FORM = re.compile(r"\d+\.\d+\.\d+", re.ASCII)
-# The first version that has a command; the others were always there.
+# The first version with a command; commands that are not listed exist in all versions.
 _SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 
 
@@ -26,7 +26,7 @@ def at_least(version: str, other: str) -> bool:
 
 
 def require(version: object) -> str:
-    """The version, if we speak it. Raises CniError (1)."""
+    """Return the version if we support it. Raises CniError (1)."""
     if isinstance(version, str) and version in SUPPORTED:
         return version
     shown = version if isinstance(version, str) else repr(version)

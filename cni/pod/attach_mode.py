@@ -1,12 +1,13 @@
-"""Who plugs the host end of a pod's cable into what.
+"""Whether this host's pods are attached to a Linux bridge or to another switch.
 
-Usually we do, into a Linux bridge. A daemon that keeps another switch (Open vSwitch) writes
-`attach.json` into the run directory:
+Usually the plugin makes the host's end of a veth pair a port of a Linux bridge. A daemon that
+attaches pods to Open vSwitch writes `attach.json` into the run directory:
 
     {"bridge": null, "mode": "ovs"}
 
-Then the host end is left without a master, the gateway addresses are the daemon's business,
-and `Host.on_pods_changed` tells it to look for new host ends (alias `flatmesh-pod ...`).
+Then the plugin leaves the host's end without a master and gives no bridge a gateway address.
+`PluginHost.on_pods_changed` tells the daemon to look for new host ends, which have the alias
+`flatmesh-pod NETWORK CONTAINER IFNAME`.
 """
 
 from __future__ import annotations
@@ -15,30 +16,29 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from base.paths import ATTACH_FILE
 from cni.errors import INVALID_CONFIG, CniError
-
-FILE = "attach.json"
 
 
 @dataclass(frozen=True, slots=True)
 class AttachMode:
-    """How host ends are attached."""
+    """How the host's ends of veth pairs are attached."""
 
     mode: str = "bridge"
-    """`bridge`, or the name of a switch that the daemon plugs host ends into."""
+    """`bridge`, or `ovs`: the daemon attaches them to Open vSwitch."""
 
     @property
     def to_bridge(self) -> bool:
-        """Whether we plug them in ourselves."""
+        """Whether the plugin attaches them itself."""
         return self.mode == "bridge"
 
     @classmethod
     def read(cls, run_dir: Path) -> AttachMode:
-        """The mode of this host; the bridge where no file says otherwise.
+        """The mode of this host; `bridge` where there is no file.
 
-        Raises CniError (7) for a file that can't be understood.
+        Raises CniError (7) for a file of another form.
         """
-        path = run_dir / FILE
+        path = run_dir / ATTACH_FILE
         try:
             text = path.read_text()
         except FileNotFoundError:

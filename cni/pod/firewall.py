@@ -1,11 +1,14 @@
-"""nftables for single pods: masquerading (`ipMasq`) and source address checks (`macspoofchk`).
+"""nftables for single pods: masquerading (`ipMasq`) and the MAC spoof check (`macspoofchk`).
 
-Two tables of our own, made when the first pod needs them. A pod is an element of sets, never
-a rule, so the cost of a packet and of an ADD does not grow with the number of pods:
+Two tables, made when the first pod needs them. A pod is an element of sets, never a rule, so
+the cost of a packet and of an ADD does not grow with the number of pods:
 
-    inet flatmesh_cni     masq4, masq6: pods to masquerade; near4, near6: pairs of subnets that
-                          talk to each other without
-    bridge flatmesh_cni   guarded: host ends that are checked; allowed: host end and its MAC
+    inet flatmesh_cni     masq4, masq6: addresses of pods to masquerade
+                          near4, near6: pairs of subnets between which nothing is masqueraded
+    bridge flatmesh_cni   guarded: host interfaces that are checked
+                          allowed: host interface and the source MAC that may come from it
+
+The names of tables and sets are those of every version, since pods outlive an upgrade.
 """
 
 from __future__ import annotations
@@ -40,33 +43,36 @@ _SPOOFING = """
 _BODIES = {"inet": _MASQUERADE, "bridge": _SPOOFING}
 
 
-def masquerade(addresses: Sequence[str]) -> None:
-    """Masquerade what these pod addresses (`10.5.1.2/24`) send beyond their subnets."""
-    _run("inet", _masquerade_commands("add", addresses))
+def add_masquerade(addresses: Sequence[str]) -> None:
+    """Masquerade what pods with these addresses (`10.5.1.2/24`) send beyond their subnets.
+
+    Raises CniError (100), as all functions here.
+    """
+    _add("inet", _masquerade_commands("add", addresses))
 
 
-def unmasquerade(addresses: Sequence[str]) -> None:
-    """Undo `masquerade`; that it was not done is no error. The pairs of subnets stay."""
-    _remove("inet", _masquerade_commands("delete", addresses, pairs=False))
+def delete_masquerade(addresses: Sequence[str]) -> None:
+    """Undo `add_masquerade`, if it was done. The pairs of subnets stay: other pods use them."""
+    _delete("inet", _masquerade_commands("delete", addresses, pairs=False))
 
 
-def guard(host_name: str, mac: str) -> None:
-    """Drop what comes in at this host end from another hardware address."""
-    _run("bridge", _guard_commands("add", host_name, mac))
+def add_mac_spoof_check(host_name: str, mac: str) -> None:
+    """Drop what comes from this host interface with another source MAC than this one."""
+    _add("bridge", _spoof_check_commands("add", host_name, mac))
 
 
-def unguard(host_name: str, mac: str) -> None:
-    """Undo `guard`; that it was not done is no error."""
-    _remove("bridge", _guard_commands("delete", host_name, mac))
+def delete_mac_spoof_check(host_name: str, mac: str) -> None:
+    """Undo `add_mac_spoof_check`, if it was done."""
+    _delete("bridge", _spoof_check_commands("delete", host_name, mac))
 
 
 def _masquerade_commands(
     verb: str, addresses: Sequence[str], *, pairs: bool = True
 ) -> list[tuple[str, str]]:
-    """(verb and kind, the rest) of each element command."""
+    """Each command in two parts: `add element FAMILY TABLE`, and set with element."""
     commands = []
     for text in addresses:
-        parsed = cidr.parse(text)
+        parsed = cidr.parse_cidr(text)
         where = f"{verb} element inet {TABLE}"
         commands.append((where, f"masq{parsed.family} {{ {parsed.address} }}"))
         if pairs:
@@ -75,7 +81,7 @@ def _masquerade_commands(
     return commands
 
 
-def _guard_commands(verb: str, host_name: str, mac: str) -> list[tuple[str, str]]:
+def _spoof_check_commands(verb: str, host_name: str, mac: str) -> list[tuple[str, str]]:
     where = f"{verb} element bridge {TABLE}"
     return [
         (where, f'guarded {{ "{host_name}" }}'),
@@ -88,14 +94,14 @@ def _text(commands: list[tuple[str, str]]) -> str:
 
 
 def _nftables() -> ModuleType:
-    """The module, loaded when the first pod needs it: most never do, and it takes 15 ms."""
+    """The module, imported when a pod needs it: that takes 15 ms, and most pods never do."""
     from hostnet.nft import tables as nftables  # noqa: PLC0415
 
     return nftables
 
 
-def _run(family: str, commands: list[tuple[str, str]]) -> None:
-    """Add elements; where the table is missing, make it first. Raises CniError."""
+def _add(family: str, commands: list[tuple[str, str]]) -> None:
+    """Add elements; if that fails, make the table and try again."""
     nftables = _nftables()
     try:
         nftables.run(_text(commands))
@@ -110,27 +116,30 @@ def _run(family: str, commands: list[tuple[str, str]]) -> None:
 
 
 def _make_table(family: str) -> None:
-    """All of it or nothing; one that another ADD made meanwhile is as good as ours."""
+    """Make the table in one transaction; one that another ADD made meanwhile will do."""
     nftables = _nftables()
     if (family, TABLE) in nftables.list_tables():
         return
     body = _BODIES[family]
     try:
-        # `create` refuses where `add` would put our rules in a second time
+        # `create` fails for a table that exists, where `add` would add the rules a second time
         nftables.run(f"create table {family} {TABLE}\ntable {family} {TABLE} {{{body}}}\n")
     except nftables.NftError:
         if (family, TABLE) not in nftables.list_tables():
             raise
 
 
-def _remove(family: str, commands: list[tuple[str, str]]) -> None:
-    """Delete elements; those that are not there are added first, in the same transaction."""
+def _delete(family: str, commands: list[tuple[str, str]]) -> None:
+    """Delete elements. They are added first, in the same transaction.
+
+    Deleting an element that does not exist would fail the whole transaction.
+    """
     nftables = _nftables()
     added = [(where.replace("delete ", "add ", 1), what) for where, what in commands]
     try:
         nftables.run(_text(added) + _text(commands))
     except nftables.NftMissingError:
-        return  # then nothing was ever added
+        return  # without libnftables nothing was ever added
     except nftables.NftError as error:
         if (family, TABLE) in nftables.list_tables():
             raise CniError(NETWORK_FAILURE, str(error)) from None

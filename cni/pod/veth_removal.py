@@ -1,13 +1,12 @@
-"""Delete veths without waiting for the kernel's last reference to them.
+"""Delete veth pairs without waiting until the kernel has freed their memory.
 
-Theory of operation: `ip link del` of a veth is over in half a millisecond, as far as anyone
-can see: both ends have left their namespaces, the address is free. The call returns much
-later (16 ms and more), when a grace period has passed and the memory can be given back
-(netdev_run_todo, rcu_barrier). So the call is made by a thread of its own, and its caller
-waits for the kernel's word that the device has gone (RTM_DELLINK). Nothing is lost when the
-process dies then: the system call is under way, and nobody can stop it.
+Half a millisecond after `ip link del` of a veth, both ends have left their namespaces and the
+address can be used again. But the system call returns 16 ms or more later, when a grace period
+has passed and the memory is freed (netdev_run_todo, rcu_barrier). So a thread of its own makes
+the call, and the caller waits for the kernel's message that the device is gone (RTM_DELLINK).
+Should the process die meanwhile, the kernel finishes the deletion all the same.
 
-The threads that wait for memory are counted: past PENDING of them, deletions are waited for.
+At most MAX_PENDING threads wait for freed memory; with that many, a deletion waits for one.
 """
 
 from __future__ import annotations
@@ -22,45 +21,47 @@ from hostnet.netlink.socket import NetlinkError, NetlinkSocket, messages
 from hostnet.netns import NetnsRef
 
 RTNLGRP_LINK = 1  # linux/rtnetlink.h
-PENDING = 64  # threads
-LOOK = 5.0  # seconds without word, after which we ask again
-GONE = (errno.ENODEV, errno.EINVAL)  # EINVAL: the device is being dismantled already
+MAX_PENDING = 64  # threads
+WAIT_INTERVAL = 5.0  # seconds to wait for a message before the sockets are looked at again
+GONE = (errno.ENODEV, errno.EINVAL)  # EINVAL: the kernel is deleting the device already
 
-_slots = threading.BoundedSemaphore(PENDING)
+_slots = threading.BoundedSemaphore(MAX_PENDING)
 
 
-def delete(index: int, netns: NetnsRef | None = None) -> None:
-    """Delete the device with this index; returns when nobody can see it any more.
+def delete_veth(index: int, netns: NetnsRef | None = None) -> None:
+    """Delete the device with this index; returns when it has left its namespace.
 
-    That there is none is success. Raises NetlinkError, OSError.
+    Succeeds when there is none. Any thread may call it. Raises NetlinkError, OSError.
     """
-    with NetlinkSocket(netns, groups=(RTNLGRP_LINK,)) as news:
+    with NetlinkSocket(netns, groups=(RTNLGRP_LINK,)) as events:
         ended, end = socket.socketpair()
         failure: list[OSError] = []
         with ended:
             _slots.acquire()
             try:
-                order = NetlinkSocket(netns)
+                sock = NetlinkSocket(netns)
             except BaseException:
                 _slots.release()
                 end.close()
                 raise
             threading.Thread(
-                target=_delete, args=(order, index, end, failure), name="veth-removal", daemon=False
+                target=_delete, args=(sock, index, end, failure), name="veth-removal", daemon=False
             ).start()
-            while not _has_gone(news, index):
-                ready, _, _ = select.select([news.fileno(), ended.fileno()], [], [], LOOK)
+            while not _is_gone(events, index):
+                ready, _, _ = select.select(
+                    [events.fileno(), ended.fileno()], [], [], WAIT_INTERVAL
+                )
                 if ended.fileno() in ready:
                     break
         if failure:
             raise failure[0]
 
 
-def _delete(order: NetlinkSocket, index: int, end: socket.socket, failure: list[OSError]) -> None:
+def _delete(sock: NetlinkSocket, index: int, end: socket.socket, failure: list[OSError]) -> None:
     try:
-        with order, end:
+        with sock, end:
             try:
-                order.request(delete_link(index), f"ip link del #{index}")
+                sock.request(delete_link(index), f"ip link del #{index}")
             except NetlinkError as error:
                 if error.errno not in GONE:
                     failure.append(error)
@@ -70,21 +71,21 @@ def _delete(order: NetlinkSocket, index: int, end: socket.socket, failure: list[
         _slots.release()
 
 
-def _has_gone(news: NetlinkSocket, index: int) -> bool:
-    """Read what has been announced; whether our device's end was among it."""
+def _is_gone(sock: NetlinkSocket, index: int) -> bool:
+    """Read the messages that are there; whether one says that this device was deleted."""
     while True:
         try:
-            data = news.receive()
+            data = sock.receive()
         except BlockingIOError:
             return False
         except OSError as error:
             if error.errno != errno.ENOBUFS:
                 raise
-            continue  # announcements were lost; the thread's own end remains
+            continue  # messages were lost; the end of the thread tells as well
         for kind, _, (buffer, begin, end) in messages(data):
-            # a bridge announces its port's leaving in the same words, but in its own family
-            of_a_bridge = buffer[begin] == socket.AF_BRIDGE
-            if of_a_bridge or kind != RTM_DELLINK:
+            # a bridge tells with an RTM_DELLINK of its own family that a port has left it
+            port_left = buffer[begin] == socket.AF_BRIDGE
+            if port_left or kind != RTM_DELLINK:
                 continue
             if parse_link((buffer, begin, end)).index == index:
                 return True

@@ -1,16 +1,17 @@
 /*
- * The executable that a container runtime calls: flatmesh, flatmesh-ipam or flannel,
- * told apart by the name it is called by.
+ * The executable that a container runtime calls: flatmesh, flatmesh-ipam or flannel. The name
+ * it is called by tells which.
  *
- * Theory of operation: a runtime starts a process per call, and starting an interpreter
- * costs more than all the work of plugging in a pod. So this program only carries the call
- * (environment, stdin, the network namespace as an open descriptor) over the daemon's unix
- * socket, prints the answer, and exits with its status. It is static and uses libc alone:
- * it starts in under a millisecond. The protocol is described in protocol.py.
+ * A runtime starts a process for each call, and starting a Python interpreter takes longer than
+ * everything else in an ADD. So this program only sends the call (environment, stdin, the network
+ * namespace as an open descriptor) over the daemon's unix socket, prints the answer, and exits
+ * with its status. It is a static program and uses libc alone, and so starts in less than a
+ * millisecond. protocol.py describes the protocol.
  *
- * Where no daemon answers (not running, refused, died before it answered, or told us to),
- * the Python program does the same work in this process, with the same stdin.
- * A daemon that has our whole request and stays silent is not asked twice: it may be at work.
+ * Where no daemon answers (none runs, it refuses, it dies before it answers, or it tells us to),
+ * this process becomes the Python program, with the same stdin, and that answers the call.
+ * A daemon that has received the whole request and does not answer is not replaced in this way:
+ * it may be at work on the call.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -44,7 +45,7 @@ struct answer_header { char magic[4]; uint32_t status, length; };
 static char *input;
 static size_t input_length;
 
-/* Say an error object as the specification wants it, and end. Texts hold nothing to escape. */
+/* Print an error object of the specification and exit. The texts must need no JSON escapes. */
 static void fail(int code, const char *message, const char *detail) {
     printf("{\"cniVersion\": \"1.0.0\", \"code\": %d, \"msg\": \"%s\"", code, message);
     if (detail)
@@ -55,20 +56,20 @@ static void fail(int code, const char *message, const char *detail) {
 }
 
 static void read_input(void) {
-    size_t room = 1 << 16;
-    input = malloc(room);
+    size_t capacity = 1 << 16;
+    input = malloc(capacity);
     if (!input)
         fail(11, "out of memory", NULL);
     if (isatty(STDIN_FILENO))
-        return; /* called by hand: nothing will come */
-    while (input_length <= MAX_STDIN) { /* one byte more, so that the answer can refuse it */
-        if (input_length == room) {
-            room *= 2;
-            input = realloc(input, room);
+        return; /* called by hand, without a config */
+    while (input_length <= MAX_STDIN) { /* one byte too many is sent, and refused by the answer */
+        if (input_length == capacity) {
+            capacity *= 2;
+            input = realloc(input, capacity);
             if (!input)
                 fail(11, "out of memory", NULL);
         }
-        ssize_t got = read(STDIN_FILENO, input + input_length, room - input_length);
+        ssize_t got = read(STDIN_FILENO, input + input_length, capacity - input_length);
         if (got == 0)
             return;
         if (got > 0)
@@ -87,13 +88,13 @@ static void write_all(int fd, const char *data, size_t length) {
         if (put < 0 && errno == EINTR)
             continue;
         if (put < 0)
-            return; /* nobody reads: the exit status is all that is left to say */
+            return; /* the reader has closed; it still gets the exit status */
         data += put;
         length -= (size_t)put;
     }
 }
 
-/* Become the Python program, with the stdin that we have read already. */
+/* Become the Python program; a memory file gives it the stdin that we have read already. */
 static void run_it_here(const char *plugin) {
     int fd = memfd_create("cni-stdin", 0);
     if (fd < 0)
@@ -138,7 +139,7 @@ static int connect_daemon(void) {
     return -1;
 }
 
-/* Send all of it, the descriptors with the first byte. 0 when it went out whole. */
+/* Send the whole request, the descriptors with its first byte. Returns 0 on success, or -1. */
 static int send_request(int fd, const char *plugin) {
     size_t count = 0, size = 0;
     while (environ[count])
@@ -192,7 +193,7 @@ static int send_request(int fd, const char *plugin) {
     return 0;
 }
 
-/* Read exactly `length` bytes; returns how many came before the end or an error. */
+/* Read `length` bytes; returns how many there were before the end of the stream or an error. */
 static size_t receive(int fd, void *buffer, size_t length) {
     size_t have = 0;
     while (have < length) {
@@ -218,7 +219,6 @@ int main(int argc, char **argv) {
     if (fd < 0)
         run_it_here(plugin);
     struct answer_header header;
-    /* a daemon that refuses may close before it has read all: look for its answer anyway */
     if (send_request(fd, plugin) != 0 || receive(fd, &header, sizeof header) < sizeof header ||
         memcmp(header.magic, "FMA1", 4) != 0 || header.status == RUN_IT_YOURSELF) {
         close(fd);
@@ -230,7 +230,7 @@ int main(int argc, char **argv) {
     if (!body)
         fail(11, "out of memory", NULL);
     if (receive(fd, body, header.length) < header.length)
-        fail(11, "the flatmesh daemon went away in the middle of its answer; try again later", NULL);
+        fail(11, "the flatmesh daemon closed the connection in the middle of its answer; try again later", NULL);
     write_all(STDOUT_FILENO, body, header.length);
     return (int)header.status;
 }

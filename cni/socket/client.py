@@ -1,9 +1,8 @@
-"""The CNI executable where no compiler was at hand: client.c's work in Python.
+"""The CNI executable of a host without a compiler: client.c in Python.
 
-`cni.install` copies this file under the plugins' names, behind a line
-`#!<python> -ISE`. It imports `_socket` and `posix` alone, both compiled into or next to the
-interpreter: `socket`, `os` and `json` would double the time to start. The protocol is
-described in protocol.py; everything else in client.c.
+`cni.install` copies this file under the plugins' names, after a line `#!<python> -ISE`. It
+imports only `_socket` and `posix`, which need no Python file: `socket`, `os` and `json` would
+double the time to start. protocol.py describes the protocol, client.c everything else.
 """
 
 import _socket
@@ -35,7 +34,7 @@ def read_input() -> bytes:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of it, or as much as somebody reads."""
+    """Write all of it, or as much as the reader takes before it closes."""
     try:
         while data:
             data = data[posix.write(fd, data) :]
@@ -44,12 +43,12 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def number(value: int) -> bytes:
-    """Pack a 32-bit number in the machine's order."""
+    """Pack a 32-bit number in the machine's byte order."""
     return value.to_bytes(4, sys.byteorder)
 
 
-def opened(netns: bytes) -> bytes:
-    """Open the container's namespace; nothing when it can't be: the answer will say so."""
+def open_netns(netns: bytes) -> bytes:
+    """Open the container's namespace. Where that fails, the answer will say so."""
     try:
         return number(posix.open(netns, posix.O_RDONLY | O_CLOEXEC | posix.O_NONBLOCK))
     except OSError:
@@ -57,9 +56,9 @@ def opened(netns: bytes) -> bytes:
 
 
 def ask(plugin: bytes, stdin: bytes) -> "tuple[int, bytes] | None":
-    """Carry the call to the daemon; its exit status and stdout, None to run it here.
+    """Send the call to the daemon; returns its exit status and stdout, None to run it here.
 
-    Raises TimeoutError when a daemon that has the request stays silent.
+    Raises TimeoutError when a daemon has the request and does not answer.
     """
     env = posix.environ
     path = env.get(b"FLATMESH_SOCKET") or (
@@ -71,7 +70,7 @@ def ask(plugin: bytes, stdin: bytes) -> "tuple[int, bytes] | None":
         fds += number(posix.open(name, posix.O_RDONLY | O_CLOEXEC))
     netns = env.get(b"CNI_NETNS")
     if netns:
-        fds += opened(netns)
+        fds += open_netns(netns)
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     connection.settimeout(SEND_TIMEOUT)
     try:
@@ -102,7 +101,7 @@ def ask(plugin: bytes, stdin: bytes) -> "tuple[int, bytes] | None":
 
 
 def receive(connection: "_socket.socket", length: int) -> bytes:
-    """Exactly `length` bytes, fewer when the daemon goes away. Raises TimeoutError."""
+    """Read `length` bytes, fewer when the daemon closes. Raises TimeoutError."""
     data = b""
     while len(data) < length:
         try:
@@ -118,7 +117,7 @@ def receive(connection: "_socket.socket", length: int) -> bytes:
 
 
 def main() -> None:
-    """Carry one call."""
+    """Answer one call."""
     plugin = sys.argv[0].encode(sys.getfilesystemencoding(), "surrogateescape")
     plugin = plugin[plugin.rfind(b"/") + 1 :]
     stdin = read_input()

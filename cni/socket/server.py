@@ -1,14 +1,13 @@
 """The daemon's side of the CNI executables: a unix socket, a fixed number of workers.
 
-Theory of operation: each worker thread blocks in accept() on the one listening socket, reads
-one request, works it off, answers, and accepts again. So there is no hand-over between
-threads, concurrency is bounded by the number of workers, and what comes beyond waits in the
-socket's backlog (and, past that, in the clients' connect). A client has REQUEST_TIMEOUT to
-say what it wants.
+Each worker thread blocks in accept() on the one listening socket, reads one request, answers
+it, and accepts again. So no request passes from one thread to another, the number of workers
+bounds the concurrency, and further clients wait in the socket's backlog (or, when that is
+full, in connect). A client has REQUEST_TIMEOUT to send its request.
 
-Only root, or the user we run as, is answered: the socket file has mode 0600, and the peer's
-credentials are looked at again (SO_PEERCRED, unix(7)). A client in another network namespace
-is another host's, whose daemon is not us; it is told to do the work itself.
+Only root and the user we run as are answered: the socket file has mode 0600, and the peer's
+credentials are checked as well (SO_PEERCRED, unix(7)). A client in another network namespace
+belongs to another host than this daemon's; it is told to answer the call in its own process.
 """
 
 from __future__ import annotations
@@ -27,32 +26,33 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cni.errors import CniError, RunInClientError
-from cni.handle import Response, handle
-from cni.host import Host, from_environment, socket_path
-from cni.pod import removal as pod_removal
-from cni.socket import protocol as wire
+from base.errors import FlatmeshError
+from cni.errors import RunInClientError
+from cni.handle import CniResponse, handle
+from cni.host import PluginHost, host_from_environment, socket_path
+from cni.pod.collect import sweep
+from cni.socket import protocol
 
-WORKERS = 32  # threads; delegated plugins are waited for, so more than the processors
+WORKERS = 32  # threads; more than processors, because calls wait for delegated plugins
 BACKLOG = 1024
 REQUEST_TIMEOUT = 10.0  # seconds for a client to send its request
 ANSWER_TIMEOUT = 10.0  # seconds for a client to take its answer
-MAX_PATH = 107  # bytes: sun_path less the zero, unix(7)
-RETRY = 0.05  # seconds after accept() found no descriptor left
+MAX_PATH = 107  # bytes: sun_path less the terminating zero, unix(7)
+ACCEPT_RETRY_INTERVAL = 0.05  # seconds after accept() failed for lack of descriptors
 
 _UCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 
 log = logging.getLogger("cni")
 
 
-class ServerError(Exception):
-    """The socket can't be opened; `str()` is one line with the mend."""
+class CniServerError(FlatmeshError):
+    """The socket can't be opened; one line says why and what to do."""
 
 
 class CniServer:
     """Serves the CNI executables of one host. `start()` it, `close()` it."""
 
-    def __init__(self, socket_path: Path, host: Host, *, workers: int = WORKERS) -> None:
+    def __init__(self, socket_path: Path, host: PluginHost, *, workers: int = WORKERS) -> None:
         self.socket_path = socket_path
         self.host = host
         self.workers = workers
@@ -62,10 +62,10 @@ class CniServer:
         self._inode = 0
 
     def start(self) -> None:
-        """Open the socket and serve. Raises ServerError.
+        """Open the socket and serve. Raises CniServerError.
 
-        A socket file that a killed daemon left is replaced; one that answers is another
-        daemon's, and an error.
+        A socket file that a killed daemon left is replaced. One that somebody serves is
+        another daemon's, and an error.
         """
         self._listener = self._listen()
         self._start("cni-sweep", self._sweep)
@@ -78,23 +78,23 @@ class CniServer:
         self._threads.append(thread)
 
     def _sweep(self) -> None:
-        """Finish what a killed daemon or executable left; calls are served meanwhile."""
+        """Remove what killed calls left; other calls are served meanwhile."""
         try:
-            for line in pod_removal.sweep(self.host):
+            for line in sweep(self.host):
                 log.info("%s", line)
-        except (CniError, OSError) as error:
+        except (FlatmeshError, OSError) as error:
             log.warning("sweep: %s", error)
 
     def close(self, timeout: float = 30.0) -> None:
-        """Stop accepting, and wait up to `timeout` seconds for what is being worked off."""
+        """Stop accepting, and wait up to `timeout` seconds for the calls at work."""
         if self._listener is None:
             return
         self._closing.set()
         with contextlib.suppress(OSError):  # only our own file, not a successor's
             if self.socket_path.stat().st_ino == self._inode:
                 self.socket_path.unlink()
-        # wakes every thread out of accept(); connections in the backlog are reset, and their
-        # clients then do the work themselves
+        # Every thread returns from accept(). Connections in the backlog are reset, and their
+        # clients then answer the calls in their own processes.
         self._listener.shutdown(socket.SHUT_RDWR)
         deadline = time.monotonic() + timeout
         for thread in self._threads:
@@ -106,11 +106,11 @@ class CniServer:
 
     def _listen(self) -> socket.socket:
         path = str(self.socket_path)
-        # Bound under a temporary name with its mode set, then renamed: at no moment can
-        # anyone else connect, and at no moment is there a socket that nobody listens on.
+        # Bound under a temporary name, and renamed when it has its mode and is listening: so
+        # no other user can ever connect, and no client ever finds a socket without a listener.
         temporary = self.socket_path.with_name(f".{os.getpid()}")
         if max(len(os.fsencode(p)) for p in (path, temporary)) > MAX_PATH:
-            raise ServerError(f"socket {path}: longer than {MAX_PATH} bytes; use a shorter path")
+            raise CniServerError(f"socket {path}: longer than {MAX_PATH} bytes; use a shorter path")
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             self.socket_path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -123,8 +123,8 @@ class CniServer:
             self._inode = self.socket_path.stat().st_ino
         except OSError as error:
             listener.close()
-            raise ServerError(f"socket {path}: {error.strerror}") from None
-        except ServerError:
+            raise CniServerError(f"socket {path}: {error.strerror}") from None
+        except CniServerError:
             listener.close()
             raise
         finally:
@@ -139,28 +139,29 @@ class CniServer:
             except OSError as error:
                 if self._closing.is_set() or error.errno in (errno.EINVAL, errno.EBADF):
                     return
-                self._closing.wait(RETRY)  # out of descriptors: others will give theirs back
+                # no descriptor is left: other calls close theirs when they end
+                self._closing.wait(ACCEPT_RETRY_INTERVAL)
                 continue
             with connection:
                 try:
-                    self._converse(connection)
-                except wire.WireError as error:
+                    self._serve_connection(connection)
+                except protocol.CniProtocolError as error:
                     log.debug("client: %s", error)
                 except OSError as error:
-                    log.debug("client went away: %s", error)
+                    log.debug("client closed the connection: %s", error)
                 except Exception:
                     log.exception("CNI request")
 
-    def _converse(self, connection: socket.socket) -> None:
+    def _serve_connection(self, connection: socket.socket) -> None:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         _, uid, _ = _UCRED.unpack(credentials)
         if uid not in (0, os.geteuid()):
-            log.warning("refused a CNI client of user %d", uid)
+            log.warning("refused a CNI client: it runs as user %d", uid)
             return
-        received = wire.receive(connection, REQUEST_TIMEOUT)
+        received = protocol.receive_call(connection, REQUEST_TIMEOUT)
         try:
             started = time.monotonic()
-            response = self._work(received)
+            response = self._answer(received)
             environment = received.call.environment
             log.log(
                 logging.INFO if response.status == 0 else logging.WARNING,
@@ -175,26 +176,26 @@ class CniServer:
         finally:
             received.close()
         connection.settimeout(ANSWER_TIMEOUT)
-        wire.answer(connection, response.status, response.stdout)
+        protocol.send_answer(connection, response.status, response.stdout)
 
-    def _work(self, received: wire.Received) -> Response:
-        if not received.shares_network():
-            log.warning("a CNI client in another network namespace; it does the work itself")
-            return Response(wire.RUN_IT_YOURSELF, b"")
+    def _answer(self, received: protocol.ReceivedCall) -> CniResponse:
+        if not received.is_in_our_network():
+            log.warning("a CNI client is in another network namespace; it answers its call itself")
+            return CniResponse(protocol.RUN_IT_YOURSELF, b"")
         try:
-            call = replace(received.call, same_mounts=received.shares_mounts())
-            with self.host.turns.taken():
+            call = replace(received.call, same_mounts=received.has_our_mounts())
+            with self.host.concurrency.slot():
                 return handle(call, self.host)
         except RunInClientError:
-            return Response(wire.RUN_IT_YOURSELF, b"")
+            return CniResponse(protocol.RUN_IT_YOURSELF, b"")
 
 
 def _require_unserved(path: str) -> None:
-    if _answers(path):
-        raise ServerError(f"socket {path}: another daemon serves it; stop that first")
+    if _is_served(path):
+        raise CniServerError(f"socket {path}: another daemon serves it; stop that first")
 
 
-def _answers(path: str) -> bool:
+def _is_served(path: str) -> bool:
     """Whether somebody listens on a socket file."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
@@ -208,14 +209,14 @@ def _answers(path: str) -> bool:
 
 
 def main() -> int:
-    """Run `python -m cni.socket.server`: the CNI half of the daemon alone, until SIGTERM or SIGINT.
+    """Run `python -m cni.socket.server`: the daemon's CNI server alone, until SIGTERM or SIGINT.
 
     For benchmarks and tests; paths come from the FLATMESH_* variables.
     """
     logging.basicConfig(level=os.environ.get("FLATMESH_LOG", "WARNING"))
     wanted = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, wanted)  # before the threads that inherit it
-    server = CniServer(Path(socket_path(os.environ)), from_environment(os.environ))
+    server = CniServer(Path(socket_path(os.environ)), host_from_environment(os.environ))
     server.start()
     print("ready", flush=True)
     signal.sigwait(wanted)

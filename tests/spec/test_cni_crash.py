@@ -82,11 +82,11 @@ def collect(host: CniHost, settings: dict[str, Any]) -> Answer:
 
 def start_again(host: CniHost) -> list[str]:
     """A daemon's start; it tells when it has looked for leftovers."""
-    from cni.host import from_environment
-    from cni.pod.removal import sweep
+    from cni.host import host_from_environment
+    from cni.pod.collect import sweep
     from hostnet.netns import run_in
 
-    return run_in(host.name, lambda: sweep(from_environment(host.variables)))
+    return run_in(host.name, lambda: sweep(host_from_environment(host.variables)))
 
 
 @pytest.mark.parametrize("cure", ["DEL", "DEL without netns", "GC", "start", "ADD"])

@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 
 import cni.install
-from cni.host import Host, Status, from_environment, socket_path
-from cni.socket import protocol as wire
-from cni.socket.server import CniServer, ServerError
+from cni.host import HostStatus, PluginHost, host_from_environment, socket_path
+from cni.socket import protocol
+from cni.socket.server import CniServer, CniServerError
 from tests.spec.cni_host import CniHost, MakeConf
 
 VERSION = {"CNI_COMMAND": "VERSION"}
@@ -31,7 +31,8 @@ VERSION = {"CNI_COMMAND": "VERSION"}
 
 def serving(directory: Path, **more: Any) -> CniServer:
     return CniServer(
-        directory / "cni.sock", Host(directory, directory / "state", directory / "env", **more)
+        directory / "cni.sock",
+        PluginHost(directory, directory / "state", directory / "env", **more),
     )
 
 
@@ -120,7 +121,7 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> Non
     server.start()
     try:
         assert ask(path) is not None
-        with pytest.raises(ServerError, match="another daemon"):
+        with pytest.raises(CniServerError, match="another daemon"):
             serving(tmp_path).start()
         assert ask(path) is not None
     finally:
@@ -140,8 +141,8 @@ def test_a_closing_server_leaves_its_successor_s_socket(tmp_path: Path) -> None:
 
 
 def test_too_long_a_path_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ServerError, match="107 bytes"):
-        CniServer(tmp_path / ("x" * 120), Host()).start()
+    with pytest.raises(CniServerError, match="107 bytes"):
+        CniServer(tmp_path / ("x" * 120), PluginHost()).start()
 
 
 @pytest.mark.parametrize(
@@ -219,13 +220,13 @@ def test_a_client_without_its_namespaces_does_the_work_itself(tmp_path: Path) ->
     server = serving(tmp_path)
     server.start()
     try:
-        assert ask(tmp_path / "cni.sock", fds=()) == (wire.RUN_IT_YOURSELF, b"")
+        assert ask(tmp_path / "cni.sock", fds=()) == (protocol.RUN_IT_YOURSELF, b"")
     finally:
         server.close()
 
 
 def test_status_is_the_daemon_s(tmp_path: Path) -> None:
-    status = Status("no lease yet: etcd is away", pods_affected=True)
+    status = HostStatus("no lease yet: etcd is away", pods_affected=True)
     server = serving(tmp_path, status=lambda: status)
     server.start()
     conf = json.dumps({"cniVersion": "1.1.0", "name": "pods"}).encode()
@@ -253,7 +254,7 @@ def test_where_the_socket_is() -> None:
     assert socket_path({}) == "/run/flatmesh/cni.sock"
     assert socket_path({"FLATMESH_RUN_DIR": "/x"}) == "/x/cni.sock"
     assert socket_path({"FLATMESH_RUN_DIR": "/x", "FLATMESH_SOCKET": "/y"}) == "/y"
-    host = from_environment({"FLATMESH_STATE_DIR": "/s"})
+    host = host_from_environment({"FLATMESH_STATE_DIR": "/s"})
     assert (host.state_dir, host.run_dir) == (Path("/s"), Path("/run/flatmesh"))
 
 
@@ -318,7 +319,7 @@ def fake_daemon(path: Path, answer: Callable[[socket.socket], object]) -> socket
             except OSError:
                 return
             with connection:
-                wire.receive(connection, 30).close()
+                protocol.receive_call(connection, 30).close()
                 answer(connection)
 
     threading.Thread(target=serve, daemon=True).start()
@@ -331,7 +332,7 @@ def fake_daemon(path: Path, answer: Callable[[socket.socket], object]) -> socket
         lambda _: None,
         lambda c: c.sendall(b"FM"),
         lambda c: c.sendall(b"rubbish rubbish rubbish"),
-        lambda c: wire.answer(c, wire.RUN_IT_YOURSELF, b""),
+        lambda c: protocol.send_answer(c, protocol.RUN_IT_YOURSELF, b""),
     ],
     ids=["dies", "dies half-way", "speaks otherwise", "declines"],
 )

@@ -59,7 +59,7 @@ SEAMS = [
     Seam("ovs_mesh", "OvsDataPlane.reconcile"),
     Seam("cni/pod/plugin.py", "delete"),
     Seam("cni/ipam_plugin.py", "check"),
-    Seam("cni/flannel_alias.py", "gc"),
+    Seam("cni/flannel_alias/plugin.py", "gc"),
 ]
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from cni import versions
+from cni.config.call import CniCall
+from cni.config.request import MAX_STDIN, parse_request, stated_version
 from cni.errors import (
     DECODING_FAILURE,
     INCOMPATIBLE_VERSION,
@@ -16,7 +18,6 @@ from cni.errors import (
     INVALID_ENVIRONMENT,
     CniError,
 )
-from cni.request import MAX_STDIN, Call, parse, stated_version
 
 ADD = {
     "CNI_COMMAND": "ADD",
@@ -30,26 +31,28 @@ CONF = {"cniVersion": "1.0.0", "name": "pods", "type": "flatmesh"}
 
 def call(
     environment: Mapping[str, str] | None = None, conf: Any = None, stdin: bytes | None = None
-) -> Call:
+) -> CniCall:
     text = json.dumps(CONF if conf is None else conf).encode() if stdin is None else stdin
-    return Call("flatmesh", ADD if environment is None else environment, text)
+    return CniCall("flatmesh", ADD if environment is None else environment, text)
 
 
 def refusal(
     environment: Mapping[str, str] | None = None, conf: Any = None, stdin: bytes | None = None
 ) -> CniError:
     with pytest.raises(CniError) as caught:
-        parse(call(environment, conf, stdin))
+        parse_request(call(environment, conf, stdin))
     return caught.value
 
 
 def test_a_good_add_is_read_whole() -> None:
-    request = parse(call({**ADD, "CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAME=web;IP=10.1.0.9"}))
-    assert (request.command, request.container_id, request.ifname) == ("ADD", "c1", "eth0")
-    assert (request.network, request.version) == ("pods", "1.0.0")
-    assert request.argument("IP") == "10.1.0.9"
-    assert request.argument("MAC") == ""
-    assert request.path == ("/opt/cni/bin", "/usr/lib/cni")
+    request = parse_request(
+        call({**ADD, "CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAME=web;IP=10.1.0.9"})
+    )
+    assert (request.command, request.version) == ("ADD", "1.0.0")
+    assert request.attachment == ("pods", "c1", "eth0")
+    assert (request.arguments or {})["IP"] == "10.1.0.9"
+    assert "MAC" not in (request.arguments or {})
+    assert request.cni_path == ("/opt/cni/bin", "/usr/lib/cni")
 
 
 @pytest.mark.parametrize("command", ["ADD", "CHECK"])
@@ -62,13 +65,13 @@ def test_every_missing_variable_is_named(command: str) -> None:
 
 def test_del_needs_no_netns() -> None:
     environment = {k: v for k, v in ADD.items() if k != "CNI_NETNS"} | {"CNI_COMMAND": "DEL"}
-    assert parse(call(environment)).netns == ""
+    assert parse_request(call(environment)).netns == ""
 
 
 def test_gc_needs_the_path_and_status_nothing() -> None:
     conf = {**CONF, "cniVersion": "1.1.0"}
     assert "CNI_PATH" in refusal({"CNI_COMMAND": "GC"}, conf).message
-    assert parse(call({"CNI_COMMAND": "STATUS"}, conf)).command == "STATUS"
+    assert parse_request(call({"CNI_COMMAND": "STATUS"}, conf)).command == "STATUS"
 
 
 @pytest.mark.parametrize("command", ["", "add", "REMOVE"])
@@ -128,7 +131,7 @@ def test_unknown_versions_are_code_1(version: object) -> None:
 
 
 def test_a_config_without_version_is_of_0_1_0() -> None:
-    assert parse(call(conf={"name": "pods", "type": "flatmesh"})).version == "0.1.0"
+    assert parse_request(call(conf={"name": "pods", "type": "flatmesh"})).version == "0.1.0"
 
 
 @pytest.mark.parametrize("version", versions.SUPPORTED)
@@ -137,31 +140,31 @@ def test_commands_exist_from_their_version_on(version: str) -> None:
     for command, since in (("CHECK", "0.4.0"), ("GC", "1.1.0"), ("STATUS", "1.1.0")):
         environment = {**ADD, "CNI_COMMAND": command}
         if versions.at_least(version, since):
-            assert parse(call(environment, conf)).command == command
+            assert parse_request(call(environment, conf)).command == command
         else:
             assert refusal(environment, conf).code == INCOMPATIBLE_VERSION
 
 
 def test_version_takes_anything_and_echoes() -> None:
     environment = {"CNI_COMMAND": "VERSION"}
-    assert parse(call(environment, stdin=b"")).version == versions.NEWEST
-    assert parse(call(environment, stdin=b"{}")).version == versions.NEWEST
-    assert parse(call(environment, {"cniVersion": "9.9.9"})).version == "9.9.9"
+    assert parse_request(call(environment, stdin=b"")).version == versions.NEWEST
+    assert parse_request(call(environment, stdin=b"{}")).version == versions.NEWEST
+    assert parse_request(call(environment, {"cniVersion": "9.9.9"})).version == "9.9.9"
 
 
 def test_gc_wants_the_list_of_valid_attachments() -> None:
     gc = {"CNI_COMMAND": "GC", "CNI_PATH": "/x"}
     conf = {**CONF, "cniVersion": "1.1.0"}
     with pytest.raises(CniError, match="valid-attachments"):
-        parse(call(gc, conf)).valid_attachments()
+        parse_request(call(gc, conf)).valid_attachments()
     for bad in ("x", {"containerID": "a"}, [{"containerID": "a"}], ["a"]):
         with pytest.raises(CniError, match="valid-attachments"):
-            parse(call(gc, {**conf, "cni.dev/valid-attachments": bad})).valid_attachments()
-    request = parse(
+            parse_request(call(gc, {**conf, "cni.dev/valid-attachments": bad})).valid_attachments()
+    request = parse_request(
         call(gc, {**conf, "cni.dev/valid-attachments": [{"containerID": "a", "ifname": "eth0"}]})
     )
     assert request.valid_attachments() == {("a", "eth0")}
-    empty = parse(call(gc, {**conf, "cni.dev/valid-attachments": []}))
+    empty = parse_request(call(gc, {**conf, "cni.dev/valid-attachments": []}))
     assert empty.valid_attachments() == frozenset()
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[3]
 MODULES = {
     "flatmesh": "cni/pod/plugin.py",
     "flatmesh-ipam": "cni/ipam_plugin.py",
-    "flannel": "cni/flannel_alias.py",
+    "flannel": "cni/flannel_alias/plugin.py",
 }
 COMMANDS = ("add", "delete", "check", "gc", "status")
 
@@ -48,7 +48,7 @@ def test_mypy_refuses_a_plugin_whose_function_is_renamed_or_changed(
     command = COMMANDS[len(name) % len(COMMANDS)]
     for before, after in (
         (f"def {command}(", f"def {command}_renamed("),
-        (f"def {command}(request: Request, ", f"def {command}("),
+        (f"def {command}(request: CniRequest, ", f"def {command}("),
     ):
         assert before in text
         changed.write_text(text.replace(before, after, 1))
@@ -63,4 +63,4 @@ def test_the_table_loads_no_plugin() -> None:
     code = "import cni.plugin_table, json, sys; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, check=True)
     loaded = json.loads(done.stdout)
-    assert not {"cni.pod.plugin", "cni.ipam_plugin", "cni.flannel_alias"} & set(loaded)
+    assert not {"cni.pod.plugin", "cni.ipam_plugin", "cni.flannel_alias.plugin"} & set(loaded)

@@ -1,0 +1,1 @@
+"""The record of this host's attachments, and the lock on each of them."""

@@ -1,0 +1,156 @@
+"""The record of this host's attachments, in the terms of the plugins.
+
+A thin layer over `ipam.addresses`, which has the transactions: it translates CNI's names and
+turns the store's errors into CNI's codes.
+
+What a plugin has to know of an attachment later is kept with it as JSON, the metadata:
+
+| key | value |
+|---|---|
+| plugin | which of our plugins made the attachment |
+| delegate | what the DEL of a delegated IPAM plugin needs: `cni.delegate.remembered` |
+| masquerade | addresses that are masqueraded: `["10.5.1.2/24"]` |
+| guard | the MAC spoof check: host interface and allowed MAC |
+| mac, ips | the pod's MAC and addresses, for people who read the store |
+
+Versions before this one read the same keys, so they must not be renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cni.config.call import AttachmentKey
+from cni.errors import ATTACHMENT_EXISTS, IO_FAILURE, NO_ADDRESS, NOT_AVAILABLE, CniError
+from cni.result.model import ResultAddress
+from ipam.addresses import (
+    Address,
+    AddressBook,
+    AddressBookError,
+    AddressTakenError,
+    Attachment,
+    AttachmentExistsError,
+    NoFreeAddressError,
+)
+from ipam.addresses import Record as StoredRecord
+
+if TYPE_CHECKING:
+    from cni.address_pool import AddressPool
+    from cni.config.address_range import RangeSet
+    from cni.host import PluginHost
+
+
+@dataclass(frozen=True, slots=True)
+class AttachmentRecord:
+    """One attachment."""
+
+    key: AttachmentKey
+    ready: bool
+    """False: its ADD is still at work, or was killed."""
+    netns: str
+    host_ifname: str
+    ips: tuple[str, ...]
+    """Addresses from our own store, without prefix length."""
+    metadata: Mapping[str, Any]
+
+    @property
+    def plugin(self) -> str:
+        """Which of our plugins made the attachment."""
+        return str(self.metadata.get("plugin", ""))
+
+
+class AttachmentStore:
+    """The records of one host. Any thread may use it."""
+
+    def __init__(self, host: PluginHost) -> None:
+        """Use the host's address store, whose file is made when it is absent."""
+        self._store: AddressBook = host.address_store()
+
+    def find(self, key: AttachmentKey) -> AttachmentRecord | None:
+        """The record of an attachment. Raises CniError (5)."""
+        with _with_codes():
+            stored = self._store.find(Attachment(*key))
+        return None if stored is None else _record(stored)
+
+    def records(self, network: str | None = None) -> list[AttachmentRecord]:
+        """The records of a network; None: of all networks. Raises CniError (5)."""
+        with _with_codes():
+            return [_record(stored) for stored in self._store.list(network)]
+
+    def begin(
+        self, netns: str, key: AttachmentKey, pool: AddressPool | None, metadata: Mapping[str, Any]
+    ) -> tuple[ResultAddress, ...]:
+        """Record that an attachment is being made, with an address of each set of the pool.
+
+        Raises CniError (5; 101: none is free, or the requested one is taken; 102: there is a
+        record of this attachment, and it is ready).
+        """
+        sets = pool.sets if pool is not None else ()
+        with _with_codes():
+            addresses = self._store.reserve(
+                Attachment(*key),
+                sets,
+                pool.requested if pool is not None else (),
+                pool=pool.name if pool is not None else "",
+                netns=netns,
+                note=metadata,
+            )
+        pairs = zip(addresses, sets, strict=True)
+        return tuple(_with_prefix(address, ranges) for address, ranges in pairs)
+
+    def set_metadata(self, key: AttachmentKey, metadata: Mapping[str, Any]) -> None:
+        """Replace the metadata. Raises CniError (5)."""
+        with _with_codes():
+            self._store.update(Attachment(*key), note=metadata)
+
+    def finish(self, key: AttachmentKey, host_ifname: str, metadata: Mapping[str, Any]) -> None:
+        """Record that the attachment is ready. Raises CniError (5)."""
+        with _with_codes():
+            self._store.update(
+                Attachment(*key), state="ready", host_ifname=host_ifname, note=metadata
+            )
+
+    def forget(self, key: AttachmentKey) -> None:
+        """Free the addresses and delete the record, if there is one. Raises CniError (5)."""
+        with _with_codes():
+            self._store.release(Attachment(*key))
+
+    def require_free_address(self, network: str, pool: AddressPool) -> None:
+        """Raise CniError (50) when a set has no free address."""
+        with _with_codes(NOT_AVAILABLE):
+            self._store.require_room(network, pool.sets, pool=pool.name)
+
+
+def _record(stored: StoredRecord) -> AttachmentRecord:
+    return AttachmentRecord(
+        AttachmentKey(*stored.attachment),
+        stored.state == "ready",
+        stored.netns,
+        stored.host_ifname,
+        tuple(map(str, stored.addresses)),
+        stored.note,
+    )
+
+
+def _with_prefix(address: Address, ranges: RangeSet) -> ResultAddress:
+    """The address with the prefix length and gateway of the range that holds it."""
+    source = next(r for r in ranges if r.family == address.family and r.holds(address.value))
+    return ResultAddress(f"{address}/{source.subnet.length}", source.gateway_text())
+
+
+@contextlib.contextmanager
+def _with_codes(exhausted: int = NO_ADDRESS) -> Iterator[None]:
+    """Turn the store's errors into CniErrors; `exhausted` is the code for no free address."""
+    try:
+        yield
+    except AttachmentExistsError as error:
+        raise CniError(ATTACHMENT_EXISTS, str(error)) from None
+    except NoFreeAddressError as error:
+        raise CniError(exhausted, str(error)) from None
+    except AddressTakenError as error:
+        raise CniError(NO_ADDRESS, str(error)) from None
+    except AddressBookError as error:
+        raise CniError(IO_FAILURE, str(error)) from None

@@ -1,0 +1,1 @@
+"""What a call says (environment, stdin): read and checked once, into typed values."""

@@ -1,0 +1,48 @@
+"""Everything that ADD and CHECK of `flatmesh` read from a config, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cni.config.bridge_config import BridgeConfig, parse_bridge_config
+from cni.config.ipam_config import (
+    OwnIpamConfig,
+    delegated_ipam_type,
+    parse_own_ipam_config,
+    parse_subnet_file,
+    uses_own_addresses,
+)
+from cni.config.request import CniRequest
+from cni.result.model import CniResult, Dns
+from cni.result.read import read_dns
+
+
+@dataclass(frozen=True, slots=True)
+class PodConfig:
+    """How a pod is attached, and where its addresses come from."""
+
+    bridge: BridgeConfig
+    own_ipam: OwnIpamConfig | None
+    """None: a delegated plugin gives the addresses, or the pod gets none."""
+    delegate: str
+    """The type of the delegated IPAM plugin; empty: none."""
+    dns: Dns
+    """For the result, where no delegated plugin says otherwise."""
+    subnet_file: Path | None
+    """Where subnet.env is; None: where the host has it."""
+    previous: CniResult | None
+    """The result of the plugins before us in the chain."""
+
+
+def parse_pod_config(request: CniRequest) -> PodConfig:
+    """Read it all. Raises CniError (6, 7)."""
+    own = parse_own_ipam_config(request) if uses_own_addresses(request) else None
+    return PodConfig(
+        parse_bridge_config(request),
+        own,
+        delegated_ipam_type(request),
+        own.dns if own is not None else read_dns(request.config),
+        parse_subnet_file(request),
+        request.previous(),
+    )

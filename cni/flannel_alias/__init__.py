@@ -1,0 +1,1 @@
+"""`flannel`: a drop-in for the flannel meta-plugin."""

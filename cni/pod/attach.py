@@ -1,0 +1,157 @@
+"""The changes of an ADD, in order: record, bridge, veth pair, addresses, nftables, `ready`.
+
+Whatever fails in between, the caller undoes it with `removal.detach`, which works from the
+record. So the record holds everything that an undo needs before the change is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cni.attachment.store import AttachmentStore
+from cni.config.request import CniRequest
+from cni.crash_points import crash_point
+from cni.delegate.remembered import to_remember
+from cni.delegate.run import NEED_INTERFACE, add_addresses, call_delegate
+from cni.errors import TRY_AGAIN_LATER, CniError
+from cni.host import PluginHost
+from cni.pod import firewall
+from cni.pod.add_plan import AddPlan
+from cni.pod.bridge import ensure_bridge
+from cni.pod.gateways import gateway_addresses, with_gateways
+from cni.pod.naming import HOST_PREFIX, POD_PREFIX, host_interface_alias, mac_for
+from cni.pod.pod_addresses import configure_pod
+from cni.pod.pod_sysctls import enable_forwarding, enable_ipv6
+from cni.pod.veth_pair import PodSockets, VethPair, attach_veth, set_mac
+from cni.result.model import CniResult, ResultAddress, ResultInterface, ResultRoute
+from hostnet.kinds.link import FoundLink
+
+
+@dataclass(slots=True)
+class Attacher:
+    """The values that every step of one ADD needs. Used by one thread."""
+
+    request: CniRequest
+    plan: AddPlan
+    store: AttachmentStore
+    sockets: PodSockets
+    host: PluginHost
+    metadata: dict[str, Any] = field(default_factory=lambda: {"plugin": "flatmesh"})
+    """What is stored with the record so far."""
+
+    def attach(self) -> CniResult:
+        """Make every change; returns the result. Raises CniError, NetlinkError, OSError."""
+        plan, pool, dns = self.plan, self.plan.pool, self.plan.dns
+        if plan.delegate:
+            self.metadata["delegate"] = to_remember(plan.delegate, self.request)
+        ips = self.store.begin(plan.netns, plan.key, pool, self.metadata)
+        crash_point("add-recorded")
+        ips, routes = with_gateways(ips, pool.routes if pool else (), plan.bridge)
+        bridge = self._bridge(ips)
+        pair = VethPair(
+            plan.host_name,
+            plan.key.ifname,
+            plan.bridge.mac or mac_for(ips, POD_PREFIX),
+            mac_for(ips, HOST_PREFIX),
+            plan.bridge.mtu,
+            host_interface_alias(plan.key),
+        )
+        interface = attach_veth(self.sockets, pair, bridge, plan.bridge)
+        crash_point("add-veth")
+        if plan.delegate:
+            given = self._delegated_addresses()
+            crash_point("add-delegated")
+            ips, routes = with_gateways(given.ips, given.routes, plan.bridge)
+            dns = given.dns
+            bridge = self._bridge(ips)
+            if not plan.bridge.mac and plan.delegate not in NEED_INTERFACE:
+                pair = replace(pair, mac=mac_for(ips, POD_PREFIX))
+                set_mac(self.sockets.pod, interface, pair.mac)
+        self._configure(interface, ips, routes)
+        crash_point("add-configured")
+        self._firewall(pair, ips)
+        crash_point("add-firewalled")
+        self.metadata |= {"mac": pair.mac, "ips": [ip.address for ip in ips]}
+        self.store.finish(plan.key, pair.host_name, self.metadata)
+        crash_point("add-ready")
+        interfaces = _interfaces(plan, pair, bridge, interface)
+        of_pod = len(interfaces) - 1
+        ips = tuple(replace(ip, interface=of_pod) for ip in ips)
+        result = CniResult(interfaces, ips, routes, dns)
+        return result.after(plan.previous) if plan.previous is not None else result
+
+    def _bridge(self, ips: tuple[ResultAddress, ...]) -> FoundLink | None:
+        """The bridge with its gateway addresses; None where the daemon attaches pods itself."""
+        gateways = gateway_addresses(ips) if self.plan.bridge.is_gateway else []
+        if gateways:
+            enable_forwarding({gateway.family for gateway in gateways})
+        if not self.plan.attach.to_bridge:
+            return None
+        bridge = ensure_bridge(self.sockets.host, self.plan.bridge, gateways)
+        crash_point("add-bridge")
+        return bridge
+
+    def _delegated_addresses(self) -> CniResult:
+        """Addresses from the delegated IPAM plugin. Raises CniError.
+
+        The veth pair exists by now: a dhcp plugin sends its requests through it.
+        """
+        plan = self.plan
+        try:
+            return add_addresses(plan.delegate, self.request, self.host)
+        except CniError as error:
+            # The specification wants DEL called after a failed ADD. A plugin that refuses a
+            # config refuses it in DEL too; if its DEL were tried again until it succeeds, the
+            # record would stay for ever. So the plugin is removed from the record, unless it
+            # was cut short and may have given an address.
+            with contextlib.suppress(CniError):
+                config = self.request.config.raw
+                call_delegate(plan.delegate, "DEL", config, self.request, self.host)
+            if error.code != TRY_AGAIN_LATER:
+                del self.metadata["delegate"]
+                self.store.set_metadata(plan.key, self.metadata)
+            raise
+
+    def _configure(
+        self,
+        interface: FoundLink,
+        ips: tuple[ResultAddress, ...],
+        routes: tuple[ResultRoute, ...],
+    ) -> None:
+        if self.plan.bridge.container_interface_up:
+            enable_ipv6(interface.name, self.sockets.pod_netns, ips)
+            configure_pod(self.sockets.pod, interface, ips, routes)
+
+    def _firewall(self, pair: VethPair, ips: tuple[ResultAddress, ...]) -> None:
+        """Add the pod's nftables elements.
+
+        They are recorded first: DEL deletes what is recorded, and an element that was never
+        added costs it nothing.
+        """
+        metadata = self.metadata
+        if self.plan.bridge.ip_masq and ips:
+            metadata["masquerade"] = [ip.address for ip in ips]
+        if self.plan.bridge.mac_spoof_check:
+            metadata["guard"] = [pair.host_name, pair.mac]
+        if "masquerade" not in metadata and "guard" not in metadata:
+            return
+        self.store.set_metadata(self.plan.key, metadata)
+        if "masquerade" in metadata:
+            firewall.add_masquerade(metadata["masquerade"])
+        if "guard" in metadata:
+            firewall.add_mac_spoof_check(*metadata["guard"])
+
+
+def _interfaces(
+    plan: AddPlan, pair: VethPair, bridge: FoundLink | None, interface: FoundLink
+) -> tuple[ResultInterface, ...]:
+    """For the result: the bridge if we use one, the host's end, the pod's end."""
+    interfaces = [
+        ResultInterface(pair.host_name, pair.host_mac, mtu=interface.mtu),
+        ResultInterface(pair.pod_name, pair.mac, plan.netns, interface.mtu),
+    ]
+    if bridge is not None:
+        interfaces.insert(0, ResultInterface(bridge.name, bridge.mac, mtu=bridge.mtu))
+    return tuple(interfaces)

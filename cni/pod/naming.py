@@ -1,0 +1,58 @@
+"""Interface names and hardware addresses that follow from the attachment.
+
+The host interface's name follows from the attachment, so DEL finds it without any record. A
+hardware address follows from the pod's IP address: an address that is given to another pod
+later keeps its hardware address, so the entries in other hosts' neighbour caches stay right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+
+from cni import cidr
+from cni.config.call import AttachmentKey
+from cni.result.model import ResultAddress
+from hostnet.address_mac import GATEWAY_PREFIX, mac_after
+from hostnet.ownership import POD_ALIAS
+
+POD_PREFIX = GATEWAY_PREFIX
+"""The first two bytes of a pod's hardware address; the bridge has the same."""
+HOST_PREFIX = "0a:59"
+"""The first two bytes of a host interface's hardware address."""
+MAX_ALIAS = 255  # bytes: IFALIASZ less the terminating zero, linux/if.h
+
+
+def host_interface_name(key: AttachmentKey) -> str:
+    """The name of the veth's end on the host: `veth` and 44 bits of a hash."""
+    digest = hashlib.sha256("\0".join(key).encode()).hexdigest()
+    return f"veth{digest[:11]}"
+
+
+def host_interface_alias(key: AttachmentKey) -> str:
+    """The alias of the veth's end on the host: our mark, and whose it is."""
+    return f"{POD_ALIAS} {' '.join(key)}"[:MAX_ALIAS]
+
+
+def attachment_of(alias: str, name: str) -> AttachmentKey | None:
+    """The attachment that a host interface's alias names, if its name follows from that."""
+    mark, *parts = alias.split(" ")
+    if mark != POD_ALIAS or len(parts) != 3:
+        return None
+    key = AttachmentKey(*parts)
+    return key if host_interface_name(key) == name else None
+
+
+def mac_for(ips: Sequence[ResultAddress], prefix: str) -> str:
+    """A hardware address that follows from the IPv4 address, or else from the first address.
+
+    It starts with the two bytes `prefix`; without an address the other four are random.
+    """
+    if not ips:
+        packed = os.urandom(4)
+    else:
+        parsed = [cidr.parse_cidr(ip.address) for ip in ips]
+        family, value, _ = next((c for c in parsed if c.family == 4), parsed[0])
+        packed = value.to_bytes(4 if family == 4 else 16, "big")
+    return mac_after(packed, prefix)

@@ -1,0 +1,33 @@
+"""The sysctls that an ADD needs: forwarding on the host, IPv6 in the pod."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from cni.errors import IO_FAILURE, CniError
+from cni.result.model import ResultAddress
+from hostnet.kinds import sysctl
+from hostnet.state import Sysctl
+
+FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
+
+
+def enable_forwarding(families: Collection[int]) -> None:
+    """Let this host forward packets of these families (4, 6). Raises CniError (5)."""
+    _write([Sysctl(FORWARDING[family], "1") for family in sorted(families)], None)
+
+
+def enable_ipv6(ifname: str, netns: int, ips: Sequence[ResultAddress]) -> None:
+    """Enable IPv6 in the pod if it has an IPv6 address. Raises CniError (5).
+
+    Some runtimes disable it in new namespaces, and then the kernel refuses the address.
+    """
+    if any(":" in ip.address for ip in ips):
+        names = ("lo", ifname)
+        _write([Sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "0") for name in names], netns)
+
+
+def _write(wanted: list[Sysctl], netns: int | None) -> None:
+    missing = set(wanted) - set(sysctl.read(wanted, netns))
+    for setting, error in sysctl.write(missing, netns).items():
+        raise CniError(IO_FAILURE, f"{sysctl.line(setting)}: {error.strerror}")
