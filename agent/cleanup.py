@@ -6,34 +6,33 @@ etcd: `flatmesh lease release` gives the subnet back.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
-from agent.backends import data_planes_here
+from agent.controllers import make_controllers, open_resources
 from agent.settings import Settings
+from base.errors import FlatmeshError
 from cni.cleanup import remove_all
-from hostnet.apply import reconcile
-from hostnet.kernel import Kernel
-from hostnet.state import HostState
 
 log = logging.getLogger("agent.cleanup")
 
 
 def clean_up(settings: Settings) -> int:
-    """Remove it all; returns the exit status: 1 when something could not be removed."""
-    problems: list[str] = []
-    for plane in data_planes_here(settings.state_dir, settings.run_dir):
-        try:
-            plane.cleanup()
-        except OSError as error:
-            problems.append(str(error))
+    """Remove it all; returns the exit status: 1 when something could not be removed.
 
-    problems += remove_all(settings.state_dir, settings.run_dir)
-    with Kernel() as kernel:
-        outcome = reconcile(HostState(), kernel)
-        for line in outcome.lines():
-            log.info("%s", line)
-        problems += map(str, outcome.failures)
-    settings.subnet_file.unlink(missing_ok=True)
+    Pods' interfaces go before the kernel's overlay state and after the data planes, which may
+    hold them as ports: the reverse of the order in which a host is set up.
+    """
+    problems: list[str] = []
+    with contextlib.ExitStack() as stack:
+        controllers = make_controllers(open_resources(settings, stack))
+        for controller in reversed(controllers):
+            try:
+                problems += controller.cleanup()
+            except (FlatmeshError, OSError) as error:
+                problems.append(f"{controller.name}: {error}")
+            if controller.name == "data plane":
+                problems += remove_all(settings.state_dir, settings.run_dir)
     for problem in problems:
         log.error("%s", problem)
     return 1 if problems else 0

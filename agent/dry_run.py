@@ -1,48 +1,56 @@
 """`flatmeshd --dry-run`: what this host's daemon would change now, as commands.
 
-Reads etcd and the kernel, writes neither. A host without a lease gets only the news that it
-would take one: what follows from it is not known before.
+Reads the lease source and the kernel, writes neither. A host without a lease gets only the news
+that it would take one: what follows from it is not known before.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 import click
 
 from agent.backends import make_backend
-from agent.desired import DesiredState, Situation, masquerades
-from agent.etcd_connection import connect
-from agent.lease_keeper import held_by
+from agent.controllers import make_controllers, open_resources
+from agent.inputs import HostInputs, ReconcileInputs, masquerades
+from agent.lease_sources import SOURCES
 from agent.settings import Settings
 from agent.underlay import find_underlay
-from hostnet.apply import plan_full
 from hostnet.kernel import Kernel
-from ipam.registry import Registry
+from ipam.lease import held_by
+from ipam.lease_source import LeaseSource, LeaseSourceError, Snapshot
+from ipam.network import ConfigError
+
+ANSWER_TIMEOUT = 10.0  # seconds for the lease source to answer
 
 
 async def dry_run(settings: Settings) -> int:
-    """Print the plan; returns the exit status. Raises ConfigError, EtcdError, UnderlayError."""
-    async with connect(settings.etcd) as etcd:
-        registry = Registry(etcd, settings.etcd.prefix)
-        config, _ = await registry.config()
-        leases, _ = await registry.leases()
-    with Kernel() as kernel:
-        underlay = find_underlay(settings, config, kernel)
-        own = held_by(leases, underlay)
+    """Print the plan; returns the exit status. Raises FlatmeshError, OSError."""
+    async with SOURCES[settings.lease_source](settings) as source:
+        snapshot = await _first(source)
+    if snapshot.config is None:
+        raise ConfigError(snapshot.config_error or "no cluster config")
+    config = snapshot.config
+    with contextlib.ExitStack() as stack:
+        underlay = find_underlay(settings, config, stack.enter_context(Kernel()))
+        own = held_by(snapshot.leases, underlay.public_ip, underlay.public_ipv6)
         if own is None:
             click.echo(f"# would take a lease for {underlay.public_ip or underlay.public_ipv6}")
             return 0
         backend = make_backend(config, settings.state_dir, settings.run_dir)
-        desired = DesiredState(
-            Situation(backend, config, own, underlay, masquerades(settings, config))
-        )
-        desired.update(leases, leases)
-        for line in plan_full(desired.whole(), kernel).lines():
-            click.echo(line)
-        plane = backend.data_plane()
-        if plane is not None:
-            for line in plane.plan(own, list(desired.peers.values()), underlay):
+        host = HostInputs(backend, config, own, underlay, masquerades(settings, config))
+        inputs = ReconcileInputs(host, snapshot.leases)
+        for controller in make_controllers(open_resources(settings, stack)):
+            for line in controller.plan(inputs):
                 click.echo(line)
-            plane.close()
-        for reason in desired.unusable.values():
-            click.echo(f"# skipped: {reason}")
     return 0
+
+
+async def _first(source: LeaseSource) -> Snapshot:
+    """The first snapshot. Raises LeaseSourceError when there is none in time."""
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            return await anext(source.snapshots())
+    except TimeoutError:
+        raise LeaseSourceError(f"no leases within {ANSWER_TIMEOUT:.0f} s: see the log") from None

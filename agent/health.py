@@ -1,7 +1,8 @@
 """/healthz, /readyz and /metrics over HTTP, for probes and Prometheus.
 
-/healthz says the daemon's loop runs: 200, or 503 when it has not come round for a minute.
-/readyz says pods can be served: 200, or 503 with the reason as one line.
+/healthz says that the daemon's event loop runs: 200, or 503 when it has not for a minute.
+/readyz says that pods can be served and no controller fails: 200, or 503 with the reason as one
+line.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-STALL = 60.0  # seconds without a turn of the loop that count as stuck
+STALL_TIMEOUT = 60.0  # seconds without a heartbeat of the event loop that count as stuck
 
 
 class _Server(ThreadingHTTPServer, WSGIServer):

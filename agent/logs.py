@@ -11,7 +11,7 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 class LineFormatter(logging.Formatter):
-    """`time=2026-01-31T12:00:00.123Z level=info room=agent msg="..."`, or the same as JSON."""
+    """`time=2026-01-31T12:00:00.123Z level=info component=agent msg="..."`, or the same as JSON."""
 
     def __init__(self, *, as_json: bool) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class LineFormatter(logging.Formatter):
         fields = {
             "time": f"{seconds}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
-            "room": record.name,
+            "component": record.name,
             "msg": record.getMessage(),
         }
         if record.exc_info:

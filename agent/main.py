@@ -25,14 +25,16 @@ import click
 
 from agent import health, logs
 from agent.cleanup import clean_up
+from agent.controller import Change
+from agent.controllers import make_controllers, open_resources
 from agent.dry_run import dry_run
-from agent.etcd_connection import connect
-from agent.node import Node
+from agent.lease_sources import SOURCES
+from agent.loop import HostController
 from agent.pod_server import serve_pods
 from agent.settings import AddressType, Settings, boolean, etcd_options, etcd_settings, go_flags
-from hostnet.events import Monitor
+from base import paths
 from hostnet.kernel import Kernel
-from ipam.registry import Registry
+from ipam.lease_source import LeaseSource
 
 log = logging.getLogger("agent")
 
@@ -60,21 +62,21 @@ log = logging.getLogger("agent")
 @click.option(
     "--subnet-file",
     envvar=["FLATMESH_SUBNET_FILE", "FLANNELD_SUBNET_FILE"],
-    default="/run/flannel/subnet.env",
+    default=paths.SUBNET_FILE,
     type=click.Path(path_type=Path),
     help="Where the lease is written for CNI plugins.",
 )
 @click.option(
     "--run-dir",
     envvar="FLATMESH_RUN_DIR",
-    default="/run/flatmesh",
+    default=paths.RUN_DIR,
     type=click.Path(path_type=Path),
     help="Socket and other things that don't outlive a boot.",
 )
 @click.option(
     "--state-dir",
     envvar="FLATMESH_STATE_DIR",
-    default="/var/lib/flatmesh",
+    default=paths.STATE_DIR,
     type=click.Path(path_type=Path),
     help="Pod addresses and keys.",
 )
@@ -149,28 +151,26 @@ async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT; the data plane stays as it is."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     settings.subnet_file.parent.mkdir(parents=True, exist_ok=True)
-    (settings.run_dir / "ready").unlink(missing_ok=True)
+    (settings.run_dir / paths.READY_FILE).unlink(missing_ok=True)
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        etcd = await stack.enter_async_context(connect(settings.etcd))
-        kernel = stack.enter_context(Kernel())
-        monitor = stack.enter_context(Monitor(ignore=[kernel.socket.port]))
-        node = Node(settings, Registry(etcd, settings.etcd.prefix), kernel, monitor)
-        stack.enter_context(serve_pods(settings, node))
+        source = await stack.enter_async_context(SOURCES[settings.lease_source](settings))
+        host = host_controller(settings, source, stack)
+        stack.enter_context(serve_pods(settings, host))
         if settings.healthz_port:
             stack.callback(
                 health.serve(
                     settings.healthz_ip,
                     settings.healthz_port,
-                    node.metrics.registry,
-                    lambda: time.monotonic() - node.last_turn < settings.resync + health.STALL,
-                    node.problem,
+                    host.metrics.registry,
+                    lambda: time.monotonic() - host.last_beat < health.STALL_TIMEOUT,
+                    host.readiness,
                 )
             )
-        log.info("flatmeshd starts: etcd %s", ",".join(settings.etcd.endpoints))
-        running = asyncio.create_task(node.run(), name="node")
+        log.info("flatmeshd starts: leases from %s", settings.lease_source)
+        running = asyncio.create_task(host.run(), name="host controller")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if stopping.done():
@@ -179,6 +179,25 @@ async def serve(settings: Settings) -> None:
         stopping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
+
+
+def host_controller(
+    settings: Settings, source: LeaseSource, stack: contextlib.AsyncExitStack
+) -> HostController:
+    """The host's controllers with their sockets in this namespace, closed by `stack`."""
+    resources = open_resources(settings, stack)
+    appliers = (
+        (resources.overlay, Change.KERNEL),
+        (resources.forwarding, Change.NFTABLES),
+    )
+    return HostController(
+        settings,
+        source,
+        make_controllers(resources),
+        appliers,
+        resources.data_plane,
+        stack.enter_context(Kernel()),
+    )
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from agent.node import Node
+from agent.loop import HostController
 from agent.settings import Settings
 from base.paths import CNI_SOCKET
 from cni.host import HostStatus, PluginHost
@@ -13,14 +13,14 @@ from cni.socket.server import CniServer
 
 
 @contextlib.contextmanager
-def serve_pods(settings: Settings, node: Node) -> Iterator[CniServer]:
+def serve_pods(settings: Settings, host_controller: HostController) -> Iterator[CniServer]:
     """Serve CNI requests inside the block. Raises cni.socket.server.CniServerError."""
     host = PluginHost(
         settings.run_dir,
         settings.state_dir,
         settings.subnet_file,
-        status=lambda: HostStatus(node.problem()),
-        on_pods_changed=node.pods_changed,
+        status=lambda: HostStatus(host_controller.problem()),
+        on_pods_changed=host_controller.pods_changed,
     )
     server = CniServer(settings.run_dir / CNI_SOCKET, host)
     server.start()

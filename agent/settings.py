@@ -17,21 +17,11 @@ from typing import Any, TypeVar
 
 import click
 
+from base import paths
+from etcd.connect import EtcdSettings
+
 GO_FLAG = re.compile(r"-([a-z][a-z0-9-]+)(=.*)?", re.DOTALL)
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True, slots=True)
-class EtcdSettings:
-    """How to reach etcd, and where in it we are."""
-
-    endpoints: tuple[str, ...]
-    prefix: str
-    keyfile: str | None = None
-    certfile: str | None = None
-    cafile: str | None = None
-    username: str | None = None
-    password: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +29,21 @@ class Settings:
     """Everything the daemon is told."""
 
     etcd: EtcdSettings
+    """Used by the lease source `etcd` only."""
     iface: tuple[str, ...] = ()
     iface_regex: tuple[str, ...] = ()
     public_ip: IPv4Address | None = None
     public_ipv6: IPv6Address | None = None
-    subnet_file: Path = Path("/run/flannel/subnet.env")
-    run_dir: Path = Path("/run/flatmesh")
-    state_dir: Path = Path("/var/lib/flatmesh")
+    subnet_file: Path = Path(paths.SUBNET_FILE)
+    run_dir: Path = Path(paths.RUN_DIR)
+    state_dir: Path = Path(paths.STATE_DIR)
     ip_masq: bool = False
     healthz_ip: str = "0.0.0.0"
     healthz_port: int = 0
     resync: float = 300.0
     """Seconds between two looks at the kernel when nothing seems to happen."""
+    lease_source: str = "etcd"
+    """A key of `agent.lease_sources.SOURCES`."""
     lease_ttl: int = 86400
     """Seconds an unrenewed lease lives; flanneld's is a day."""
 

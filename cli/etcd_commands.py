@@ -12,8 +12,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from agent.etcd_connection import connect
 from agent.settings import etcd_options, etcd_settings
+from etcd.connect import connect
 from ipam.lease import parse_key
 from ipam.network import parse_config
 from ipam.registry import Registry

@@ -3,19 +3,8 @@
 from __future__ import annotations
 
 from base.errors import FlatmeshError
-from etcd.client import EtcdError
-from ipam.lease import LeaseError
-from ipam.network import ConfigError
-from ipam.registry import NoFreeSubnetError
 
-PLAIN_ERRORS = (
-    ConfigError,
-    EtcdError,
-    FlatmeshError,
-    LeaseError,
-    NoFreeSubnetError,
-    PermissionError,
-)
+PLAIN_ERRORS = (FlatmeshError, PermissionError)
 
 
 def one_line(error: BaseException) -> str:

@@ -42,6 +42,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 import grpc.aio
 
+from base.errors import FlatmeshError
 from etcd import etcd_pb2 as pb
 
 DEADLINE = 5.0  # seconds for a unary call
@@ -81,7 +82,7 @@ log = logging.getLogger("etcd.client")
 Answer = TypeVar("Answer")
 
 
-class EtcdError(Exception):
+class EtcdError(FlatmeshError):
     """etcd didn't do it; the message is one line: which endpoints, what, why."""
 
 

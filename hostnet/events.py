@@ -210,6 +210,8 @@ class Monitor:
         """Why a message is worth a look, or None."""
         if kind >> 8 == NFNL_SUBSYS_NFTABLES:
             return self._table(part)
+        if not self._mark.has("link"):
+            return None
         if kind in (RTM_NEWLINK, RTM_DELLINK):
             return self._link(kind, part)
         if kind in (RTM_NEWADDR, RTM_DELADDR):

@@ -158,6 +158,11 @@ class Kernel:
 
         Refreshes `index`, `names` and `nexthops`.
         """
+        if not self.mark.has("link"):
+            return HostState(
+                sysctls=frozenset(sysctl.read(scope.sysctls, self.netns_fd)),
+                tables=nftables.dump(scope.tables, self.mark.tables, self.netns_fd),
+            )
         wanted = {link.name for link in scope.links}
         found = self.links()
         links = [f for f in found if f.name in wanted or f.alias == self.mark.alias]

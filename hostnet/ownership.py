@@ -40,6 +40,18 @@ class Mark:
     alias: str = LINK_ALIAS
     tables: frozenset[tuple[str, str]] = frozenset({("inet", NFT_TABLE)})
     """Family and name of the nftables tables that are swept when nobody wants them."""
+    kinds: frozenset[str] | None = None
+    """Kinds of object that the owner has at all (names as in plans: `sysctl`, `table`); only
+    these tables of the kernel are read for it. None: all kinds."""
+
+    def has(self, kind: str) -> bool:
+        """Whether the owner has objects of a kind."""
+        return self.kinds is None or kind in self.kinds
 
 
 MARK = Mark()
+"""All that one flatmesh has on a host: what `--cleanup` of earlier versions swept."""
+OVERLAY = Mark(tables=frozenset())
+"""Devices, addresses, routes, neighbours and FDB entries of the backend."""
+FORWARDING = Mark(protocol=0, alias="flatmesh-forwarding", kinds=frozenset({"sysctl", "table"}))
+"""Forwarding and masquerade: sysctls, and the nftables table of flatmesh."""

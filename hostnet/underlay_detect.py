@@ -12,6 +12,7 @@ import re
 import socket
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
 
+from base.errors import FlatmeshError
 from hostnet.kernel import Kernel
 from hostnet.kinds.address import IFA_F_SECONDARY, IFA_F_TENTATIVE, RT_SCOPE_UNIVERSE, FoundAddress
 from hostnet.kinds.link import FoundLink
@@ -22,7 +23,7 @@ Interface = IPv4Interface | IPv6Interface
 DEFAULT = {socket.AF_INET: "0.0.0.0/0", socket.AF_INET6: "::/0"}
 
 
-class UnderlayError(Exception):
+class UnderlayError(FlatmeshError):
     """No usable underlay; the message is one line: what, and the mend."""
 
 

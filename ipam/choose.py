@@ -22,7 +22,7 @@ from ipaddress import IPv4Network, IPv6Network
 from itertools import accumulate
 from typing import Any
 
-from ipam.lease import Lease, LeaseAttributes
+from ipam.lease import Lease, LeaseAttributes, same_host
 from ipam.network import NetworkConfig
 
 MAX_COUNT = 1 << 62
@@ -61,13 +61,6 @@ def same_lengths(config: NetworkConfig, held: Iterable[Subnets]) -> bool:
         and (v6 is None or v6.prefixlen == config.ipv6_subnet_len)
         for v4, v6 in held
     )
-
-
-def same_host(one: LeaseAttributes, other: LeaseAttributes) -> bool:
-    """Whether two leases are published under one host's address."""
-    if one.public_ip is not None or other.public_ip is not None:
-        return one.public_ip == other.public_ip
-    return one.public_ipv6 is not None and one.public_ipv6 == other.public_ipv6
 
 
 def own_lease(

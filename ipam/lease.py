@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
+from base.errors import FlatmeshError
+
 KEY = re.compile(
     r"(?:(?P<v4>\d+\.\d+\.\d+\.\d+)-(?P<v4len>\d+))?"
     r"(?:(?P<amp>&)?(?P<v6>[a-f\d]*:[a-f\d:.]*)-(?P<v6len>\d+))?",
@@ -27,11 +29,11 @@ KEY = re.compile(
 )
 
 
-class LeaseError(ValueError):
+class LeaseError(FlatmeshError, ValueError):
     """A key or value under the prefix that is no lease; the message says which and why."""
 
 
-class PeerUnusableError(Exception):
+class PeerUnusableError(FlatmeshError):
     """A peer's lease that a backend can't use; the message is one line for the log."""
 
 
@@ -142,3 +144,25 @@ def parse(key: str, text: str | bytes, *, revision: int = 0, etcd_lease: int = 0
     """A lease from its key's last part and its value. Raises LeaseError."""
     subnet, ipv6_subnet = parse_key(key)
     return Lease(subnet, ipv6_subnet, parse_value(text), etcd_lease == 0, revision, etcd_lease)
+
+
+def same_host(one: LeaseAttributes, other: LeaseAttributes) -> bool:
+    """Whether two leases are published under one host's address."""
+    if one.public_ip is not None or other.public_ip is not None:
+        return one.public_ip == other.public_ip
+    return one.public_ipv6 is not None and one.public_ipv6 == other.public_ipv6
+
+
+def is_held_by(
+    theirs: LeaseAttributes, public_ip: IPv4Address | None, public_ipv6: IPv6Address | None
+) -> bool:
+    """Whether a lease's attributes name the host with these addresses."""
+    return same_host(theirs, LeaseAttributes(public_ip, public_ipv6))
+
+
+def held_by(
+    leases: Mapping[str, Lease], public_ip: IPv4Address | None, public_ipv6: IPv6Address | None
+) -> Lease | None:
+    """The lease published under a host's address, if there is one."""
+    held = (one for one in leases.values() if is_held_by(one.attributes, public_ip, public_ipv6))
+    return next(held, None)

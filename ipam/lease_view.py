@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 
 from etcd.client import CompactedError, EtcdAuthError, EtcdError, KeyValue, WatchBatch
 from ipam.lease import Lease, LeaseError
+from ipam.lease_source import Snapshot
 from ipam.network import ConfigError, NetworkConfig, parse_config
 from ipam.registry import Registry, no_config
 
@@ -34,29 +35,6 @@ RETRY = (0.1, 2.0)  # seconds: first and longest wait between two tries
 AUTH_RETRY = 5.0  # seconds: each login costs etcd a bcrypt, and somebody has to mend it first
 
 log = logging.getLogger("ipam.lease_view")
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Everything below the prefix at one revision."""
-
-    config: NetworkConfig | None
-    config_error: str | None
-    """Why there is no config: it is missing, or broken; one line."""
-    leases: Mapping[str, Lease]
-    """By key. Never changed after it was handed out."""
-    revision: int
-    """etcd's; it goes back when etcd is started empty or from a backup."""
-    changed: frozenset[str]
-    """Keys of leases that came, went or changed since the snapshot before."""
-    expired: Mapping[str, Lease] = field(default_factory=dict)
-    """Leases that vanished since the snapshot before although nobody released them: they ran
-    out, or etcd lost them. Their hosts may be alive. A reservation is never among them."""
-    released: frozenset[str] = frozenset()
-    """Keys whose release was said since the snapshot before."""
-    history: int = 0
-    """Grows when etcd was started empty or from a backup: what is missing then was not taken
-    away by anybody. Revisions compare only within one history."""
 
 
 @dataclass(slots=True)
@@ -73,6 +51,7 @@ class LeaseView:
     config_error: str | None = None
     revision: int = 0
     history: int = 0
+    """Grows when etcd was started empty or from a backup; see `Snapshot`."""
     listed: int = 0
     """How often everything was listed."""
     _known: dict[str, int] = field(default_factory=dict)
@@ -226,10 +205,10 @@ class LeaseView:
             self.config,
             self.config_error,
             dict(self.leases),
-            self.revision,
             frozenset(changed),
             expired,
             frozenset(released),
+            self.revision,
             self.history,
         )
 

@@ -20,10 +20,12 @@ from typing import Any, NamedTuple
 
 from base.fields import Fields
 
+from base.errors import FlatmeshError
+
 DEFAULT_BACKEND = "udp"  # flanneld's, for a config without Backend.Type
 
 
-class ConfigError(ValueError):
+class ConfigError(FlatmeshError, ValueError):
     """A cluster config that can't be used; one line: what, where, and the mend."""
 
 

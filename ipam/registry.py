@@ -31,11 +31,11 @@ from ipam.choose import (
     choices,
     fits,
     own_lease,
-    same_host,
     same_lengths,
     successor,
 )
-from ipam.lease import Lease, LeaseAttributes, LeaseError
+from ipam.lease import Lease, LeaseAttributes, LeaseError, same_host
+from ipam.lease_source import LeaseSourceError
 from ipam.network import ConfigError, NetworkConfig, parse_config
 
 __all__ = [
@@ -43,7 +43,6 @@ __all__ = [
     "NoFreeSubnetError",
     "Registry",
     "no_config",
-    "same_host",
 ]
 
 DEFAULT_PREFIX = "/coreos.com/network"
@@ -57,7 +56,7 @@ RETRY = (1.0, 30.0)  # seconds: first and longest wait between two tries to rene
 log = logging.getLogger("ipam.registry")
 
 
-class NoFreeSubnetError(Exception):
+class NoFreeSubnetError(LeaseSourceError):
     """All subnets are held; the message says of which network, and the mend."""
 
 

@@ -24,6 +24,8 @@ from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from base.errors import FlatmeshError
+
 if TYPE_CHECKING:  # a CNI executable without a daemon reads the file, and pays for imports
     from ipam.lease import Lease
     from ipam.network import NetworkConfig
@@ -33,7 +35,7 @@ MODE = 0o644  # every user's CNI plugin reads it
 Parsed = TypeVar("Parsed", IPv4Network, IPv6Network, IPv4Interface, IPv6Interface)
 
 
-class SubnetEnvError(ValueError):
+class SubnetEnvError(FlatmeshError, ValueError):
     """A subnet.env that can't be used; one line: what, where, and the mend."""
 
 

@@ -25,6 +25,7 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
+from base.errors import FlatmeshError
 from hostnet.netns import NetnsRef, run_in, run_in_new
 from hostnet.state import NftTable
 
@@ -33,7 +34,7 @@ _STATELESS, _NUMERIC_PRIO = 1 << 2, 1 << 8  # NFT_CTX_OUTPUT_*, nftables/libnfta
 _ONE_AT_A_TIME = threading.Lock()  # libnftables keeps its cache of device names in a static
 
 
-class NftError(Exception):
+class NftError(FlatmeshError):
     """nft refused a text, or libnftables is missing; the message is one line."""
 
 

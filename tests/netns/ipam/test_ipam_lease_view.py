@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from etcd.client import Etcd, EtcdError
-from ipam.lease_view import LeaseView, Snapshot
+from ipam.lease_source import Snapshot
+from ipam.lease_view import LeaseView
 from ipam.registry import Registry
 from lab.etcd_server import EtcdServer
 

@@ -1,11 +1,11 @@
-"""This host's own lease: find it, take it, keep it, notice its loss.
+"""This host's own lease in etcd: find it, take it, keep it, notice its loss.
 
-The lease view tells what etcd holds under our key; the keeper compares that with what we
-believe to own, in every turn:
+The lease view tells what etcd holds under our key; the holder compares that with the lease it
+holds, at every call of `ensure`:
 
-    key as we wrote it          fine
+    key as we wrote it          nothing to do
     key gone                    somebody deleted it, or etcd lost it: take the same subnet again
-    key is another host's       a conflict: say so loudly, stop renewing, take nothing away.
+    key is another host's       a conflict: log an error, stop renewing, take nothing away.
                                 Pods keep running; when the other host lets go, we take it back
     key ours, attributes old    publish the new ones, comparing mod_revision
 
@@ -21,19 +21,17 @@ import logging
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 
-from agent.lease_memory import LeaseMemory
-from hostnet.underlay import Underlay
 from ipam.choose import fits, successor
-from ipam.lease import Lease, LeaseAttributes, format_value
+from ipam.lease import Lease, format_value, held_by, is_held_by, same_host
+from ipam.lease_memory import LeaseMemory
+from ipam.lease_source import LeaseRequest
 from ipam.network import NetworkConfig
-from ipam.registry import Registry, same_host
+from ipam.registry import Registry
 
-log = logging.getLogger("agent.lease")
-"""Called with what our lease says now; returns what it should say."""
-AttributesFor = Callable[[LeaseAttributes | None], LeaseAttributes]
+log = logging.getLogger("ipam.lease")
 
 
-class LeaseKeeper:
+class LeaseHolder:
     """Holds this host's lease. Used by one asyncio task."""
 
     def __init__(
@@ -43,41 +41,39 @@ class LeaseKeeper:
         self.ttl = ttl
         self.memory = memory
         self.wake = wake
+        """Called when our etcd lease has expired: `ensure` has to be called again."""
+        self.leases: Mapping[str, Lease] = {}
+        """All leases as last seen; kept up by whoever follows them."""
         self.own: Lease | None = None
         self.problem: str | None = "no lease yet"
         self._renewal: asyncio.Task[None] | None = None
 
-    async def ensure(
-        self,
-        leases: Mapping[str, Lease],
-        config: NetworkConfig,
-        underlay: Underlay,
-        attributes_for: AttributesFor,
-        previous: Lease | None,
-    ) -> Lease:
-        """Make sure of the lease, given all leases as last seen; returns it.
+    async def ensure(self, request: LeaseRequest) -> Lease:
+        """Make sure of the lease; returns it.
 
-        `previous` is the subnet of the last run, which is asked for again. Raises EtcdError,
-        LeaseLostError and NoFreeSubnetError: the caller tries again in a later turn.
+        Raises EtcdError, LeaseLostError and NoFreeSubnetError: the caller tries again later.
         """
+        previous = request.previous
         if self.own is None:
-            self.own = self.memory.recall(leases)
+            self.own = self.memory.recall(self.leases)
         if self.own is not None:
-            there = leases.get(self.own.key)
+            there = self.leases.get(self.own.key)
             if there is None or there.revision < self.own.revision:
                 # either the view lags behind our own write, or etcd lost it: ask
                 there = (await self.registry.leases())[0].get(self.own.key)
-            if there is not None and not self._is_ours(there, underlay):
+            if there is not None and not self._is_ours(there, request):
                 self._conflict(there)
                 return self.own
-            if there is not None and not _must_change(there, config):
-                return await self._publish(there, attributes_for)
+            if there is not None and not _must_change(there, request.config):
+                return await self._publish(there, request)
             if there is None:
                 log.warning("our lease %s is gone from etcd: taking it again", self.own.key)
             previous = self.own
-        known = held_by(leases, underlay) or self.own
-        attributes = attributes_for(known.attributes if known else None)
-        lease = await self.registry.acquire(config, attributes, previous=previous, ttl=self.ttl)
+        known = held_by(self.leases, request.public_ip, request.public_ipv6) or self.own
+        attributes = request.attributes(known.attributes if known else None)
+        lease = await self.registry.acquire(
+            request.config, attributes, previous=previous, ttl=self.ttl
+        )
         log.info("lease %s is ours", lease.key)
         if self.own is not None and _subnets(self.own) - _subnets(lease):
             log.error(
@@ -88,17 +84,17 @@ class LeaseKeeper:
         self._hold(lease)
         return lease
 
-    def _is_ours(self, there: Lease, underlay: Underlay) -> bool:
+    def _is_ours(self, there: Lease, request: LeaseRequest) -> bool:
         """Whether a lease is under our address, or one that we last published or attached."""
         own = self.own
         if own is not None and own.etcd_lease and own.etcd_lease == there.etcd_lease:
             return True
-        return is_held_by(there.attributes, underlay) or (
+        return is_held_by(there.attributes, request.public_ip, request.public_ipv6) or (
             own is not None and same_host(there.attributes, own.attributes)
         )
 
-    async def _publish(self, there: Lease, attributes_for: AttributesFor) -> Lease:
-        wanted = attributes_for(there.attributes)
+    async def _publish(self, there: Lease, request: LeaseRequest) -> Lease:
+        wanted = request.attributes(there.attributes)
         # as written: udp has no name in etcd, so the values may differ where the text doesn't
         if format_value(wanted) == format_value(there.attributes):
             if self.problem is not None or self.own != there:
@@ -160,13 +156,3 @@ def _must_change(lease: Lease, config: NetworkConfig) -> bool:
 
 def _subnets(lease: Lease) -> set[IPv4Network | IPv6Network]:
     return {network for network in (lease.subnet, lease.ipv6_subnet) if network is not None}
-
-
-def held_by(leases: Mapping[str, Lease], underlay: Underlay) -> Lease | None:
-    """The lease published under this host's address, if there is one."""
-    return next((held for held in leases.values() if is_held_by(held.attributes, underlay)), None)
-
-
-def is_held_by(theirs: LeaseAttributes, underlay: Underlay) -> bool:
-    """Whether a lease's attributes name this host."""
-    return same_host(theirs, LeaseAttributes(underlay.public_ip, underlay.public_ipv6))

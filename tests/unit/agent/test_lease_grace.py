@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.departed import GRACE, Departed
+from agent.lease_grace import GRACE, LeaseGrace
 from ipam import lease as codec
 from ipam.lease import Lease
 
@@ -15,10 +15,10 @@ ONE, TWO = lease(1, 11), lease(2, 12)
 BOTH = {one.key: one for one in (ONE, TWO)}
 
 
-def after_both_vanished() -> Departed:
-    departed = Departed()
+def after_both_vanished() -> LeaseGrace:
+    departed = LeaseGrace()
     assert departed.serve(BOTH, 0) == BOTH
-    departed.note(BOTH, (), 1)
+    departed.update(BOTH, (), 1)
     return departed
 
 
@@ -31,7 +31,7 @@ def test_vanished_leases_are_served_until_the_grace_is_over() -> None:
 
 def test_a_later_release_ends_the_grace() -> None:
     departed = after_both_vanished()
-    departed.note({}, [ONE.key], 2)
+    departed.update({}, [ONE.key], 2)
     assert departed.serve({}, 2) == {TWO.key: TWO}
 
 
@@ -49,5 +49,5 @@ def test_subnet_that_another_host_got_is_no_longer_the_old_ones() -> None:
 
 def test_vanishing_again_gives_no_second_grace() -> None:
     departed = after_both_vanished()
-    departed.note(BOTH, (), 200)
+    departed.update(BOTH, (), 200)
     assert departed.serve({}, GRACE + 1) == {}

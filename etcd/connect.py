@@ -1,13 +1,30 @@
-"""Etcd as the flags describe it."""
+"""A connection to etcd as settings describe it."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from agent.settings import EtcdSettings
 from etcd.client import Etcd
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdSettings:
+    """How to reach etcd, and where in it we are."""
+
+    endpoints: tuple[str, ...]
+    """`http(s)://HOST:PORT` each."""
+    prefix: str
+    """What all our keys begin with."""
+    keyfile: str | None = None
+    """Our private key (PEM), with `certfile`."""
+    certfile: str | None = None
+    cafile: str | None = None
+    """The CA that signed etcd's certificate (PEM)."""
+    username: str | None = None
+    password: str | None = None
 
 
 @contextlib.asynccontextmanager

@@ -25,13 +25,13 @@ GRACE = 3600.0  # seconds
 
 
 @dataclass(slots=True)
-class Departed:
+class LeaseGrace:
     """The leases kept in use after etcd forgot them."""
 
     kept: dict[str, tuple[Lease, float]] = field(default_factory=dict)
     """By key: the lease, and the moment (monotonic seconds) until which it is kept."""
 
-    def note(self, expired: Mapping[str, Lease], released: Iterable[str], now: float) -> None:
+    def update(self, expired: Mapping[str, Lease], released: Iterable[str], now: float) -> None:
         """Take in what a snapshot says has gone, and how."""
         for key, lease in expired.items():
             self.kept.setdefault(key, (lease, now + GRACE))

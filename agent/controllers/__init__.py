@@ -1,0 +1,77 @@
+"""The controllers of this daemon, in the order in which a host is first set up.
+
+A new controller is a module here and a line in `make_controllers`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.backends import data_planes_here
+from agent.controller import Controller
+from agent.controllers.data_plane import DataPlaneController
+from agent.controllers.devices import DevicesController
+from agent.controllers.forwarding import ForwardingController
+from agent.controllers.overlay import OverlayController
+from agent.controllers.publish import PublishController
+from agent.data_plane_owner import DataPlaneOwner
+from agent.kernel_applier import KernelApplier
+from agent.settings import Settings
+from hostnet.ownership import FORWARDING, OVERLAY
+
+
+@dataclass(slots=True)
+class Resources:
+    """What controllers are made from: sockets in this namespace, and the data plane."""
+
+    settings: Settings
+    overlay: KernelApplier
+    forwarding: KernelApplier
+    data_plane: DataPlaneOwner = field(default_factory=DataPlaneOwner)
+
+
+def open_resources(
+    settings: Settings, stack: contextlib.AsyncExitStack | contextlib.ExitStack
+) -> Resources:
+    """Open the sockets; `stack` closes them. Raises OSError.
+
+    A change that one of our appliers makes is no news for the others.
+    """
+    overlay, forwarding = KernelApplier(OVERLAY), KernelApplier(FORWARDING)
+    for applier in (overlay, forwarding):
+        stack.callback(applier.close)
+    overlay.monitor.ignore(forwarding.port)
+    forwarding.monitor.ignore(overlay.port)
+    return Resources(settings, overlay, forwarding)
+
+
+Factory = Callable[[Resources], Controller[Any]]
+
+
+def _data_plane(resources: Resources) -> Controller[Any]:
+    settings = resources.settings
+    return DataPlaneController(
+        resources.data_plane,
+        lambda: data_planes_here(settings.state_dir, settings.run_dir),
+    )
+
+
+def _publish(resources: Resources) -> Controller[Any]:
+    return PublishController(resources.settings.subnet_file, resources.settings.run_dir)
+
+
+CONTROLLERS: dict[str, Factory] = {
+    "devices": lambda resources: DevicesController(resources.data_plane),
+    "overlay": lambda resources: OverlayController(resources.overlay),
+    "forwarding": lambda resources: ForwardingController(resources.forwarding),
+    "data plane": _data_plane,
+    "publish": _publish,
+}
+
+
+def make_controllers(resources: Resources) -> list[Controller[Any]]:
+    """One of each, in order."""
+    return [make(resources) for make in CONTROLLERS.values()]

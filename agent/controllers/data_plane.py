@@ -1,0 +1,128 @@
+"""The data plane controller: the part of a backend that lives outside kernel tables.
+
+Open vSwitch's rows and flows, WireGuard's peers, the udp process's table.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from agent.controller import Change, Dirty, Report
+from agent.data_plane_owner import DataPlaneOwner
+from agent.inputs import HostInputs, ReconcileInputs
+from backend.protocol import DataPlane
+from hostnet.count import Count
+from ipam.lease import Lease, PeerUnusableError
+
+log = logging.getLogger("agent.data_plane")
+MAX_LINES = 20
+"""Changes beyond which the log has their number only."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataPlaneInputs:
+    """What a data plane is driven with."""
+
+    host: HostInputs
+    peers: Sequence[Lease]
+    whole: bool
+    """Whether what is there may differ from what was applied last."""
+
+
+class DataPlaneController:
+    """Fits `agent.controller.Controller`."""
+
+    name = "data plane"
+    depends_on = Change.LEASES | Change.DATA_PLANE | Change.PODS
+    after = ("devices", "overlay")
+    """A switch's ports are devices that the overlay controller makes."""
+    worker = "data plane"
+
+    def __init__(self, owner: DataPlaneOwner, leftover: Callable[[], Sequence[DataPlane]]) -> None:
+        """`leftover` finds the data planes that may have left traces, for `cleanup`."""
+        self._owner = owner
+        self._leftover = leftover
+        self._peers: UsablePeers | None = None
+
+    def desired(self, inputs: ReconcileInputs, dirty: Dirty) -> DataPlaneInputs:
+        """The usable peers' leases."""
+        peers = self._peers
+        if dirty.whole or peers is None or peers.host != inputs.host:
+            self._peers = peers = UsablePeers(inputs.host)
+            peers.update(inputs.leases, inputs.leases)
+        else:
+            peers.update(inputs.leases, dirty.keys)
+        return DataPlaneInputs(inputs.host, list(peers.leases.values()), dirty.whole)
+
+    def apply(self, desired: DataPlaneInputs) -> Report:
+        """Drive the data plane. Raises OSError."""
+        plane = self._owner.of(desired.host.backend)
+        if plane is None:
+            return Report()
+        if desired.whole:
+            plane.mark_dirty()
+        lines = plane.reconcile(desired.host.own, desired.peers, desired.host.underlay)
+        for line in lines if len(lines) <= MAX_LINES else [f"{len(lines)} changes: {lines[0]} ..."]:
+            log.info("%s", line)
+        return Report(len(lines), lines)
+
+    def plan(self, inputs: ReconcileInputs) -> list[str]:
+        """The lines that `apply` would log."""
+        plane = inputs.host.backend.data_plane()
+        if plane is None:
+            return []
+        try:
+            peers = UsablePeers(inputs.host)
+            peers.update(inputs.leases, inputs.leases)
+            usable = list(peers.leases.values())
+            return plane.plan(inputs.host.own, usable, inputs.host.underlay)
+        finally:
+            plane.close()
+
+    def status(self) -> str | None:
+        """What the data plane says of itself."""
+        plane = self._owner.plane
+        return plane.problem() if plane is not None else None
+
+    def samples(self) -> list[Count]:
+        """What the data plane counts itself."""
+        plane = self._owner.plane
+        return plane.samples() if plane is not None else []
+
+    def close(self) -> None:
+        """Let go of the data plane; packets flow on."""
+        self._owner.close()
+
+    def cleanup(self) -> list[str]:
+        """Clean up every data plane that may have run on this host."""
+        problems = []
+        for plane in self._leftover():
+            try:
+                plane.cleanup()
+            except OSError as error:
+                problems.append(str(error))
+        return problems
+
+
+@dataclass(slots=True)
+class UsablePeers:
+    """The leases of all peers that the backend can use, kept up by the keys that changed."""
+
+    host: HostInputs
+    leases: dict[str, Lease] = field(default_factory=dict)
+
+    def update(self, leases: Mapping[str, Lease], keys: Iterable[str]) -> None:
+        """Take in the leases under `keys` as they are now; a key not in `leases` has gone."""
+        host = self.host
+        for key in keys:
+            self.leases.pop(key, None)
+            lease = leases.get(key)
+            if lease is None or not host.is_peer(lease):
+                continue
+            try:
+                host.backend.peer(lease, host.own, host.underlay)
+            except PeerUnusableError:
+                continue  # the overlay controller logs why
+            self.leases[key] = lease

@@ -1,0 +1,127 @@
+"""The overlay controller: what the backend wants in kernel tables, for this host and its peers.
+
+The desired state is `base | peer(a) | peer(b) | ...`, and each peer's part is remembered, so
+that one changed lease is one peer's part taken out and one put in. Applying just that
+difference is what keeps a change at milliseconds with thousands of peers present.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from agent.controller import Change, Dirty, Report
+from agent.inputs import HostInputs, ReconcileInputs
+from agent.kernel_applier import KernelApplier, KernelChange
+from hostnet.count import Count
+from hostnet.state import HostState, merge
+from ipam.lease import Lease, PeerUnusableError
+
+log = logging.getLogger("agent.overlay")
+
+
+@dataclass(slots=True)
+class PeerParts:
+    """The desired state for one `HostInputs`, kept per peer. Pure but for what it remembers."""
+
+    host: HostInputs
+    parts: dict[str, HostState] = field(default_factory=dict)
+    """By lease key."""
+    unusable: dict[str, str] = field(default_factory=dict)
+    """Why a peer has no part, by lease key."""
+
+    def whole(self) -> HostState:
+        """Everything this host should hold for its backend."""
+        base = self.host.backend.base(self.host.own, self.host.underlay)
+        return merge([base, *self.parts.values()])
+
+    def update(
+        self, leases: Mapping[str, Lease], keys: Iterable[str]
+    ) -> tuple[HostState, HostState]:
+        """Take in the leases under `keys` as they are now; returns (before, after) of their parts.
+
+        A key that is in `keys` but not in `leases` has gone.
+        """
+        before, after = [], []
+        for key in keys:
+            old = self.parts.pop(key, None)
+            if old is not None:
+                before.append(old)
+            self.unusable.pop(key, None)
+            lease = leases.get(key)
+            if lease is None or not self.host.is_peer(lease):
+                continue
+            try:
+                part = self.host.backend.peer(lease, self.host.own, self.host.underlay)
+            except PeerUnusableError as problem:
+                self.unusable[key] = str(problem)
+                continue
+            self.parts[key] = part
+            after.append(part)
+        return merge(before), merge(after)
+
+
+class OverlayController:
+    """Fits `agent.controller.Controller`."""
+
+    name = "overlay"
+    depends_on = Change.LEASES | Change.KERNEL
+    after = ("devices",)
+    """Routes name devices that the data plane makes."""
+    worker = "overlay"
+
+    def __init__(self, applier: KernelApplier) -> None:
+        """Take an applier of the overlay's owner; `close` closes it."""
+        self._applier = applier
+        self._parts: PeerParts | None = None
+        self.unusable: Mapping[str, str] = {}
+        """Why a peer is left out, by lease key. Replaced, never changed."""
+        self.peers = 0
+        """Number of peers that were applied."""
+
+    def desired(self, inputs: ReconcileInputs, dirty: Dirty) -> KernelChange:
+        """The whole state, or the parts of the peers that changed."""
+        parts = self._parts
+        if dirty.whole or parts is None or parts.host != inputs.host:
+            self._parts = parts = PeerParts(inputs.host)
+            parts.update(inputs.leases, inputs.leases)
+            change: KernelChange = (None, parts.whole())
+        else:
+            change = parts.update(inputs.leases, dirty.keys)
+        for key in parts.unusable.keys() - self.unusable.keys():
+            log.warning("%s", parts.unusable[key])
+        self.unusable = dict(parts.unusable)
+        return change
+
+    def apply(self, desired: KernelChange) -> Report:
+        """Write the kernel's tables."""
+        report = self._applier.apply(desired)
+        self.peers = len(self._parts.parts) if self._parts is not None else 0
+        return report
+
+    def plan(self, inputs: ReconcileInputs) -> list[str]:
+        """The commands, and a comment for each peer that is left out."""
+        parts = PeerParts(inputs.host)
+        parts.update(inputs.leases, inputs.leases)
+        skipped = [f"# skipped: {reason}" for reason in parts.unusable.values()]
+        return self._applier.plan(parts.whole()) + skipped
+
+    def status(self) -> str | None:
+        """Nothing to ask: what the kernel refused is in the report."""
+        return None
+
+    def samples(self) -> list[Count]:
+        """Peers, and leases that can't be used."""
+        return [
+            Count("peers", "Peers programmed", self.peers, gauge=True),
+            Count("unusable_peers", "Leases this host can't use", len(self.unusable), gauge=True),
+        ]
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._applier.close()
+
+    def cleanup(self) -> list[str]:
+        """Remove devices, routes, neighbours and FDB entries with the overlay's marks."""
+        return self._applier.cleanup(log.info)

@@ -1,0 +1,83 @@
+"""Applies the part of the kernel's state that one owner has, and tells what others do to it.
+
+Each owner (`hostnet.ownership`) has marks of its own, so that a sweep takes away only what that
+owner made. Joining all desired states in one applier was tried before: then nobody could apply
+anything while one part had no desired state yet, or its tables could not be read.
+
+The kernel's socket is used by the controller's worker thread, the monitor by the event loop while
+no apply runs, and by the worker at the end of one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from agent.controller import Report
+from hostnet.apply import Outcome, plan_full, reconcile
+from hostnet.events import Monitor
+from hostnet.kernel import Kernel
+from hostnet.netns import NetnsRef
+from hostnet.ownership import Mark
+from hostnet.state import HostState
+
+KernelChange = tuple[HostState | None, HostState]
+"""(before, after): parts of what was applied last and what they become; before None: `after` is
+the whole desired state, and the kernel's tables are read and compared with it."""
+
+
+class KernelApplier:
+    """One owner's part of one namespace's kernel tables. Close it when done."""
+
+    def __init__(self, owner: Mark, netns: NetnsRef | None = None) -> None:
+        """Open it. Raises NetnsError, OSError."""
+        self._kernel = Kernel(netns, mark=owner)
+        try:
+            self.monitor = Monitor(netns, mark=owner, ignore=[self.port])
+        except BaseException:
+            self._kernel.close()
+            raise
+        self._draining = threading.Lock()
+
+    @property
+    def port(self) -> int:
+        """The netlink port that our changes come from."""
+        return self._kernel.socket.port
+
+    def apply(self, change: KernelChange) -> Report:
+        """Make the change. Raises NetlinkError, OSError or NftError when tables can't be read."""
+        before, after = change
+        outcome = reconcile(after, self._kernel, delta_of=before)
+        with self._draining:
+            again = self.monitor.settle(outcome.plans)
+        return _report(outcome, again)
+
+    def drain(self) -> list[str]:
+        """What others have changed, a few words each; empty while an apply looks itself."""
+        if not self._draining.acquire(blocking=False):
+            return []
+        try:
+            return self.monitor.drain()
+        finally:
+            self._draining.release()
+
+    def plan(self, desired: HostState) -> list[str]:
+        """The changes that `apply` would make."""
+        return plan_full(desired, self._kernel).lines()
+
+    def cleanup(self, log: Callable[[str], None]) -> list[str]:
+        """Remove all that has the owner's marks; the problems, a line each."""
+        outcome = reconcile(HostState(), self._kernel)
+        for line in outcome.lines():
+            log(line)
+        return [str(failure) for failure in outcome.failures]
+
+    def close(self) -> None:
+        """Close the sockets; again is harmless."""
+        self.monitor.close()
+        self._kernel.close()
+
+
+def _report(outcome: Outcome, again: list[str]) -> Report:
+    failures = [str(failure) for failure in outcome.failures]
+    return Report(outcome.changes, outcome.lines(), failures, again)

@@ -1,0 +1,36 @@
+"""The lease sources there are, by name: a source is one factory and one line here.
+
+A factory imports its source when it is called, and returns a `LeaseSource`, so that mypy compares
+the class with the protocol here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+
+from agent.settings import Settings
+from base import paths
+from ipam.lease_source import LeaseSource
+
+log = logging.getLogger("agent")
+Factory = Callable[[Settings], AbstractAsyncContextManager[LeaseSource]]
+"""Called with the daemon's settings; the source works inside the block.
+
+Raises FlatmeshError for settings that can't be used."""
+
+
+@contextlib.asynccontextmanager
+async def _etcd(settings: Settings) -> AsyncIterator[LeaseSource]:
+    from etcd.connect import connect  # noqa: PLC0415
+    from ipam.etcd_source import EtcdLeaseSource  # noqa: PLC0415
+
+    async with connect(settings.etcd) as client:
+        log.info("etcd at %s", ",".join(settings.etcd.endpoints))
+        memory = settings.state_dir / paths.LEASE_FILE
+        yield EtcdLeaseSource(client, settings.etcd.prefix, memory, ttl=settings.lease_ttl)
+
+
+SOURCES: Mapping[str, Factory] = {"etcd": _etcd}

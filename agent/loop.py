@@ -1,0 +1,306 @@
+"""One host of the cluster: the loop that keeps it as the leases say.
+
+The loop holds the inputs, and marks controllers dirty; these are applied in threads of their own
+(`agent.runner`). Whatever wakes it (a changed lease, a change by another program, the resync
+timer, a changed cluster config), it brings the inputs up to date, top to bottom; each step is
+skipped while what it needs is missing, and everything already running stays as it is:
+
+    cluster config      comes with the lease snapshot; a broken one is reported, the last good kept
+    backend             made anew when the config changed
+    underlay            which device and addresses peers reach us by
+    lease               held, published with current attributes, or acquired: a task of its own
+    controllers         marked dirty, each by the changes that it depends on
+
+Etcd may go away at any time: the kernel keeps forwarding, pods come and go, and the leases
+catch up when it is back. Another program that is stopped stops only the controller that asks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from agent.backends import make_backend
+from agent.controller import Change, Controller
+from agent.data_plane_owner import DataPlaneOwner
+from agent.inputs import HostInputs, ReconcileInputs, masquerades
+from agent.kernel_applier import KernelApplier
+from agent.lease_grace import LeaseGrace
+from agent.metrics import Metrics
+from agent.previous_lease import previous_lease
+from agent.problems import Problems
+from agent.runner import Runner
+from agent.settings import Settings
+from agent.underlay import find_underlay
+from agent.worker import Worker
+from backend.protocol import Backend
+from base.errors import FlatmeshError
+from hostnet.kernel import Kernel
+from hostnet.underlay import Underlay
+from ipam.lease import Lease
+from ipam.lease_source import LeaseRequest, LeaseSource, Snapshot
+from ipam.network import NetworkConfig
+
+log = logging.getLogger("agent")
+ATTACH_TIMEOUT = 5.0
+"""Seconds that an ADD waits for a data plane to attach the pod."""
+RETRY_INTERVAL = 2.0
+"""Seconds until a step that failed is tried again."""
+HEARTBEAT_INTERVAL = 1.0
+
+
+class HostController:
+    """The daemon's state: nothing in it that the lease source, the kernel and the disk lack."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: LeaseSource,
+        controllers: Sequence[Controller[Any]],
+        appliers: Sequence[tuple[KernelApplier, Change]],
+        data_plane: DataPlaneOwner,
+        reader: Kernel,
+    ) -> None:
+        """Called in the event loop.
+
+        `appliers` are those whose monitors are followed, with the change that each tells of;
+        `reader` reads the underlay, in the loop.
+        """
+        self.settings = settings
+        self.source = source
+        self.metrics = Metrics()
+        self.last_beat = time.monotonic()
+        """When the loop last came round, in monotonic seconds."""
+        self.inputs: ReconcileInputs | None = None
+        self._appliers = appliers
+        self._data_plane = data_plane
+        data_plane.on_change = self._data_plane_changed
+        self._reader = reader
+        self._snapshot: Snapshot | None = None
+        self._config: NetworkConfig | None = None
+        self._backend: Backend | None = None
+        self._underlay: Underlay | None = None
+        self._look = True
+        """Whether the underlay has to be looked for."""
+        self._grace = LeaseGrace()
+        self._problems = Problems(log)
+        self._hold_lease = asyncio.Event()
+        self._retry: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        workers: dict[str, Worker] = {}
+        for controller in controllers:
+            workers.setdefault(controller.worker, Worker(controller.worker))
+        self._workers = workers
+        self.runners = [
+            Runner(c, workers[c.worker], self.metrics, lambda: self.inputs, self._applied)
+            for c in controllers
+        ]
+        for runner in self.runners:
+            names = runner.controller.after
+            runner.before = [r for r in self.runners if r.controller.name in names]
+        self.metrics.follow(controllers)
+
+    # -- for the CNI server and the health endpoint, from any thread -------------------------
+
+    def problem(self) -> str | None:
+        """Why pods can't be served, as one line; None when they can."""
+        if not self._served:
+            return (
+                self._problems.first(("config", "inputs", "lease"))
+                or self.source.problem()
+                or next((s for r in self.runners if (s := r.status())), None)
+                or "starting"
+            )
+        return next((s for r in self.runners if (s := r.controller.status())), None)
+
+    def readiness(self) -> str | None:
+        """Why not all is as it should be: what `problem` says, or a controller that fails."""
+        return self.problem() or next((s for r in self.runners if (s := r.status())), None)
+
+    @property
+    def _served(self) -> bool:
+        """Whether every controller has been applied once."""
+        return all(runner.applied_for is not None for runner in self.runners)
+
+    def pods_changed(self) -> None:
+        """A pod came or went: told by the CNI server, from any of its threads."""
+        plane = self._data_plane.plane
+        if plane is None or not plane.depends_on_pods or self._loop.is_closed():
+            return
+        done = threading.Event() if plane.attaches_pods else None
+        self._loop.call_soon_threadsafe(self._pods_changed, done)
+        if done is not None:
+            done.wait(ATTACH_TIMEOUT)  # a pod that starts before it is attached finds no network
+
+    def _pods_changed(self, done: threading.Event | None) -> None:
+        for runner in self.runners:
+            if done is not None and runner.controller.depends_on & Change.PODS:
+                runner.wait_for_next(done)
+            runner.mark(Change.PODS, reasons=["pods"])
+
+    def _data_plane_changed(self) -> None:
+        """Another program changed what the data plane made. From any thread."""
+        if not self._loop.is_closed():
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._changed, Change.DATA_PLANE, ["data plane"])
+
+    # -- the loop ------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run until cancelled; ends within seconds, whatever hangs."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow_leases(), name="follow leases")
+                tasks.create_task(self._keep_lease(), name="keep lease")
+                tasks.create_task(self._resync(), name="resync")
+                tasks.create_task(self._beat(), name="heartbeat")
+                for applier, change in self._appliers:
+                    tasks.create_task(self._follow_kernel(applier, change), name="follow kernel")
+                for runner in self.runners:
+                    tasks.create_task(runner.run(), name=runner.controller.name)
+        finally:
+            await asyncio.gather(self.source.close(), *(r.close() for r in reversed(self.runners)))
+            for worker in self._workers.values():
+                worker.stop()
+
+    async def _follow_leases(self) -> None:
+        async for snapshot in self.source.snapshots():
+            self._snapshot = snapshot
+            self._grace.update(snapshot.expired, snapshot.released, time.monotonic())
+            self._take_leases(snapshot.changed | snapshot.released)
+            self._bring_up_to_date()
+
+    async def _follow_kernel(self, applier: KernelApplier, change: Change) -> None:
+        ready = asyncio.Event()
+        self._loop.add_reader(applier.monitor.fileno(), ready.set)
+        try:
+            while True:
+                await ready.wait()
+                ready.clear()
+                if reasons := applier.drain():
+                    self._look = True
+                    self._changed(change, reasons)
+                    self._bring_up_to_date()
+                else:
+                    await asyncio.sleep(0.001)  # an apply drains at its end
+        finally:
+            self._loop.remove_reader(applier.monitor.fileno())
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.resync)
+            self._look = True
+            self._take_leases(frozenset())
+            for runner in self.runners:
+                runner.mark_whole("resync")
+            self._bring_up_to_date()
+
+    async def _beat(self) -> None:
+        while True:
+            self.last_beat = time.monotonic()
+            await asyncio.sleep(HEARTBEAT_INTERVAL)
+
+    def _changed(self, change: Change, reasons: list[str]) -> None:
+        for runner in self.runners:
+            runner.mark(change, whole=True, reasons=reasons)
+
+    def _applied(self, runner: Runner) -> None:
+        for other in self.runners:
+            if runner in other.before:
+                other.wake()
+
+    # -- the inputs ----------------------------------------------------------------------
+
+    def _take_leases(self, changed: frozenset[str]) -> None:
+        """Take in the leases to serve; those in their grace period are among them."""
+        if self._snapshot is None:
+            return
+        kept = set(self._grace.kept)
+        leases = self._grace.serve(self._snapshot.leases, time.monotonic())
+        keys = changed | (kept ^ set(self._grace.kept))
+        if self.inputs is not None:
+            self.inputs = replace(self.inputs, leases=leases)
+            for runner in self.runners if keys else ():
+                runner.mark(Change.LEASES, keys=keys)
+
+    def _bring_up_to_date(self) -> None:
+        """Config, backend and underlay; then the lease. Tries again later when one fails."""
+        if self._snapshot is None:
+            return
+        try:
+            self._take_config(self._snapshot)
+            if self._config is not None and (self._look or self._underlay is None):
+                before = self._underlay
+                self._underlay = find_underlay(self.settings, self._config, self._reader)
+                self._look = False
+                if before is not None and before.addresses != self._underlay.addresses:
+                    self.source.underlay_changed()
+        except (FlatmeshError, OSError) as problem:
+            self._problems.report("inputs", str(problem))
+            self._try_again()
+        else:
+            self._problems.clear("inputs")
+        self._hold_lease.set()
+
+    def _try_again(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+        self._look = True
+        self._retry = self._loop.call_later(RETRY_INTERVAL, self._bring_up_to_date)
+
+    def _take_config(self, snapshot: Snapshot) -> None:
+        if snapshot.config is None:
+            kept = "; the last good one stays in force" if self._config is not None else ""
+            self._problems.report("config", f"{snapshot.config_error}{kept}")
+            return
+        self._problems.clear("config")
+        if snapshot.config == self._config and self._backend is not None:
+            return
+        if self._config is not None and snapshot.config != self._config:
+            log.info("the cluster config has changed")
+        self._backend = make_backend(
+            snapshot.config, self.settings.state_dir, self.settings.run_dir
+        )
+        self._config = snapshot.config
+        self._look = True
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await self._hold_lease.wait()
+            self._hold_lease.clear()
+            config, backend, underlay = self._config, self._backend, self._underlay
+            if config is None or backend is None or underlay is None:
+                continue
+            request = LeaseRequest(
+                config,
+                underlay.public_ip,
+                underlay.public_ipv6,
+                partial(backend.attributes, underlay),
+                previous_lease(self.settings.subnet_file),
+            )
+            try:
+                own = await self.source.hold(request)
+            except (FlatmeshError, OSError) as problem:
+                self._problems.report("lease", str(problem))
+                self._loop.call_later(RETRY_INTERVAL, self._hold_lease.set)
+                continue
+            self._problems.clear("lease")
+            self._take_own(backend, config, own, underlay)
+
+    def _take_own(
+        self, backend: Backend, config: NetworkConfig, own: Lease, underlay: Underlay
+    ) -> None:
+        host = HostInputs(backend, config, own, underlay, masquerades(self.settings, config))
+        if self._snapshot is None or (self.inputs is not None and self.inputs.host == host):
+            return
+        leases = self._grace.serve(self._snapshot.leases, time.monotonic())
+        self.inputs = ReconcileInputs(host, leases)
+        for runner in self.runners:
+            runner.mark_whole()

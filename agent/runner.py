@@ -1,0 +1,203 @@
+"""Drives one controller: waits until it is dirty, applies it in its worker thread, tries again.
+
+A controller that fails or hangs reports itself here, and keeps nobody else waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+from agent.controller import Change, Controller, Dirty, Report
+from agent.inputs import HostInputs, ReconcileInputs
+from agent.metrics import Metrics
+from agent.problems import Problems
+from agent.worker import Worker
+from base.errors import FlatmeshError
+
+log = logging.getLogger("agent")
+SETTLE_INTERVAL = 0.02
+"""Seconds in which a burst of other programs' changes comes together before all is read."""
+RETRY_INTERVAL = 2.0
+"""Seconds until an apply that failed is tried again."""
+APPLY_TIMEOUT = 15.0
+"""Seconds after which an apply that has not ended is reported. Every wait for another program
+ends by itself before; what is left is reported as long as it lasts."""
+CLOSE_TIMEOUT = 1.0
+"""Seconds that the end of the daemon waits for a worker that is busy."""
+ORDER_TIMEOUT = 0.25
+"""Seconds that a controller waits while one that goes before it is applied again. One that fails
+or hangs, but has been applied for the same `HostInputs` before, is then taken as it is."""
+
+
+class Runner:
+    """One controller, its worker, and what it still has to do. Used from the event loop."""
+
+    def __init__(
+        self,
+        controller: Controller[Any],
+        worker: Worker,
+        metrics: Metrics,
+        inputs: Callable[[], ReconcileInputs | None],
+        notify: Callable[[Runner], None],
+    ) -> None:
+        """`inputs` returns what is known now; `notify` is called after each apply."""
+        self.controller = controller
+        self.worker = worker
+        self.applied_for: HostInputs | None = None
+        """What it was last applied for without a failure that stopped it."""
+        self.problems = Problems(logging.getLogger(f"agent.{controller.name.replace(' ', '_')}"))
+        self.before: Collection[Runner] = ()
+        """The runners of the controllers it has to be applied after."""
+        self._metrics = metrics
+        self._inputs = inputs
+        self._notify = notify
+        self._dirty = Dirty(whole=True, reasons=["start"])
+        self._wake = asyncio.Event()
+        self.settled = asyncio.Event()
+        """Set while nothing is left to do."""
+        self._started: float | None = None
+        """When the apply that runs now began, in monotonic seconds."""
+
+    # -- what others ask -----------------------------------------------------------------
+
+    def status(self) -> str | None:
+        """What is wrong with this part of the host, as one line. From any thread."""
+        started = self._started
+        if started is not None and (took := time.monotonic() - started) > APPLY_TIMEOUT:
+            return f"{self.controller.name}: not applied yet after {took:.0f} s"
+        problem = self.problems.first(("apply", "kernel"))
+        return problem or self.controller.status()
+
+    # -- what makes it dirty -------------------------------------------------------------
+
+    def mark(
+        self,
+        change: Change,
+        *,
+        whole: bool = False,
+        keys: Iterable[str] = (),
+        reasons: Collection[str] = (),
+    ) -> None:
+        """Mark it dirty if it depends on the change."""
+        if self.controller.depends_on & change:
+            self._dirty.whole |= whole
+            self._dirty.keys.update(keys)
+            self._dirty.because(reasons)
+            self._marked()
+
+    def mark_whole(self, *reasons: str) -> None:
+        """Compare everything at the next apply."""
+        self._dirty.whole = True
+        self._dirty.because(reasons)
+        self._marked()
+
+    def _marked(self) -> None:
+        self.settled.clear()
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Look whether it can be applied now."""
+        if self._dirty:
+            self._wake.set()
+
+    # -- the work ------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Apply it whenever it is dirty, until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if not self._dirty:
+                continue
+            if self._dirty.whole:
+                await asyncio.sleep(SETTLE_INTERVAL)
+            await self._wait_for_those_before()
+            inputs = self._inputs()
+            # where one before is not yet applied for these inputs, `notify` wakes us when it is
+            if inputs is None or any(o.applied_for != inputs.host for o in self.before):
+                continue
+            await self._apply(inputs)
+            self._notify(self)
+
+    async def _wait_for_those_before(self) -> None:
+        """Wait a moment while they are applied again."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ORDER_TIMEOUT):
+                for other in self.before:
+                    if other.problems.text("apply") is None:
+                        await other.settled.wait()
+
+    async def _apply(self, inputs: ReconcileInputs) -> None:
+        """Apply the inputs as they are now: all changes marked so far are in them."""
+        dirty, self._dirty = self._dirty, Dirty()
+        controller = self.controller
+
+        def work() -> Report:
+            return controller.apply(controller.desired(inputs, dirty))
+
+        self._started = started = time.monotonic()
+        try:
+            report = await self.worker.submit(work)
+        except (FlatmeshError, OSError) as problem:
+            self._failed(dirty, str(problem))
+        except Exception as fault:  # a fault of this part must not stop the others
+            if self.problems.text("apply") != (text := f"{controller.name}: fault: {fault!r}"):
+                log.exception("controller %s", controller.name)
+            self._failed(dirty, text)
+        else:
+            self.problems.clear("apply")
+            self.applied_for = inputs.host
+            self._finish(report, dirty, time.monotonic() - started)
+        finally:
+            self._started = None
+            for event in dirty.waiting:
+                event.set()
+        if not self._dirty:
+            self.settled.set()
+        self._metrics.failing.labels(controller.name).set(self.status() is not None)
+
+    def _failed(self, dirty: Dirty, text: str) -> None:
+        self.problems.report("apply", text)
+        dirty.whole = True
+        self._dirty.merge(dirty)
+        self._wake.clear()
+        asyncio.get_running_loop().call_later(RETRY_INTERVAL, self.mark_whole)
+
+    def _finish(self, report: Report, dirty: Dirty, took: float) -> None:
+        kind = "whole" if dirty.whole else "delta"
+        name = self.controller.name
+        self._metrics.reconciles.labels(kind, name).observe(took)
+        self._metrics.changes.inc(report.changes)
+        self._metrics.errors.inc(len(report.failures))
+        if report.changes:
+            why = ", ".join(dirty.reasons) or "leases changed"
+            log.info("%s: made %d changes in %.1f ms (%s)", name, report.changes, took * 1e3, why)
+            for line in report.lines if log.isEnabledFor(logging.DEBUG) else ():
+                log.debug("%s", line)
+        self.problems.replace("kernel ", {line: line for line in report.failures})
+        if report.failures:
+            self.problems.report("kernel", report.failures[0], logging.DEBUG)
+            asyncio.get_running_loop().call_later(RETRY_INTERVAL, self.mark_whole, "retry")
+        else:
+            self.problems.clear("kernel")
+        if report.again:
+            self.mark_whole(*report.again)
+
+    def wait_for_next(self, done: threading.Event) -> None:
+        """Set a `threading.Event` when the next apply has ended, well or not."""
+        self._dirty.waiting.append(done)
+        self._marked()
+
+    async def close(self) -> None:
+        """Let go, if the worker is idle by then; what was applied stays."""
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self.worker.submit(self.controller.close)
+        except (TimeoutError, OSError) as problem:
+            log.debug("controller %s: %s", self.controller.name, problem or "still busy at the end")

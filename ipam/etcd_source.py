@@ -1,0 +1,99 @@
+"""Leases in etcd, as flanneld keeps them: fits `ipam.lease_source.LeaseSource`.
+
+`ipam.lease_view` follows all leases, `ipam.registry` writes, `ipam.lease_holder` holds this
+host's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+from typing import TypeVar
+
+from etcd.client import Etcd, EtcdError
+from ipam.lease import Lease
+from ipam.lease_holder import LeaseHolder
+from ipam.lease_memory import LeaseMemory
+from ipam.lease_source import LeaseRequest, LeaseSourceError, Snapshot
+from ipam.lease_view import LeaseView
+from ipam.registry import DEFAULT_TTL, Registry
+
+HOLD_TIMEOUT = 30.0
+"""Seconds for all requests of one `hold`; an etcd that is stopped, not dead, answers none."""
+
+Result = TypeVar("Result")
+
+
+class EtcdLeaseSource:
+    """The leases below one prefix in etcd."""
+
+    def __init__(self, etcd: Etcd, prefix: str, memory: Path, *, ttl: int = DEFAULT_TTL) -> None:
+        """Use a connection that the caller opens and closes.
+
+        `memory` is the file that says which lease was ours; `ttl` is the seconds that our lease
+        lives without renewal.
+        """
+        self._registry = Registry(etcd, prefix)
+        self._changed = asyncio.Event()
+        self._view = LeaseView(self._registry)
+        self._holder = LeaseHolder(self._registry, ttl, LeaseMemory(memory), self._changed.set)
+
+    async def snapshots(self) -> AsyncIterator[Snapshot]:
+        """Follow all leases. See `LeaseSource`."""
+        views = aiter(self._view)
+        following = asyncio.ensure_future(anext(views))
+        last: Snapshot | None = None
+        try:
+            while True:
+                expiry = asyncio.ensure_future(self._changed.wait())
+                try:
+                    await asyncio.wait({following, expiry}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    expiry.cancel()
+                if following.done():
+                    last = following.result()
+                    following = asyncio.ensure_future(anext(views))
+                    self._holder.leases = last.leases
+                    yield last
+                    continue
+                self._changed.clear()
+                if last is not None:
+                    # our lease has run out: `hold` has to be called, whatever else is as it was
+                    yield Snapshot(last.config, last.config_error, last.leases)
+        finally:
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
+                await following
+
+    async def hold(self, request: LeaseRequest) -> Lease:
+        """Hold this host's lease. See `LeaseSource`."""
+        return await _in_time(self._holder.ensure(request))
+
+    async def release(self, lease: Lease) -> None:
+        """Give a lease back. See `LeaseSource`."""
+        await _in_time(self._registry.release(lease))
+
+    def underlay_changed(self) -> None:
+        """Connect anew. See `LeaseSource`."""
+        self._registry.etcd.renew_connection()
+
+    def problem(self) -> str | None:
+        """Why the lease is not held. See `LeaseSource`."""
+        return self._holder.problem
+
+    async def close(self) -> None:
+        """Stop renewing. See `LeaseSource`."""
+        await self._holder.close()
+
+
+async def _in_time(work: Awaitable[Result]) -> Result:
+    """Raise LeaseSourceError for every way in which etcd can fail."""
+    try:
+        async with asyncio.timeout(HOLD_TIMEOUT):
+            return await work
+    except TimeoutError:
+        raise LeaseSourceError(f"etcd has not answered for {HOLD_TIMEOUT:.0f} s") from None
+    except EtcdError as error:
+        raise LeaseSourceError(str(error)) from error
