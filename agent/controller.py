@@ -7,8 +7,11 @@ A controller has three parts, and the loop (`agent.loop`) drives them:
     apply           compares that with what is there, and changes it
 
 `desired` and `apply` run in the controller's worker thread, one call at a time; everything else
-may be called from any thread meanwhile. Whatever made a controller dirty, it does the same: look
-at what is wanted, make it so. So a missed, doubled or reordered event does no harm.
+may be called from any thread meanwhile. `status` and `samples` may wait for another program: they
+are asked in threads of their own (`agent.probe`).
+
+Whatever made a controller dirty, it does the same: look at what is wanted, make it so. So a
+missed, doubled or reordered event does no harm.
 
 A new controller is: one module in `agent/controllers/`, and one line in its table.
 """
@@ -106,6 +109,10 @@ class Controller(Protocol[Desired]):
         """Names of the controllers that must have been applied for the same `HostInputs`."""
 
     @property
+    def required_for_pods(self) -> bool:
+        """Whether pods can be served only when it has been applied once, and works."""
+
+    @property
     def worker(self) -> str:
         """Name of its worker thread; controllers that share a resource share a thread."""
 
@@ -125,7 +132,10 @@ class Controller(Protocol[Desired]):
         """What it counts itself, for Prometheus."""
 
     def close(self) -> None:
-        """The daemon stops: let go of sockets; what was applied stays."""
+        """Let go of sockets, as the daemon stops; what was applied stays.
+
+        Called in the worker thread, and not at all when that is still busy then.
+        """
 
     def cleanup(self) -> list[str]:
         """Remove every trace (`flatmeshd --cleanup`); the problems, a line each."""

@@ -4,8 +4,9 @@ Each owner (`hostnet.ownership`) has marks of its own, so that a sweep takes awa
 owner made. Joining all desired states in one applier was tried before: then nobody could apply
 anything while one part had no desired state yet, or its tables could not be read.
 
-The kernel's socket is used by the controller's worker thread, the monitor by the event loop while
-no apply runs, and by the worker at the end of one.
+The kernel's socket is used by the controller's worker thread. The monitor is used by the event
+loop while no apply runs, and by the worker at the end of one: only the apply knows which deletions
+of neighbours and FDB entries are its own, as the kernel's messages on those have no sender.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class KernelApplier:
         except BaseException:
             self._kernel.close()
             raise
-        self._draining = threading.Lock()
+        self._monitor_in_use = threading.Lock()
 
     @property
     def port(self) -> int:
@@ -47,19 +48,19 @@ class KernelApplier:
     def apply(self, change: KernelChange) -> Report:
         """Make the change. Raises NetlinkError, OSError or NftError when tables can't be read."""
         before, after = change
-        outcome = reconcile(after, self._kernel, delta_of=before)
-        with self._draining:
+        with self._monitor_in_use:
+            outcome = reconcile(after, self._kernel, delta_of=before)
             again = self.monitor.settle(outcome.plans)
         return _report(outcome, again)
 
-    def drain(self) -> list[str]:
-        """What others have changed, a few words each; empty while an apply looks itself."""
-        if not self._draining.acquire(blocking=False):
-            return []
+    def drain(self) -> list[str] | None:
+        """What others have changed, a few words each; None while an apply runs. Never waits."""
+        if not self._monitor_in_use.acquire(blocking=False):
+            return None
         try:
             return self.monitor.drain()
         finally:
-            self._draining.release()
+            self._monitor_in_use.release()
 
     def plan(self, desired: HostState) -> list[str]:
         """The changes that `apply` would make."""

@@ -53,7 +53,10 @@ ATTACH_TIMEOUT = 5.0
 """Seconds that an ADD waits for a data plane to attach the pod."""
 RETRY_INTERVAL = 2.0
 """Seconds until a step that failed is tried again."""
+BUSY_INTERVAL = 0.005
+"""Seconds between two tries to read kernel events that an apply reads at its end."""
 HEARTBEAT_INTERVAL = 1.0
+"""Seconds between two signs of life of the event loop, which /healthz asks for."""
 
 
 class HostController:
@@ -105,7 +108,8 @@ class HostController:
         for runner in self.runners:
             names = runner.controller.after
             runner.before = [r for r in self.runners if r.controller.name in names]
-        self.metrics.follow(controllers)
+        self._for_pods = [r for r in self.runners if r.controller.required_for_pods]
+        self.metrics.follow(self.runners)
 
     # -- for the CNI server and the health endpoint, from any thread -------------------------
 
@@ -115,10 +119,10 @@ class HostController:
             return (
                 self._problems.first(("config", "inputs", "lease"))
                 or self.source.problem()
-                or next((s for r in self.runners if (s := r.status())), None)
+                or next((s for r in self._for_pods if (s := r.status())), None)
                 or "starting"
             )
-        return next((s for r in self.runners if (s := r.controller.status())), None)
+        return next((s for r in self._for_pods if (s := r.working())), None)
 
     def readiness(self) -> str | None:
         """Why not all is as it should be: what `problem` says, or a controller that fails."""
@@ -126,8 +130,8 @@ class HostController:
 
     @property
     def _served(self) -> bool:
-        """Whether every controller has been applied once."""
-        return all(runner.applied_for is not None for runner in self.runners)
+        """Whether all that pods need has been applied once."""
+        return all(runner.applied_for is not None for runner in self._for_pods)
 
     def pods_changed(self) -> None:
         """A pod came or went: told by the CNI server, from any of its threads."""
@@ -166,6 +170,8 @@ class HostController:
                 for runner in self.runners:
                     tasks.create_task(runner.run(), name=runner.controller.name)
         finally:
+            for runner in self.runners:
+                runner.release_waiting()
             await asyncio.gather(self.source.close(), *(r.close() for r in reversed(self.runners)))
             for worker in self._workers.values():
                 worker.stop()
@@ -178,20 +184,27 @@ class HostController:
             self._bring_up_to_date()
 
     async def _follow_kernel(self, applier: KernelApplier, change: Change) -> None:
-        ready = asyncio.Event()
-        self._loop.add_reader(applier.monitor.fileno(), ready.set)
+        readable = asyncio.Event()
+        descriptor = applier.monitor.fileno()
+
+        def stop_waiting() -> None:
+            self._loop.remove_reader(descriptor)  # else it is called until all is drained
+            readable.set()
+
         try:
             while True:
-                await ready.wait()
-                ready.clear()
-                if reasons := applier.drain():
+                readable.clear()
+                self._loop.add_reader(descriptor, stop_waiting)
+                await readable.wait()
+                reasons = applier.drain()
+                if reasons is None:  # an apply runs, and reads them at its end
+                    await asyncio.sleep(BUSY_INTERVAL)
+                elif reasons:
                     self._look = True
                     self._changed(change, reasons)
                     self._bring_up_to_date()
-                else:
-                    await asyncio.sleep(0.001)  # an apply drains at its end
         finally:
-            self._loop.remove_reader(applier.monitor.fileno())
+            self._loop.remove_reader(descriptor)
 
     async def _resync(self) -> None:
         while True:

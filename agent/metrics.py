@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from agent.controller import Controller
+from hostnet.count import Count
 
 # seconds: a single changed lease takes about a millisecond, 10,000 peers from nothing about one
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+
+class MeasuredPart(Protocol):
+    """A part of the host. Both calls come from the health server's threads, and end at once."""
+
+    @property
+    def name(self) -> str:
+        """The label `controller`."""
+
+    def status(self) -> str | None:
+        """What is wrong with it, as one line; None when nothing is."""
+
+    def samples(self) -> Sequence[Count]:
+        """What it counts itself."""
 
 
 @dataclass(slots=True)
@@ -24,7 +38,6 @@ class Metrics:
     reconciles: Histogram = field(init=False)
     changes: Counter = field(init=False)
     errors: Counter = field(init=False)
-    failing: Gauge = field(init=False)
 
     def __post_init__(self) -> None:
         """Register them all."""
@@ -38,37 +51,38 @@ class Metrics:
         )
         self.changes = Counter("flatmesh_changes", "Kernel objects changed", registry=where)
         self.errors = Counter("flatmesh_errors", "Changes the kernel refused", registry=where)
-        self.failing = Gauge(
-            "flatmesh_controller_failing",
-            "1 while a controller could not be applied, or what it applied does not work",
-            ["controller"],
-            registry=where,
-        )
 
-    def follow(self, controllers: Sequence[Controller[Any]]) -> None:
-        """Show what controllers count themselves: they are asked at each scrape."""
-        self.registry.register(_Samples(controllers))
+    def follow(self, parts: Sequence[MeasuredPart]) -> None:
+        """Show which parts fail, and what they count themselves: they are asked at each scrape."""
+        self.registry.register(_Samples(parts))
 
 
 class _Samples(Collector):
-    """Asks controllers for their samples; the health server's threads call it."""
+    """Asks the parts for their state and samples; the health server's threads call it."""
 
-    def __init__(self, controllers: Sequence[Controller[Any]]) -> None:
-        self._controllers = controllers
+    def __init__(self, parts: Sequence[MeasuredPart]) -> None:
+        self._parts = parts
 
     def describe(self) -> Iterator[Metric]:
         """Nothing in advance: which backend runs is not known yet."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """All samples, those of one name together."""
+        """Which parts fail; then all samples, those of one name together."""
+        failing = GaugeMetricFamily(
+            "flatmesh_controller_failing",
+            "1 while a controller could not be applied, or what it applied does not work",
+            labels=["controller"],
+        )
         families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
-        for controller in self._controllers:
-            for sample in controller.samples():
+        for part in self._parts:
+            failing.add_metric([part.name], part.status() is not None)
+            for sample in part.samples():
                 kind = GaugeMetricFamily if sample.gauge else CounterMetricFamily
                 family = families.setdefault(
                     sample.name,
                     kind(f"flatmesh_{sample.name}", sample.help, labels=[*sample.labels]),
                 )
                 family.add_metric([*sample.labels.values()], sample.value)
+        yield failing
         yield from families.values()

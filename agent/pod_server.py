@@ -11,6 +11,10 @@ from base.paths import CNI_SOCKET
 from cni.host import HostStatus, PluginHost
 from cni.socket.server import CniServer
 
+CLOSE_TIMEOUT = 2.0
+"""Seconds that the end of the daemon waits for CNI calls being served; what they have not done
+then, the next DEL, GC or start of the daemon undoes."""
+
 
 @contextlib.contextmanager
 def serve_pods(settings: Settings, host_controller: HostController) -> Iterator[CniServer]:
@@ -27,4 +31,4 @@ def serve_pods(settings: Settings, host_controller: HostController) -> Iterator[
     try:
         yield server
     finally:
-        server.close()
+        server.close(CLOSE_TIMEOUT)

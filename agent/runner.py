@@ -10,15 +10,17 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from agent.controller import Change, Controller, Dirty, Report
 from agent.inputs import HostInputs, ReconcileInputs
 from agent.metrics import Metrics
+from agent.probe import Probe
 from agent.problems import Problems
 from agent.worker import Worker
 from base.errors import FlatmeshError
+from hostnet.count import Count
 
 log = logging.getLogger("agent")
 SETTLE_INTERVAL = 0.02
@@ -54,6 +56,8 @@ class Runner:
         self.problems = Problems(logging.getLogger(f"agent.{controller.name.replace(' ', '_')}"))
         self.before: Collection[Runner] = ()
         """The runners of the controllers it has to be applied after."""
+        self._status = Probe(f"status of {controller.name}", controller.status)
+        self._samples = Probe(f"samples of {controller.name}", controller.samples)
         self._metrics = metrics
         self._inputs = inputs
         self._notify = notify
@@ -63,16 +67,40 @@ class Runner:
         """Set while nothing is left to do."""
         self._started: float | None = None
         """When the apply that runs now began, in monotonic seconds."""
+        self._applying: Dirty | None = None
+        """What it takes in."""
 
-    # -- what others ask -----------------------------------------------------------------
+    # -- what others ask, from any thread but the event loop's -----------------------------
+
+    @property
+    def name(self) -> str:
+        """The controller's."""
+        return self.controller.name
 
     def status(self) -> str | None:
-        """What is wrong with this part of the host, as one line. From any thread."""
+        """What is wrong with this part of the host, as one line. Takes `ANSWER_TIMEOUT` at most."""
         started = self._started
         if started is not None and (took := time.monotonic() - started) > APPLY_TIMEOUT:
-            return f"{self.controller.name}: not applied yet after {took:.0f} s"
-        problem = self.problems.first(("apply", "kernel"))
-        return problem or self.controller.status()
+            since = time.strftime("%H:%M:%S", time.gmtime(time.time() - took))
+            last = self.problems.first(("apply", "kernel"))
+            why = f"; before: {last}" if last else ""
+            return f"{self.name}: not applied yet after {took:.0f} s, since {since} UTC{why}"
+        return self.problems.first(("apply", "kernel")) or self.working()
+
+    def working(self) -> str | None:
+        """Why what was applied last does not work. Takes `ANSWER_TIMEOUT` at most."""
+        try:
+            return self._status.ask()
+        except (FlatmeshError, OSError) as problem:
+            return f"{self.name}: {problem}"
+
+    def samples(self) -> Sequence[Count]:
+        """What the controller counts; nothing while it can't be asked."""
+        try:
+            return self._samples.ask()
+        except (FlatmeshError, OSError) as problem:
+            log.debug("%s: %s", self.name, problem)
+            return []
 
     # -- what makes it dirty -------------------------------------------------------------
 
@@ -142,6 +170,7 @@ class Runner:
             return controller.apply(controller.desired(inputs, dirty))
 
         self._started = started = time.monotonic()
+        self._applying = dirty
         try:
             report = await self.worker.submit(work)
         except (FlatmeshError, OSError) as problem:
@@ -158,9 +187,9 @@ class Runner:
             self._started = None
             for event in dirty.waiting:
                 event.set()
+            self._applying = None
         if not self._dirty:
             self.settled.set()
-        self._metrics.failing.labels(controller.name).set(self.status() is not None)
 
     def _failed(self, dirty: Dirty, text: str) -> None:
         self.problems.report("apply", text)
@@ -193,6 +222,12 @@ class Runner:
         """Set a `threading.Event` when the next apply has ended, well or not."""
         self._dirty.waiting.append(done)
         self._marked()
+
+    def release_waiting(self) -> None:
+        """Nobody waits for an apply any longer: the daemon stops."""
+        for dirty in (self._applying, self._dirty):
+            for event in dirty.waiting if dirty is not None else ():
+                event.set()
 
     async def close(self) -> None:
         """Let go, if the worker is idle by then; what was applied stays."""

@@ -38,6 +38,7 @@ class DataPlaneController:
     depends_on = Change.LEASES | Change.DATA_PLANE | Change.PODS
     after = ("devices", "overlay")
     """A switch's ports are devices that the overlay controller makes."""
+    required_for_pods = True
     worker = "data plane"
 
     def __init__(self, owner: DataPlaneOwner, leftover: Callable[[], Sequence[DataPlane]]) -> None:

@@ -17,6 +17,7 @@ class DevicesController:
     name = "devices"
     depends_on = Change.KERNEL | Change.DATA_PLANE
     after = ()
+    required_for_pods = True
     worker = "data plane"
 
     def __init__(self, owner: DataPlaneOwner) -> None:

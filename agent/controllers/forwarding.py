@@ -22,6 +22,7 @@ class ForwardingController:
     name = "forwarding"
     depends_on = Change.NFTABLES
     after = ()
+    required_for_pods = True
     worker = "forwarding"
 
     def __init__(self, applier: KernelApplier) -> None:

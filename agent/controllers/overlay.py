@@ -69,6 +69,7 @@ class OverlayController:
     depends_on = Change.LEASES | Change.KERNEL
     after = ("devices",)
     """Routes name devices that the data plane makes."""
+    required_for_pods = True
     worker = "overlay"
 
     def __init__(self, applier: KernelApplier) -> None:

@@ -31,6 +31,7 @@ class PublishController:
     depends_on: Change = Change.LEASES | Change.KERNEL
     after: tuple[str, ...] = ("overlay", "data plane", "forwarding")
     """Pods can be served when all of these have been applied."""
+    required_for_pods: bool = True
     worker: str = "publish"
 
     @property
