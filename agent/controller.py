@@ -105,8 +105,19 @@ class Controller(Protocol[Desired]):
         """Which changes make it dirty."""
 
     @property
+    def rereads_on(self) -> Change:
+        """Those of them after which what was applied last may be gone: `Dirty.whole`.
+
+        After the others, `apply` may compare with what it applied last.
+        """
+
+    @property
     def after(self) -> Collection[str]:
         """Names of the controllers that must have been applied for the same `HostInputs`."""
+
+    @property
+    def preferably_after(self) -> Collection[str]:
+        """Names of those that go first where they can: one that fails or hangs is left behind."""
 
     @property
     def required_for_pods(self) -> bool:

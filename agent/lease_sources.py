@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 
 from agent.settings import Settings
 from base import paths
 from ipam.lease_source import LeaseSource
+from ipam.network import ConfigError
 
 log = logging.getLogger("agent")
 Factory = Callable[[Settings], AbstractAsyncContextManager[LeaseSource]]
@@ -27,10 +28,15 @@ async def _etcd(settings: Settings) -> AsyncIterator[LeaseSource]:
     from etcd.connect import connect  # noqa: PLC0415
     from ipam.etcd_source import EtcdLeaseSource  # noqa: PLC0415
 
-    async with connect(settings.etcd) as client:
-        log.info("etcd at %s", ",".join(settings.etcd.endpoints))
+    etcd = settings.etcd
+    if etcd is None:
+        raise ConfigError("lease source etcd: no endpoints given, use --etcd-endpoints")
+    async with connect(etcd) as client:
+        log.info("etcd at %s", ",".join(etcd.endpoints))
         memory = settings.state_dir / paths.LEASE_FILE
-        yield EtcdLeaseSource(client, settings.etcd.prefix, memory, ttl=settings.lease_ttl)
+        yield EtcdLeaseSource(client, etcd.prefix, memory, ttl=settings.lease_ttl)
 
 
-SOURCES: Mapping[str, Factory] = {"etcd": _etcd}
+SOURCES: dict[str, Factory] = {
+    "etcd": _etcd,
+}

@@ -22,7 +22,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -106,10 +106,13 @@ class HostController:
             for c in controllers
         ]
         for runner in self.runners:
-            names = runner.controller.after
-            runner.before = [r for r in self.runners if r.controller.name in names]
+            runner.before = self._named(runner.controller.after)
+            runner.preferred_before = self._named(runner.controller.preferably_after)
         self._for_pods = [r for r in self.runners if r.controller.required_for_pods]
         self.metrics.follow(self.runners)
+
+    def _named(self, names: Collection[str]) -> list[Runner]:
+        return [runner for runner in self.runners if runner.name in names]
 
     # -- for the CNI server and the health endpoint, from any thread -------------------------
 
@@ -222,7 +225,7 @@ class HostController:
 
     def _changed(self, change: Change, reasons: list[str]) -> None:
         for runner in self.runners:
-            runner.mark(change, whole=True, reasons=reasons)
+            runner.mark(change, reasons=reasons)
 
     def _applied(self, runner: Runner) -> None:
         for other in self.runners:

@@ -54,8 +54,10 @@ class Runner:
         self.applied_for: HostInputs | None = None
         """What it was last applied for without a failure that stopped it."""
         self.problems = Problems(logging.getLogger(f"agent.{controller.name.replace(' ', '_')}"))
-        self.before: Collection[Runner] = ()
+        self.before: Sequence[Runner] = ()
         """The runners of the controllers it has to be applied after."""
+        self.preferred_before: Sequence[Runner] = ()
+        """The runners of those that it is applied after where they can be applied."""
         self._status = Probe(f"status of {controller.name}", controller.status)
         self._samples = Probe(f"samples of {controller.name}", controller.samples)
         self._metrics = metrics
@@ -108,13 +110,12 @@ class Runner:
         self,
         change: Change,
         *,
-        whole: bool = False,
         keys: Iterable[str] = (),
         reasons: Collection[str] = (),
     ) -> None:
         """Mark it dirty if it depends on the change."""
         if self.controller.depends_on & change:
-            self._dirty.whole |= whole
+            self._dirty.whole |= bool(self.controller.rereads_on & change)
             self._dirty.keys.update(keys)
             self._dirty.because(reasons)
             self._marked()
@@ -157,7 +158,7 @@ class Runner:
         """Wait a moment while they are applied again."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ORDER_TIMEOUT):
-                for other in self.before:
+                for other in [*self.before, *self.preferred_before]:
                     if other.problems.text("apply") is None:
                         await other.settled.wait()
 

@@ -28,8 +28,6 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 class Settings:
     """Everything the daemon is told."""
 
-    etcd: EtcdSettings
-    """Used by the lease source `etcd` only."""
     iface: tuple[str, ...] = ()
     iface_regex: tuple[str, ...] = ()
     public_ip: IPv4Address | None = None
@@ -44,8 +42,10 @@ class Settings:
     """Seconds between two looks at the kernel when nothing seems to happen."""
     lease_source: str = "etcd"
     """A key of `agent.lease_sources.SOURCES`."""
+    etcd: EtcdSettings | None = None
+    """For the lease source `etcd` only."""
     lease_ttl: int = 86400
-    """Seconds an unrenewed lease lives; flanneld's is a day."""
+    """Seconds that a lease lives when nobody renews it; flanneld's is a day. For `etcd` only."""
 
 
 def go_flags(arguments: Sequence[str]) -> list[str]:

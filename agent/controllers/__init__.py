@@ -17,6 +17,7 @@ from agent.controllers.devices import DevicesController
 from agent.controllers.forwarding import ForwardingController
 from agent.controllers.overlay import OverlayController
 from agent.controllers.publish import PublishController
+from agent.controllers.ready import ReadyController
 from agent.data_plane_owner import DataPlaneOwner
 from agent.kernel_applier import KernelApplier
 from agent.settings import Settings
@@ -59,16 +60,13 @@ def _data_plane(resources: Resources) -> Controller[Any]:
     )
 
 
-def _publish(resources: Resources) -> Controller[Any]:
-    return PublishController(resources.settings.subnet_file, resources.settings.run_dir)
-
-
 CONTROLLERS: dict[str, Factory] = {
+    "publish": lambda resources: PublishController(resources.settings.subnet_file),
     "devices": lambda resources: DevicesController(resources.data_plane),
     "overlay": lambda resources: OverlayController(resources.overlay),
     "forwarding": lambda resources: ForwardingController(resources.forwarding),
     "data plane": _data_plane,
-    "publish": _publish,
+    "ready": lambda resources: ReadyController(resources.settings.run_dir),
 }
 
 

@@ -35,9 +35,13 @@ class DataPlaneController:
     """Fits `agent.controller.Controller`."""
 
     name = "data plane"
-    depends_on = Change.LEASES | Change.DATA_PLANE | Change.PODS
+    depends_on = Change.LEASES | Change.KERNEL | Change.DATA_PLANE | Change.PODS
+    rereads_on = Change.DATA_PLANE
+    """A device that was deleted took peers along (WireGuard, udp), which `reconcile` finds by
+    itself. Open vSwitch tells of its own changes: a foreign route is no reason to read it."""
     after = ("devices", "overlay")
     """A switch's ports are devices that the overlay controller makes."""
+    preferably_after = ()
     required_for_pods = True
     worker = "data plane"
 

@@ -16,7 +16,9 @@ class DevicesController:
 
     name = "devices"
     depends_on = Change.KERNEL | Change.DATA_PLANE
+    rereads_on = Change.KERNEL | Change.DATA_PLANE
     after = ()
+    preferably_after = ()
     required_for_pods = True
     worker = "data plane"
 

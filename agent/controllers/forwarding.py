@@ -21,7 +21,9 @@ class ForwardingController:
 
     name = "forwarding"
     depends_on = Change.NFTABLES
+    rereads_on = Change.NFTABLES
     after = ()
+    preferably_after = ()
     required_for_pods = True
     worker = "forwarding"
 

@@ -67,8 +67,10 @@ class OverlayController:
 
     name = "overlay"
     depends_on = Change.LEASES | Change.KERNEL
+    rereads_on = Change.KERNEL
     after = ("devices",)
     """Routes name devices that the data plane makes."""
+    preferably_after = ("publish",)
     required_for_pods = True
     worker = "overlay"
 

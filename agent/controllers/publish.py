@@ -1,20 +1,19 @@
-"""The publish controller: the files that tell others that pods can be served.
+"""The publish controller: subnet.env tells the CNI plugins this host's subnets.
 
-subnet.env      for the CNI plugins, in flannel's format
-ready           in the run directory, for whoever waits for the daemon
+Its format is flannel's. It is written before the routes to peers are made, as flanneld does:
+whoever sees the routes of a changed cluster config finds the config's subnets and MTU in the
+file, and so do pods made then.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.controller import Change, Dirty, Report
 from agent.inputs import ReconcileInputs
-from base import paths
 from hostnet.count import Count
 from ipam.subnet_env import SubnetEnv, SubnetEnvError
 
@@ -26,18 +25,14 @@ class PublishController:
     """Fits `agent.controller.Controller`."""
 
     subnet_file: Path
-    run_dir: Path
     name: str = "publish"
     depends_on: Change = Change.LEASES | Change.KERNEL
-    after: tuple[str, ...] = ("overlay", "data plane", "forwarding")
-    """Pods can be served when all of these have been applied."""
+    """Neither changes the content; they are occasions to put back a file that was deleted."""
+    rereads_on: Change = Change.NONE
+    after: tuple[str, ...] = ()
+    preferably_after: tuple[str, ...] = ()
     required_for_pods: bool = True
-    worker: str = "publish"
-
-    @property
-    def ready_file(self) -> Path:
-        """Holds our pid while pods can be served."""
-        return self.run_dir / paths.READY_FILE
+    worker: str = "files"
 
     def desired(self, inputs: ReconcileInputs, dirty: Dirty) -> SubnetEnv:
         """The content of subnet.env."""
@@ -47,14 +42,11 @@ class PublishController:
         return SubnetEnv.of(host.config, host.own, mtu=mtu, ip_masq=host.ip_masq)
 
     def apply(self, desired: SubnetEnv) -> Report:
-        """Write what differs. Raises OSError."""
+        """Write the file if it differs. Raises OSError."""
         lines = self._changes(desired)
         if lines:
             desired.write(self.subnet_file)
             log.info("wrote %s", self.subnet_file)
-        if not self.ready_file.exists():
-            self.ready_file.write_text(f"{os.getpid()}\n")
-            log.info("ready: pods can be served")
         return Report()
 
     def _changes(self, desired: SubnetEnv) -> list[str]:
@@ -64,7 +56,7 @@ class PublishController:
         return [f"# write {self.subnet_file}"]
 
     def plan(self, inputs: ReconcileInputs) -> list[str]:
-        """A comment when subnet.env would be written."""
+        """A comment when the file would be written."""
         return self._changes(self.desired(inputs, Dirty(whole=True)))
 
     def status(self) -> str | None:
@@ -76,11 +68,9 @@ class PublishController:
         return []
 
     def close(self) -> None:
-        """Nobody is served by this daemon any more."""
-        self.ready_file.unlink(missing_ok=True)
+        """The file stays: pods can be made without a daemon."""
 
     def cleanup(self) -> list[str]:
-        """Remove both files. Raises OSError."""
-        self.close()
+        """Remove the file. Raises OSError."""
         self.subnet_file.unlink(missing_ok=True)
         return []

@@ -1,0 +1,69 @@
+"""The ready controller: a file tells whoever waits for the daemon that pods can be served."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.controller import Change, Dirty, Report
+from agent.inputs import ReconcileInputs
+from base import paths
+from hostnet.count import Count
+
+log = logging.getLogger("agent.ready")
+
+
+@dataclass(slots=True)
+class ReadyController:
+    """Fits `agent.controller.Controller`."""
+
+    run_dir: Path
+    name: str = "ready"
+    depends_on: Change = Change.LEASES | Change.KERNEL
+    """Neither changes the content; they are occasions to put back a file that was deleted."""
+    rereads_on: Change = Change.NONE
+    after: tuple[str, ...] = ("publish", "devices", "overlay", "forwarding", "data plane")
+    preferably_after: tuple[str, ...] = ()
+    required_for_pods: bool = True
+    worker: str = "files"
+
+    @property
+    def file(self) -> Path:
+        """It holds the daemon's pid: one that a killed daemon left does not count."""
+        return self.run_dir / paths.READY_FILE
+
+    def desired(self, inputs: ReconcileInputs, dirty: Dirty) -> str:
+        """The content of the file."""
+        del inputs, dirty
+        return f"{os.getpid()}\n"
+
+    def apply(self, desired: str) -> Report:
+        """Write the file if there is none. Raises OSError."""
+        if not self.file.exists():
+            self.file.write_text(desired)
+            log.info("ready: pods can be served")
+        return Report()
+
+    def plan(self, inputs: ReconcileInputs) -> list[str]:
+        """Nothing: only a daemon that runs is ready."""
+        del inputs
+        return []
+
+    def status(self) -> str | None:
+        """Nothing to ask."""
+        return None
+
+    def samples(self) -> list[Count]:
+        """Nothing."""
+        return []
+
+    def close(self) -> None:
+        """Remove the file, as nobody is served by this daemon any more."""
+        self.file.unlink(missing_ok=True)
+
+    def cleanup(self) -> list[str]:
+        """Remove the file. Raises OSError."""
+        self.close()
+        return []
