@@ -92,7 +92,7 @@ def assert_all_reach_all(lab: Lab) -> None:
 # By name: the backend, and a word of the command line of the program that is stopped.
 DATA_PLANES: dict[str, tuple[dict[str, Any], str]] = {
     "ovs": ({"Type": "ovs", "Tunnel": "geneve", "Mesh": "flow"}, "ovs-vswitchd"),
-    "ovs database": ({"Type": "ovs", "Tunnel": "geneve", "Mesh": "flow"}, "ovsdb-server"),
+    "ovs database": ({"Type": "ovs", "Tunnel": "geneve", "Mesh": "static"}, "ovsdb-server"),
     "wireguard": ({"Type": "wireguard"}, "wireguard-go"),
     "udp": ({"Type": "udp"}, "flannel.udp.process"),
 }
