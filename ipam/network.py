@@ -18,9 +18,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, NamedTuple
 
-from base.fields import Fields
-
 from base.errors import FlatmeshError
+from base.fields import Fields
 
 DEFAULT_BACKEND = "udp"  # flanneld's, for a config without Backend.Type
 
