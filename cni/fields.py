@@ -1,7 +1,7 @@
 """Typed reading of JSON objects from a runtime or a plugin, with the error codes of CNI.
 
-Every error names the path of the key, as in `prevResult.ips.address`. Keys that nobody reads
-are ignored: a config also holds the keys of other plugins.
+`base.fields` reads the plain types; added here are the specification's codes, nested objects,
+and addresses. Every error names the path of the key, as in `prevResult.ips.address`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from base.fields import Fields
 from cni import cidr
 from cni.errors import CniError
 
@@ -16,12 +17,16 @@ from cni.errors import CniError
 class CniFields:
     """One JSON object. A key that is absent or null counts as not given."""
 
+    __slots__ = ("_fields", "code", "raw", "where")
+
     def __init__(self, raw: Mapping[str, Any], where: str, code: int) -> None:
         """Read `raw`; errors get `code`, and `where` is the path of the object."""
         self.raw = raw
         """The object itself, for what is passed on unchanged to another plugin."""
         self.where = where
         self.code = code
+        prefix = f"{where}." if where else ""
+        self._fields = Fields(raw, prefix, lambda message: CniError(code, message))
 
     def path(self, key: str) -> str:
         """The path of a key, as errors name it."""
@@ -37,12 +42,7 @@ class CniFields:
 
     def text(self, key: str) -> str:
         """A string; empty when it is not given."""
-        value = self.raw.get(key)
-        if value is None:
-            return ""
-        if not isinstance(value, str):
-            raise self.error(key, f"{value!r} is not a string")
-        return value
+        return self._fields.text(key, "")
 
     def texts(self, key: str) -> tuple[str, ...]:
         """A list of strings."""
@@ -50,35 +50,23 @@ class CniFields:
         if value is None:
             return ()
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-            raise self.error(key, "is not a list of strings")
+            raise self._fields.problem(key, "a list of strings")
         return tuple(value)
 
     def flag(self, key: str, *, default: bool = False) -> bool:
         """A boolean."""
-        value = self.raw.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise self.error(key, f"{value!r} is not true or false")
-        return value
+        return self._fields.flag(key, default=default)
 
     def number(self, key: str) -> int | None:
-        """A whole number."""
-        value = self.raw.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise self.error(key, f"{value!r} is not a whole number")
-        return value
+        """A whole number; None when it is not given."""
+        return None if self.raw.get(key) is None else self._fields.number(key, 0)
 
     def number_within(self, key: str, least: int, most: int) -> int:
         """A whole number from `least` to `most`; 0 when it is 0 or not given."""
         value = self.raw.get(key)
-        if value is None or (value == 0 and not isinstance(value, bool)):
+        if value == 0 and not isinstance(value, bool):
             return 0
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise self.error(key, f"{value!r} is not a whole number from {least} to {most}")
-        return value
+        return self._fields.number(key, 0, minimum=least, maximum=most)
 
     def section(self, key: str) -> CniFields | None:
         """An object."""
@@ -126,5 +114,5 @@ class CniFields:
         if not value:
             return ""
         if not isinstance(value, str) or not value.startswith("/"):
-            raise self.error(key, f"{value!r} is not an absolute path")
+            raise self._fields.problem(key, "an absolute path")
         return value
