@@ -20,7 +20,7 @@ from bench.ovs.leases import lease
 from bench.ovs.recipe import HAND_MADE
 from bench.ovs.traffic import backend, running_lab
 from bench.report import Report
-from bench.scale import CHANGES, TICK
+from bench.scale import TICK, applied
 from bench.wait import wait_until
 from lab import ovs_server, processes
 from lab.cluster import Lab
@@ -105,9 +105,9 @@ class MeasuredDaemon:
         stat = Path(f"/proc/{self.lab.daemon_pid(1)}/stat").read_text().rpartition(")")[2].split()
         return (int(stat[11]) + int(stat[12])) / TICK
 
-    def in_daemon(self) -> float | None:
-        """Milliseconds of one change in the daemon's log, median; None: it logged none."""
-        found = [float(ms) for ms, why in CHANGES.findall(self.lab.log(1)) if why != "start"]
+    def in_daemon(self, offset: int) -> float | None:
+        """Milliseconds of one change, median of those logged since; None: it logged none."""
+        found = applied(self.lab.log(1)[offset:], "data plane")
         return statistics.median(found) if found else None
 
     def by_hand(self, flows: list[str], last: list[str]) -> tuple[float, float]:
@@ -156,11 +156,12 @@ def measure(daemon: MeasuredDaemon, there: int, count: int, report: Report) -> N
     time.sleep(AFTER_START_INTERVAL)
     settling = daemon.cpu() - before
     singles = []
+    logged = len(daemon.lab.log(1))
     for number in range(SINGLES):
         time.sleep(QUIET_INTERVAL)
         singles.append(daemon.one_more(count + number))
     crowded = [daemon.one_more(count + SINGLES + number) for number in range(SINGLES)]
-    inside = daemon.in_daemon()
+    inside = daemon.in_daemon(logged)
     restart = daemon.restart(count + 2 * SINGLES)
     daemon.lab.stop_daemon(1)  # it would remove the flows written by hand
     flows = daemon.ofctl("dump-flows", "obr0", "--no-stats").splitlines()

@@ -60,6 +60,12 @@ SEAMS = [
     Seam("cni/pod/plugin.py", "delete"),
     Seam("cni/ipam_plugin.py", "check"),
     Seam("cni/flannel_alias/plugin.py", "gc"),
+    Seam("ipam", "EtcdLeaseSource.hold"),
+    Seam("ipam", "EtcdLeaseSource.problem"),
+    Seam("agent/controllers", "OverlayController.desired"),
+    Seam("agent/controllers", "ForwardingController.plan"),
+    Seam("agent/controllers", "PublishController.apply"),
+    Seam("agent/controllers", "DataPlaneController.status"),
 ]
 
 
