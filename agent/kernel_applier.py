@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 from agent.controller import Report
 from hostnet.apply import Outcome, plan_full, reconcile
@@ -25,6 +26,22 @@ from hostnet.state import HostState
 KernelChange = tuple[HostState | None, HostState]
 """(before, after): parts of what was applied last and what they become; before None: `after` is
 the whole desired state, and the kernel's tables are read and compared with it."""
+
+
+class StateApplier(Protocol):
+    """What a controller of kernel state needs: `KernelApplier`, without its monitor."""
+
+    def apply(self, change: KernelChange) -> Report:
+        """Make the change. Raises OSError or FlatmeshError when tables can't be read."""
+
+    def plan(self, desired: HostState) -> list[str]:
+        """The changes that `apply` would make, as commands."""
+
+    def cleanup(self, log: Callable[[str], None]) -> list[str]:
+        """Remove all that has the owner's marks; the problems, a line each."""
+
+    def close(self) -> None:
+        """Close the sockets; again is harmless."""
 
 
 class KernelApplier:

@@ -25,8 +25,8 @@ from hostnet.count import Count
 log = logging.getLogger("agent")
 SETTLE_INTERVAL = 0.02
 """Seconds in which a burst of other programs' changes comes together before all is read."""
-RETRY_INTERVAL = 2.0
-"""Seconds until an apply that failed is tried again."""
+RETRY_INTERVALS = (2.0, 16.0)
+"""Seconds until an apply that failed is tried again: at first, and at most after doubling."""
 APPLY_TIMEOUT = 15.0
 """Seconds after which an apply that has not ended is reported. Every wait for another program
 ends by itself before; what is left is reported as long as it lasts."""
@@ -64,6 +64,8 @@ class Runner:
         self._inputs = inputs
         self._notify = notify
         self._dirty = Dirty(whole=True, reasons=["start"])
+        self._retry_interval = RETRY_INTERVALS[0]
+        self._retry: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self.settled = asyncio.Event()
         """Set while nothing is left to do."""
@@ -197,7 +199,15 @@ class Runner:
         dirty.whole = True
         self._dirty.merge(dirty)
         self._wake.clear()
-        asyncio.get_running_loop().call_later(RETRY_INTERVAL, self.mark_whole)
+        self._try_again()
+
+    def _try_again(self) -> None:
+        """Mark it dirty after a while, which doubles from one failure to the next."""
+        if self._retry is not None:
+            self._retry.cancel()
+        loop = asyncio.get_running_loop()
+        self._retry = loop.call_later(self._retry_interval, self.mark_whole, "retry")
+        self._retry_interval = min(self._retry_interval * 2, RETRY_INTERVALS[1])
 
     def _finish(self, report: Report, dirty: Dirty, took: float) -> None:
         kind = "whole" if dirty.whole else "delta"
@@ -213,9 +223,10 @@ class Runner:
         self.problems.replace("kernel ", {line: line for line in report.failures})
         if report.failures:
             self.problems.report("kernel", report.failures[0], logging.DEBUG)
-            asyncio.get_running_loop().call_later(RETRY_INTERVAL, self.mark_whole, "retry")
+            self._try_again()
         else:
             self.problems.clear("kernel")
+            self._retry_interval = RETRY_INTERVALS[0]
         if report.again:
             self.mark_whole(*report.again)
 

@@ -6,7 +6,7 @@ import logging
 
 from agent.controller import Change, Dirty, Report
 from agent.inputs import ReconcileInputs
-from agent.kernel_applier import KernelApplier
+from agent.kernel_applier import StateApplier
 from flannel import masquerade
 from hostnet.count import Count
 from hostnet.state import HostState, Sysctl
@@ -27,7 +27,7 @@ class ForwardingController:
     required_for_pods = True
     worker = "forwarding"
 
-    def __init__(self, applier: KernelApplier) -> None:
+    def __init__(self, applier: StateApplier) -> None:
         """Take an applier of the forwarding's owner; `close` closes it."""
         self._applier = applier
 

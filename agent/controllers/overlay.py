@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from agent.controller import Change, Dirty, Report
 from agent.inputs import HostInputs, ReconcileInputs
-from agent.kernel_applier import KernelApplier, KernelChange
+from agent.kernel_applier import KernelChange, StateApplier
 from hostnet.count import Count
 from hostnet.state import HostState, merge
 from ipam.lease import Lease, PeerUnusableError
@@ -74,7 +74,7 @@ class OverlayController:
     required_for_pods = True
     worker = "overlay"
 
-    def __init__(self, applier: KernelApplier) -> None:
+    def __init__(self, applier: StateApplier) -> None:
         """Take an applier of the overlay's owner; `close` closes it."""
         self._applier = applier
         self._parts: PeerParts | None = None

@@ -1,0 +1,194 @@
+"""What each controller wants, from inputs alone: nothing is touched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.controller import Dirty, Report
+from agent.controllers.data_plane import DataPlaneController
+from agent.controllers.devices import DevicesController
+from agent.controllers.forwarding import IPV4_FORWARD, ForwardingController
+from agent.controllers.overlay import OverlayController
+from agent.controllers.publish import PublishController
+from agent.controllers.ready import ReadyController
+from agent.data_plane_owner import DataPlaneOwner
+from agent.inputs import ReconcileInputs
+from agent.kernel_applier import KernelChange
+from backend.protocol import DataPlane
+from hostnet.state import HostState
+from ipam.lease import Lease
+from tests.unit.agent.agent_inputs import WHOLE, host, inputs, lease, with_leases
+
+
+class Untouchable:
+    """Fits `agent.kernel_applier.StateApplier`: fails a test that would touch the kernel."""
+
+    def apply(self, change: KernelChange) -> Report:
+        raise AssertionError(f"applied {change}")
+
+    def plan(self, desired: HostState) -> list[str]:
+        raise AssertionError(f"compared with {desired}")
+
+    def cleanup(self, log: Callable[[str], None]) -> list[str]:
+        raise AssertionError(f"cleaned up, told {log}")
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def overlay() -> OverlayController:
+    return OverlayController(Untouchable())
+
+
+@pytest.fixture
+def forwarding() -> ForwardingController:
+    return ForwardingController(Untouchable())
+
+
+def destinations(state: HostState) -> set[str]:
+    return {route.destination for route in state.routes}
+
+
+# -- overlay -----------------------------------------------------------------------------------
+
+
+def test_overlay_wants_the_backends_base_and_a_part_for_each_peer(
+    overlay: OverlayController,
+) -> None:
+    there = inputs(lease(2), lease(3))
+    before, after = overlay.desired(there, WHOLE)
+    assert before is None
+    assert {link.name for link in after.links} == {"flannel.1"}
+    assert destinations(after) == {"10.5.2.0/24", "10.5.3.0/24"}
+    assert (after.sysctls, after.tables) == (frozenset(), frozenset())
+
+
+def test_one_changed_lease_is_one_peers_part_out_and_one_in(overlay: OverlayController) -> None:
+    there = inputs(lease(2), lease(3))
+    overlay.desired(there, WHOLE)
+    moved = replace(lease(3), attributes=lease(4).attributes)
+    before, after = overlay.desired(with_leases(there, lease(2), moved), Dirty(keys={moved.key}))
+    assert before is not None
+    assert destinations(before) == destinations(after) == {"10.5.3.0/24"}
+    assert {entry.remote for entry in before.fdb} == {"192.168.64.13"}
+    assert {entry.remote for entry in after.fdb} == {"192.168.64.14"}
+    assert not after.links
+
+
+def test_a_peer_that_left_is_taken_out(overlay: OverlayController) -> None:
+    there = inputs(lease(2), lease(3))
+    overlay.desired(there, WHOLE)
+    before, after = overlay.desired(with_leases(there, lease(2)), Dirty(keys={lease(3).key}))
+    assert before is not None
+    assert destinations(before) == {"10.5.3.0/24"}
+    assert after == HostState()
+
+
+def test_other_host_inputs_mean_the_whole_state_again(overlay: OverlayController) -> None:
+    there = inputs(lease(2))
+    overlay.desired(there, WHOLE)
+    other = ReconcileInputs(host(Backend={"Type": "vxlan", "VNI": 7}), there.leases)
+    before, after = overlay.desired(other, Dirty(keys={lease(2).key}))
+    assert before is None
+    assert {link.name for link in after.links} == {"flannel.7"}
+
+
+def test_a_lease_of_another_backend_is_left_out_and_counted(overlay: OverlayController) -> None:
+    _, after = overlay.desired(inputs(lease(2), lease(3, backend="wireguard")), WHOLE)
+    assert destinations(after) == {"10.5.2.0/24"}
+    assert [*overlay.unusable] == [lease(3).key]
+    (unusable,) = (s.value for s in overlay.samples() if s.name == "unusable_peers")
+    assert unusable == 1
+
+
+# -- forwarding ----------------------------------------------------------------------------------
+
+
+def test_forwarding_is_on_for_the_families_that_are_leased(
+    forwarding: ForwardingController,
+) -> None:
+    state = forwarding.desired(inputs(lease(2)), WHOLE)
+    assert state.sysctls == {IPV4_FORWARD}
+    assert not state.links
+    assert not state.routes
+
+
+def test_the_table_masquerades_only_where_it_is_asked_for(
+    forwarding: ForwardingController,
+) -> None:
+    leases = inputs().leases
+    bodies = []
+    for ip_masq in (False, True):
+        (table,) = forwarding.desired(ReconcileInputs(host(ip_masq=ip_masq), leases), WHOLE).tables
+        bodies.append("masquerade" in table.body)
+    assert bodies == [False, True]
+
+
+# -- data plane ----------------------------------------------------------------------------------
+
+
+def no_planes() -> Sequence[DataPlane]:
+    return []
+
+
+def leases_for(controller: DataPlaneController, there: ReconcileInputs, dirty: Dirty) -> set[str]:
+    return {peer.key for peer in controller.desired(there, dirty).peers}
+
+
+def test_a_data_plane_is_driven_with_the_usable_peers() -> None:
+    controller = DataPlaneController(DataPlaneOwner(), no_planes)
+    there = inputs(lease(2), lease(3, backend="wireguard"))
+    assert leases_for(controller, there, WHOLE) == {lease(2).key}
+    changed = with_leases(there, lease(3))
+    dirty = Dirty(keys={lease(2).key, lease(3).key})
+    assert leases_for(controller, changed, dirty) == {lease(3).key}
+    assert controller.desired(changed, WHOLE).whole
+    assert not controller.desired(changed, Dirty(reasons=["pods"])).whole
+
+
+def test_a_lease_that_did_not_change_is_the_same_object() -> None:
+    """Open vSwitch's data plane knows unchanged peers by it."""
+    controller = DataPlaneController(DataPlaneOwner(), no_planes)
+    there = inputs(lease(2), lease(3))
+    before: Sequence[Lease] = controller.desired(there, WHOLE).peers
+    after = controller.desired(there, Dirty(keys={lease(3).key})).peers
+    assert {id(peer) for peer in before} == {id(peer) for peer in after}
+
+
+def test_devices_follow_from_the_hosts_own_inputs() -> None:
+    there = inputs(lease(2))
+    assert DevicesController(DataPlaneOwner()).desired(there, WHOLE) is there.host
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def test_subnet_env_says_the_lease_and_the_backends_mtu(tmp_path: Path) -> None:
+    controller = PublishController(tmp_path / "subnet.env")
+    there = inputs(lease(2))
+    wanted = controller.desired(there, WHOLE)
+    assert controller.plan(there) == [f"# write {tmp_path / 'subnet.env'}"]
+    controller.apply(wanted)
+    assert controller.plan(there) == []
+    assert controller.subnet_file.read_text().splitlines() == [
+        "FLANNEL_NETWORK=10.5.0.0/16",
+        "FLANNEL_SUBNET=10.5.1.1/24",
+        "FLANNEL_MTU=1450",
+        "FLANNEL_IPMASQ=false",
+    ]
+    assert controller.cleanup() == []
+    assert not controller.subnet_file.exists()
+
+
+def test_the_ready_file_holds_our_pid_and_goes_with_us(tmp_path: Path) -> None:
+    controller = ReadyController(tmp_path)
+    controller.apply(controller.desired(inputs(), WHOLE))
+    assert controller.file.read_text() == f"{os.getpid()}\n"
+    controller.close()
+    assert not controller.file.exists()
