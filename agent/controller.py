@@ -25,7 +25,7 @@ from enum import Flag, auto
 from typing import Protocol, TypeVar
 
 from agent.inputs import ReconcileInputs
-from hostnet.count import Count
+from backend.metric_sample import MetricSample
 
 Desired = TypeVar("Desired")
 MAX_REASONS = 3
@@ -139,7 +139,7 @@ class Controller(Protocol[Desired]):
     def status(self) -> str | None:
         """Why what was applied does not work, as one line; None when it does, as far as known."""
 
-    def samples(self) -> list[Count]:
+    def samples(self) -> list[MetricSample]:
         """What it counts itself, for Prometheus."""
 
     def close(self) -> None:

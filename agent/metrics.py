@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from hostnet.count import Count
+from backend.metric_sample import MetricSample
 
 # seconds: a single changed lease takes about a millisecond, 10,000 peers from nothing about one
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -26,7 +26,7 @@ class MeasuredPart(Protocol):
     def status(self) -> str | None:
         """What is wrong with it, as one line; None when nothing is."""
 
-    def samples(self) -> Sequence[Count]:
+    def samples(self) -> Sequence[MetricSample]:
         """What it counts itself."""
 
 

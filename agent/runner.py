@@ -19,8 +19,8 @@ from agent.metrics import Metrics
 from agent.probe import Probe
 from agent.problems import Problems
 from agent.worker import Worker
+from backend.metric_sample import MetricSample
 from base.errors import FlatmeshError
-from hostnet.count import Count
 
 log = logging.getLogger("agent")
 SETTLE_INTERVAL = 0.02
@@ -98,7 +98,7 @@ class Runner:
         except (FlatmeshError, OSError) as problem:
             return f"{self.name}: {problem}"
 
-    def samples(self) -> Sequence[Count]:
+    def samples(self) -> Sequence[MetricSample]:
         """What the controller counts; nothing while it can't be asked."""
         try:
             return self._samples.ask()

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from hostnet.count import Count
+from backend.metric_sample import MetricSample
 from hostnet.state import HostState
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes, PeerUnusableError
@@ -59,7 +59,7 @@ class DataPlane(Protocol):
     def problem(self) -> str | None:
         """Why pods can't be served now, as one line, or None when all is well."""
 
-    def samples(self) -> list[Count]:
+    def samples(self) -> list[MetricSample]:
         """What it counts itself, now; empty while it can't be asked.
 
         Samples of one name have the same labels.

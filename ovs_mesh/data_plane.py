@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_interface
 from pathlib import Path
 
-from hostnet.count import Count
+from backend.metric_sample import MetricSample
 from hostnet.gateway_bridge import ensure_addresses, ensure_gateway_bridge, set_up
 from hostnet.kernel import Kernel
 from hostnet.kinds.offload import turn_tx_checksum_off
@@ -159,7 +159,7 @@ class OvsDataPlane:
         """Why pods can't reach other hosts now, or None."""
         return self._problem
 
-    def samples(self) -> list[Count]:
+    def samples(self) -> list[MetricSample]:
         """Packets dropped; nothing while the switch doesn't answer."""
         try:
             dropped = Switch(self.rundir, OBR0).dropped()
@@ -167,7 +167,7 @@ class OvsDataPlane:
             return []
         what = "Packets that obr0 dropped since Open vSwitch started"
         return [
-            Count("ovs_dropped_packets", what, packets, {"reason": reason})
+            MetricSample("ovs_dropped_packets", what, packets, {"reason": reason})
             for reason, packets in dropped.items()
         ]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from agent.controller import Change, Dirty, Report
 from agent.data_plane_owner import DataPlaneOwner
 from agent.inputs import HostInputs, ReconcileInputs
+from backend.metric_sample import MetricSample
 from backend.protocol import DataPlane
-from hostnet.count import Count
 from ipam.lease import Lease, PeerUnusableError
 
 log = logging.getLogger("agent.data_plane")
@@ -91,7 +91,7 @@ class DataPlaneController:
         plane = self._owner.plane
         return plane.problem() if plane is not None else None
 
-    def samples(self) -> list[Count]:
+    def samples(self) -> list[MetricSample]:
         """What the data plane counts itself."""
         plane = self._owner.plane
         return plane.samples() if plane is not None else []

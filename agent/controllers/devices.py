@@ -8,7 +8,7 @@ from __future__ import annotations
 from agent.controller import Change, Dirty, Report
 from agent.data_plane_owner import DataPlaneOwner
 from agent.inputs import HostInputs, ReconcileInputs
-from hostnet.count import Count
+from backend.metric_sample import MetricSample
 
 
 class DevicesController:
@@ -46,7 +46,7 @@ class DevicesController:
         """Nothing to ask."""
         return None
 
-    def samples(self) -> list[Count]:
+    def samples(self) -> list[MetricSample]:
         """Nothing."""
         return []
 

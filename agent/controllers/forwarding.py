@@ -7,8 +7,8 @@ import logging
 from agent.controller import Change, Dirty, Report
 from agent.inputs import ReconcileInputs
 from agent.kernel_applier import StateApplier
+from backend.metric_sample import MetricSample
 from flannel import masquerade
-from hostnet.count import Count
 from hostnet.state import HostState, Sysctl
 
 log = logging.getLogger("agent.forwarding")
@@ -52,7 +52,7 @@ class ForwardingController:
         """Nothing to ask: what the kernel refused is in the report."""
         return None
 
-    def samples(self) -> list[Count]:
+    def samples(self) -> list[MetricSample]:
         """Nothing."""
         return []
 

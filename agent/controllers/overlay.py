@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from agent.controller import Change, Dirty, Report
 from agent.inputs import HostInputs, ReconcileInputs
 from agent.kernel_applier import KernelChange, StateApplier
-from hostnet.count import Count
+from backend.metric_sample import MetricSample
 from hostnet.state import HostState, merge
 from ipam.lease import Lease, PeerUnusableError
 
@@ -114,11 +114,13 @@ class OverlayController:
         """Nothing to ask: what the kernel refused is in the report."""
         return None
 
-    def samples(self) -> list[Count]:
+    def samples(self) -> list[MetricSample]:
         """Peers, and leases that can't be used."""
         return [
-            Count("peers", "Peers programmed", self.peers, gauge=True),
-            Count("unusable_peers", "Leases this host can't use", len(self.unusable), gauge=True),
+            MetricSample("peers", "Peers programmed", self.peers, gauge=True),
+            MetricSample(
+                "unusable_peers", "Leases this host can't use", len(self.unusable), gauge=True
+            ),
         ]
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent.controller import Change, Dirty, Report
 from agent.inputs import ReconcileInputs
-from hostnet.count import Count
+from backend.metric_sample import MetricSample
 from ipam.subnet_env import SubnetEnv, SubnetEnvError
 
 log = logging.getLogger("agent.publish")
@@ -63,7 +63,7 @@ class PublishController:
         """Nothing to ask."""
         return None
 
-    def samples(self) -> list[Count]:
+    def samples(self) -> list[MetricSample]:
         """Nothing."""
         return []
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from agent.controller import Change, Dirty, Report
 from agent.inputs import ReconcileInputs
+from backend.metric_sample import MetricSample
 from base import paths
-from hostnet.count import Count
 
 log = logging.getLogger("agent.ready")
 
@@ -55,7 +55,7 @@ class ReadyController:
         """Nothing to ask."""
         return None
 
-    def samples(self) -> list[Count]:
+    def samples(self) -> list[MetricSample]:
         """Nothing."""
         return []
 

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from backend.metric_sample import MetricSample
 from flannel.udp.control import (
     ControlError,
     UdpFiles,
@@ -30,7 +31,6 @@ from flannel.udp.control import (
 )
 from flannel.udp.lifecycle import UdpError, UdpLifecycle
 from flannel.udp.table import UdpTable, table_of
-from hostnet.count import Count
 from hostnet.kinds import tun as tun_device
 from hostnet.underlay import Underlay
 from ipam.lease import Lease
@@ -148,7 +148,7 @@ class UdpDataPlane:
             return {}
         return dict(counters)
 
-    def samples(self) -> list[Count]:
+    def samples(self) -> list[MetricSample]:
         """The same for Prometheus: what was dropped is one counter, by direction and reason."""
         from flannel.udp import _plane  # noqa: PLC0415 - absent where it could not be compiled
 
@@ -157,9 +157,9 @@ class UdpDataPlane:
             if name.startswith("drop_"):
                 _, direction, reason = name.split("_", 2)
                 labels = {"direction": direction, "reason": reason}
-                found.append(Count("udp_dropped_packets", "Packets dropped", value, labels))
+                found.append(MetricSample("udp_dropped_packets", "Packets dropped", value, labels))
             else:
-                found.append(Count(f"udp_{name}", _plane.COUNTERS.get(name, name), value))
+                found.append(MetricSample(f"udp_{name}", _plane.COUNTERS.get(name, name), value))
         return found
 
     def watch(self, changed: Callable[[], None]) -> None:

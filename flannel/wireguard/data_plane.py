@@ -25,13 +25,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from backend.metric_sample import MetricSample
 from base.errors import FlatmeshError
 from flannel.wireguard.config import DEVICES, WireguardConfig, published_key
 from flannel.wireguard.endpoints import EndpointMemory
 from flannel.wireguard.key import KeyFile, WireguardKey
 from flannel.wireguard.plan import device_change, wanted_devices
 from flannel.wireguard.process import WireguardProcess
-from hostnet.count import Count
 from hostnet.ownership import LINK_ALIAS
 from hostnet.underlay import Underlay
 from hostnet.wireguard.device import (
@@ -156,7 +156,7 @@ class WireguardDataPlane:
                 return f"wireguard: {what}"
         return None
 
-    def samples(self) -> list[Count]:
+    def samples(self) -> list[MetricSample]:
         """Nothing: WireGuard counts bytes by peer, which `wg show` prints."""
         return []
 

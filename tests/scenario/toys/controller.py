@@ -7,8 +7,8 @@ from pathlib import Path
 
 from agent.controller import Change, Dirty, Report
 from agent.inputs import ReconcileInputs
+from backend.metric_sample import MetricSample
 from base.errors import FlatmeshError
-from hostnet.count import Count
 
 
 class ToyError(FlatmeshError):
@@ -51,8 +51,8 @@ class ToyController:
     def status(self) -> str | None:
         return None
 
-    def samples(self) -> list[Count]:
-        return [Count("toy_leases", "Leases in the toy's file", self._lines(), gauge=True)]
+    def samples(self) -> list[MetricSample]:
+        return [MetricSample("toy_leases", "Leases in the toy's file", self._lines(), gauge=True)]
 
     def _lines(self) -> int:
         return len(self.file.read_text().splitlines()) if self.file.exists() else 0

@@ -16,8 +16,8 @@ from agent.inputs import ReconcileInputs
 from agent.metrics import Metrics
 from agent.runner import Runner
 from agent.worker import Worker
+from backend.metric_sample import MetricSample
 from base.errors import FlatmeshError
-from hostnet.count import Count
 from tests.unit.agent.agent_inputs import inputs, lease
 
 
@@ -61,7 +61,7 @@ class Toy:
     def status(self) -> str | None:
         return self.problem()
 
-    def samples(self) -> list[Count]:
+    def samples(self) -> list[MetricSample]:
         return []
 
     def close(self) -> None:

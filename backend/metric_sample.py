@@ -1,4 +1,4 @@
-"""A metric that is read when Prometheus asks: a counter or a gauge that another part keeps."""
+"""One value for Prometheus, read when it asks: of a counter or gauge that another part keeps."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class MetricSample:
     """One value of one metric."""
 
     name: str
-    """As `udp_tx_packets`; what makes it whole ("flatmesh_", "_total") is put around it."""
+    """As `udp_tx_packets`: `agent.metrics` adds "flatmesh_", and "_total" to a counter's."""
     help: str
+    """What it counts, in one line."""
     value: int
     labels: Mapping[str, str] = field(default_factory=dict)
     gauge: bool = False
-    """Whether the value can fall; its name then gets no "_total"."""
+    """Whether the value can fall."""
