@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ovs_mesh.openflow import FlowChange
 
-CONNECT_TIMEOUT = 5.0  # seconds for the switch to take our requests
+CONNECT_TIMEOUT = 2.0  # seconds for the switch to take our requests
 HEADER = struct.Struct(">BBHI")  # struct ofp_header: version, type, length, xid
 VERSION = 0x01  # OpenFlow 1.0, where the flow monitor appeared first
 HELLO, ECHO_REQUEST, ECHO_REPLY, SET_CONFIG, STATS_REQUEST = 0, 2, 3, 9, 16

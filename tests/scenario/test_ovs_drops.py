@@ -30,27 +30,27 @@ def test_spoofed_pod_packet_is_dropped_and_counted(
     # masquerading would give a spoofed packet the host's own address
     lab = make_lab(hosts=2, pods_per_host=2, backend=config, ip_masq=False)
     pods = {f"h{pod.host}-{pod.name}": pod for pod in lab.pods}
-    liar, victim, target = pods["h1-p1"], pods["h1-p2"], pods["h2-p1"]
+    sender, victim, target = pods["h1-p1"], pods["h1-p2"], pods["h2-p1"]
     with listening(target.netns) as receiver:
         eventually(
-            lambda: arrives(liar.netns, liar.addresses[0], target.addresses[0], receiver),
-            "the truth passes",
+            lambda: arrives(sender.netns, sender.addresses[0], target.addresses[0], receiver),
+            "packets with the pod's own address pass",
         )
         before = switch(lab, 1).dropped()["spoofed"]
-        # an address of another host's subnet; and, where the switch knows the port, its neighbour's
-        stranger = str(ip_address(target.addresses[0]) + 100)
-        lies = [stranger] if attach == "kbr0" else [stranger, victim.addresses[0]]
-        for lie in lies:
-            on(liar.netns, f"ip addr add {lie}/32 dev lo")
-            send(liar.netns, lie, target.addresses[0], b"a lie")
+        # an address of another host's subnet; and, where pods are ports of obr0, another pod's
+        remote_address = str(ip_address(target.addresses[0]) + 100)
+        spoofed = [remote_address] if attach == "kbr0" else [remote_address, victim.addresses[0]]
+        for address in spoofed:
+            on(sender.netns, f"ip addr add {address}/32 dev lo")
+            send(sender.netns, address, target.addresses[0], b"spoofed")
         eventually(
-            lambda: switch(lab, 1).dropped()["spoofed"] >= before + len(lies),
+            lambda: switch(lab, 1).dropped()["spoofed"] >= before + len(spoofed),
             "the drops are counted",
         )
-        assert b"a lie" not in waiting(receiver)
+        assert b"spoofed" not in waiting(receiver)
     name = 'flatmesh_ovs_dropped_packets_total{reason="spoofed"} '
-    (told,) = (line.removeprefix(name) for line in scrape(lab, 1) if line.startswith(name))
-    assert float(told) >= before + len(lies)
+    (value,) = (line.removeprefix(name) for line in scrape(lab, 1) if line.startswith(name))
+    assert float(value) >= before + len(spoofed)
 
 
 def waiting(receiver: socket.socket) -> list[bytes]:

@@ -139,10 +139,10 @@ def test_address_that_is_not_ours_is_spoofed(known: tuple[str, Known], source: s
 
 def test_known_address_with_another_mac_is_spoofed(known: tuple[str, Known]) -> None:
     _, k = known
-    lie = f"in_port={k.uplink},dl_src=02:00:00:00:00:99"
-    way, end = k.trace(f"{lie},ip,nw_src={k.pod},nw_dst={k.remote},nw_ttl=64")
+    wrong_mac = f"in_port={k.uplink},dl_src=02:00:00:00:00:99"
+    way, end = k.trace(f"{wrong_mac},ip,nw_src={k.pod},nw_dst={k.remote},nw_ttl=64")
     assert (way, end) == ([(0, 100), (10, 80), (250, 1)], "drop")
-    way, end = k.trace(f"{lie},arp,arp_op=1,arp_spa={k.pod},arp_tpa={ROUTER_IPV4}")
+    way, end = k.trace(f"{wrong_mac},arp,arp_op=1,arp_spa={k.pod},arp_tpa={ROUTER_IPV4}")
     assert (way, end) == ([(0, 100), (10, 80), (250, 1)], "drop")
 
 
