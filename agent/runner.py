@@ -227,6 +227,9 @@ class Runner:
         else:
             self.problems.clear("kernel")
             self._retry_interval = RETRY_INTERVALS[0]
+            if self._retry is not None:
+                self._retry.cancel()
+                self._retry = None
         if report.again:
             self.mark_whole(*report.again)
 

@@ -53,6 +53,9 @@ class DataPlaneController:
 
     def desired(self, inputs: ReconcileInputs, dirty: Dirty) -> DataPlaneInputs:
         """The usable peers' leases."""
+        if self._owner.without_plane(inputs.host.backend):
+            self._peers = None
+            return DataPlaneInputs(inputs.host, (), dirty.whole)
         peers = self._peers
         if dirty.whole or peers is None or peers.host != inputs.host:
             self._peers = peers = UsablePeers(inputs.host)
@@ -64,14 +67,17 @@ class DataPlaneController:
     def apply(self, desired: DataPlaneInputs) -> Report:
         """Drive the data plane. Raises OSError."""
         plane = self._owner.of(desired.host.backend)
-        if plane is None:
-            return Report()
+        lines = self._reconcile(plane, desired) if plane is not None else []
+        self._owner.clean_up_earlier()
+        return Report(len(lines), lines)
+
+    def _reconcile(self, plane: DataPlane, desired: DataPlaneInputs) -> list[str]:
         if desired.whole:
             plane.mark_dirty()
         lines = plane.reconcile(desired.host.own, desired.peers, desired.host.underlay)
         for line in lines if len(lines) <= MAX_LINES else [f"{len(lines)} changes: {lines[0]} ..."]:
             log.info("%s", line)
-        return Report(len(lines), lines)
+        return lines
 
     def plan(self, inputs: ReconcileInputs) -> list[str]:
         """The lines that `apply` would log."""

@@ -156,3 +156,21 @@ def test_a_stopped_etcd_keeps_nothing_else_waiting(
     lab.wait_ready(1, timeout=60.0)
     eventually(lambda: readyz(lab, 1).text == "ok\n", "all is well again", timeout=60.0)
     assert_all_reach_all(lab)
+
+
+def test_a_backend_whose_program_is_stopped_can_be_left_for_another(
+    make_lab: MakeLab, on: On, eventually: Eventually
+) -> None:
+    lab = make_lab(hosts=2, pods_per_host=1, backend={"Type": "ovs", "Tunnel": "geneve"})
+    host, subnet = lab.names.host(1), lab.subnet(2)
+    with stopped(pids(lab, 1, "ovsdb-server")):
+        lab.configure({**lab.spec.cluster_config(), "Backend": {"Type": "vxlan"}})
+        eventually(
+            lambda: subnet in on(host, "ip route show dev flannel.1", check=False),
+            "the new backend's routes are there",
+            timeout=40.0,
+        )
+    eventually(
+        lambda: lab.ovs(1).vsctl("list-br") == "", "the old backend is cleaned up", timeout=40.0
+    )
+    assert_all_reach_all(lab)
