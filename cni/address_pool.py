@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from cni import cidr
 from cni.config.address_range import RangeSet, whole_subnet
@@ -25,15 +25,14 @@ LEASE_POOL = ""
 """The name of the lease's pool in the address store."""
 
 
-@dataclass(frozen=True, slots=True)
-class AddressPool:
+class AddressPool(NamedTuple):
     """The ranges of an attachment, and what goes into its result with the addresses."""
 
     sets: tuple[RangeSet, ...]
     requested: tuple[tuple[int, int], ...] = ()
     """Addresses that must be among those given: family (4 or 6) and integer."""
     routes: tuple[ResultRoute, ...] = ()
-    dns: Dns = field(default_factory=Dns)
+    dns: Dns = Dns()
     name: str = LEASE_POOL
     """Addresses are unique within the pool of this name."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from base.paths import ADDRESS_STORE, CNI_SOCKET, RUN_DIR, STATE_DIR, SUBNET_FILE
 from cni.concurrency_limit import ConcurrencyLimit
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from ipam.addresses import AddressBook
 
 
-@dataclass(frozen=True, slots=True)
-class HostStatus:
+class HostStatus(NamedTuple):
     """Whether pods can be served now, as the daemon knows it."""
 
     problem: str | None = None

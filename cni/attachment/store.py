@@ -20,8 +20,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cni.config.call import AttachmentKey
 from cni.errors import ATTACHMENT_EXISTS, IO_FAILURE, NO_ADDRESS, NOT_AVAILABLE, CniError
@@ -43,8 +42,7 @@ if TYPE_CHECKING:
     from cni.host import PluginHost
 
 
-@dataclass(frozen=True, slots=True)
-class AttachmentRecord:
+class AttachmentRecord(NamedTuple):
     """One attachment."""
 
     key: AttachmentKey

@@ -9,8 +9,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from cni import cidr
 from cni.cidr import Cidr
@@ -18,8 +18,7 @@ from cni.errors import INVALID_CONFIG, CniError
 from cni.fields import CniFields
 
 
-@dataclass(frozen=True, slots=True)
-class PoolRange:
+class PoolRange(NamedTuple):
     """Addresses that may be given to pods; the gateway is none of them."""
 
     subnet: Cidr

@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cni.config.environment import ifname_problem
 from cni.config.request import CniRequest
@@ -28,8 +28,7 @@ DEFAULT_BRIDGE = "kbr0"
 MAX_VLAN = 4094  # IEEE 802.1Q: 0 and 4095 are reserved
 
 
-@dataclass(frozen=True, slots=True)
-class BridgeConfig:
+class BridgeConfig(NamedTuple):
     """How one container is attached to the host's bridge."""
 
     bridge: str

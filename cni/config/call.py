@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 
@@ -15,8 +14,7 @@ class AttachmentKey(NamedTuple):
     ifname: str
 
 
-@dataclass(frozen=True, slots=True)
-class CniCall:
+class CniCall(NamedTuple):
     """A call that came over the daemon's socket, or that this process was started for."""
 
     plugin: str

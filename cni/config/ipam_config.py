@@ -16,8 +16,8 @@ before those of `ranges`; ranges of the `ipRanges` capability come before all ot
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from cni import versions
 from cni.config.address_range import RangeSet, parse_range_sets, require_disjoint
@@ -31,8 +31,7 @@ from cni.result.read import read_dns, read_routes
 OWN_IPAM = "flatmesh-ipam"
 
 
-@dataclass(frozen=True, slots=True)
-class OwnIpamConfig:
+class OwnIpamConfig(NamedTuple):
     """What a config says about addresses from this host's own store."""
 
     sets: tuple[RangeSet, ...] = ()
@@ -40,7 +39,7 @@ class OwnIpamConfig:
     requested: tuple[tuple[int, int], ...] = ()
     """Addresses that the runtime asks for: family (4 or 6) and integer."""
     routes: tuple[ResultRoute, ...] = ()
-    dns: Dns = field(default_factory=Dns)
+    dns: Dns = Dns()
     subnet_file: Path | None = None
     """Where subnet.env is; None: where the host has it."""
 

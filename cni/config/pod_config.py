@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cni.config.bridge_config import BridgeConfig, parse_bridge_config
 from cni.config.ipam_config import (
@@ -18,8 +18,7 @@ from cni.result.model import CniResult, Dns
 from cni.result.read import read_dns
 
 
-@dataclass(frozen=True, slots=True)
-class PodConfig:
+class PodConfig(NamedTuple):
     """How a pod is attached, and where its addresses come from."""
 
     bridge: BridgeConfig

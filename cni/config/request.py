@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cni import versions
 from cni.config.call import AttachmentKey, CniCall
@@ -25,8 +24,7 @@ NO_ATTACHMENT = AttachmentKey("", "", "")
 MAX_STDIN = 16 << 20  # bytes; a config has a few hundred, a chain's prevResult a few thousand
 
 
-@dataclass(frozen=True, slots=True)
-class CniRequest:
+class CniRequest(NamedTuple):
     """A call that has passed all checks which need neither a plugin nor this host."""
 
     call: CniCall

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cni.errors import DELEGATE_FAILURE, INVALID_CONFIG, TRY_AGAIN_LATER, CniError
 
@@ -22,8 +21,7 @@ DELEGATE_TIMEOUT = 60.0  # seconds; a dhcp lease may take 30
 MAX_STDERR = 500  # characters of a plugin's stderr in our message
 
 
-@dataclass(frozen=True, slots=True)
-class ExecutableOutput:
+class ExecutableOutput(NamedTuple):
     """What a plugin's process left."""
 
     status: int

@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +140,7 @@ def _call(
         return call_delegate(config["type"], command, config, request, host)
     environment = {**request.call.environment, "CNI_COMMAND": command}
     stdin = json.dumps(config).encode()
-    call = replace(request.call, plugin=OWN_BRIDGE, environment=environment, stdin=stdin)
+    call = request.call._replace(plugin=OWN_BRIDGE, environment=environment, stdin=stdin)
     return run_command(_own_bridge(), parse_request(call), host)
 
 

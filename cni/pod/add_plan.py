@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from cni.address_pool import AddressPool, read_subnet_env, resolve_pool
 from cni.config.bridge_config import BridgeConfig
@@ -20,8 +20,7 @@ from cni.result.model import CniResult, Dns
 IPV6_MIN_MTU = 1280  # bytes, RFC 8200 section 5
 
 
-@dataclass(frozen=True, slots=True)
-class AddPlan:
+class AddPlan(NamedTuple):
     """One ADD, with all that the config, the lease and the host say about it."""
 
     key: AttachmentKey
@@ -70,5 +69,5 @@ def _with_mtu(config: PodConfig, host: PluginHost) -> BridgeConfig:
     if not config.bridge.mtu:
         with contextlib.suppress(CniError):
             env = read_subnet_env(config.subnet_file or host.subnet_file)
-            return replace(config.bridge, mtu=env.mtu)
+            return config.bridge._replace(mtu=env.mtu)
     return config.bridge

@@ -7,8 +7,7 @@ record. So the record holds everything that an undo needs before the change is m
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from cni.attachment.store import AttachmentStore
 from cni.config.request import CniRequest
@@ -29,8 +28,7 @@ from cni.result.model import CniResult, ResultAddress, ResultInterface, ResultRo
 from hostnet.kinds.link import FoundLink
 
 
-@dataclass(slots=True)
-class Attacher:
+class Attacher(NamedTuple):
     """The values that every step of one ADD needs. Used by one thread."""
 
     request: CniRequest
@@ -38,7 +36,7 @@ class Attacher:
     store: AttachmentStore
     sockets: PodSockets
     host: PluginHost
-    metadata: dict[str, Any] = field(default_factory=lambda: {"plugin": "flatmesh"})
+    metadata: dict[str, Any]
     """What is stored with the record so far."""
 
     def attach(self) -> CniResult:
@@ -67,18 +65,18 @@ class Attacher:
             dns = given.dns
             bridge = self._bridge(ips)
             if not plan.bridge.mac and plan.delegate not in NEED_INTERFACE:
-                pair = replace(pair, mac=mac_for(ips, POD_PREFIX))
+                pair = pair._replace(mac=mac_for(ips, POD_PREFIX))
                 set_mac(self.sockets.pod, interface, pair.mac)
         self._configure(interface, ips, routes)
         crash_point("add-configured")
         self._firewall(pair, ips)
         crash_point("add-firewalled")
-        self.metadata |= {"mac": pair.mac, "ips": [ip.address for ip in ips]}
+        self.metadata.update(mac=pair.mac, ips=[ip.address for ip in ips])
         self.store.finish(plan.key, pair.host_name, self.metadata)
         crash_point("add-ready")
         interfaces = _interfaces(plan, pair, bridge, interface)
         of_pod = len(interfaces) - 1
-        ips = tuple(replace(ip, interface=of_pod) for ip in ips)
+        ips = tuple(ip._replace(interface=of_pod) for ip in ips)
         result = CniResult(interfaces, ips, routes, dns)
         return result.after(plan.previous) if plan.previous is not None else result
 

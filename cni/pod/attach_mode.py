@@ -13,15 +13,14 @@ Then the plugin leaves the host's end without a master and gives no bridge a gat
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from base.paths import ATTACH_FILE
 from cni.errors import INVALID_CONFIG, CniError
 
 
-@dataclass(frozen=True, slots=True)
-class AttachMode:
+class AttachMode(NamedTuple):
     """How the host's ends of veth pairs are attached."""
 
     mode: str = "bridge"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from cni import cidr
 from cni.config.bridge_config import BridgeConfig
 from cni.result.model import ResultAddress, ResultRoute
@@ -19,7 +17,7 @@ def with_gateways(ips: Addresses, routes: Routes, config: BridgeConfig) -> tuple
     none; `isDefaultGateway` adds a default route for each family that has none yet.
     """
     if config.is_gateway:
-        ips = tuple(ip if ip.gateway else replace(ip, gateway=_first_host(ip)) for ip in ips)
+        ips = tuple(ip if ip.gateway else ip._replace(gateway=_first_host(ip)) for ip in ips)
     if not config.is_default_gateway:
         return ips, routes
     for ip in ips:

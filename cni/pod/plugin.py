@@ -31,7 +31,6 @@ from cni.errors import ATTACHMENT_EXISTS, NOT_AVAILABLE, CniError
 from cni.host import PluginHost
 from cni.pod.add_plan import AddPlan, plan_add
 from cni.pod.attach import Attacher
-from cni.pod.collect import collect
 from cni.pod.container_netns import open_container_netns, open_container_netns_if_present
 from cni.pod.removal import PLUGIN, Removal, detach
 from cni.pod.veth_pair import PodSockets
@@ -53,7 +52,8 @@ def add(request: CniRequest, host: PluginHost) -> CniResult:
         )
         _require_free(request, plan, store, sockets, host)
         with _undone_on_failure(request, store, host):
-            result = Attacher(request, plan, store, sockets, host).attach()
+            metadata = {"plugin": PLUGIN}
+            result = Attacher(request, plan, store, sockets, host, metadata).attach()
     host.pods_changed()
     return result
 
@@ -91,6 +91,8 @@ def check(request: CniRequest, host: PluginHost) -> None:
 
 def gc(request: CniRequest, host: PluginHost) -> None:
     """Detach every attachment of the network that is not valid any more. Raises CniError."""
+    from cni.pod.collect import collect  # noqa: PLC0415 - only GC needs it
+
     collect(request, request.valid_attachments(), host)
     delegate = delegated_ipam_type(request)
     if delegate:

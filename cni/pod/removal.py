@@ -10,7 +10,7 @@ or sweep finds it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from base.errors import FlatmeshError
 from cni.attachment.store import AttachmentRecord, AttachmentStore
@@ -31,8 +31,7 @@ PLUGIN = "flatmesh"
 """In the metadata of attachments that this plugin made, and in the names of its locks."""
 
 
-@dataclass(frozen=True, slots=True)
-class Removal:
+class Removal(NamedTuple):
     """What is to be removed."""
 
     key: AttachmentKey

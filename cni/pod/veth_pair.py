@@ -11,7 +11,7 @@ them, so that tests check a batch without a kernel.
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cni.config.bridge_config import BridgeConfig
 from cni.errors import ATTACHMENT_EXISTS, NETWORK_FAILURE, CniError
@@ -23,8 +23,7 @@ from hostnet.netlink.socket import NetlinkError, NetlinkSocket, Request
 DEFAULT_VLAN = 1  # the VLAN a bridge puts new ports into
 
 
-@dataclass(frozen=True, slots=True)
-class VethPair:
+class VethPair(NamedTuple):
     """A veth pair to be made."""
 
     host_name: str
@@ -38,8 +37,7 @@ class VethPair:
     """Of the host's end."""
 
 
-@dataclass(frozen=True, slots=True)
-class PodSockets:
+class PodSockets(NamedTuple):
     """Netlink sockets in the two namespaces of a veth pair."""
 
     host: NetlinkSocket

@@ -1,15 +1,17 @@
 """The result of an ADD as values, in the terms of the newest specification (1.1.0).
 
 `cni.result.render` writes it as JSON of any version, `cni.result.read` reads it from any.
+
+Here and in all of `cni`, values are NamedTuples: to define one takes 0.15 ms at import, a
+frozen dataclass with slots 1 ms, and a call without a daemon imports twenty of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class ResultInterface:
+class ResultInterface(NamedTuple):
     """An interface of an attachment: the bridge, the host's end or the container's end."""
 
     name: str
@@ -23,8 +25,7 @@ class ResultInterface:
     pci_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ResultAddress:
+class ResultAddress(NamedTuple):
     """An address of an attachment."""
 
     address: str
@@ -35,8 +36,7 @@ class ResultAddress:
     """Index into the result's interfaces; None in the result of an IPAM plugin."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResultRoute:
+class ResultRoute(NamedTuple):
     """A route inside the container."""
 
     destination: str
@@ -52,8 +52,7 @@ class ResultRoute:
     """RT_SCOPE_* of linux/rtnetlink.h."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dns:
+class Dns(NamedTuple):
     """What the runtime writes into the container's resolv.conf."""
 
     nameservers: tuple[str, ...] = ()
@@ -62,20 +61,19 @@ class Dns:
     options: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class CniResult:
+class CniResult(NamedTuple):
     """The answer to an ADD."""
 
     interfaces: tuple[ResultInterface, ...] = ()
     ips: tuple[ResultAddress, ...] = ()
     routes: tuple[ResultRoute, ...] = ()
-    dns: Dns = field(default_factory=Dns)
+    dns: Dns = Dns()
 
     def after(self, previous: CniResult) -> CniResult:
         """This result appended to that of an earlier plugin of the chain."""
         shift = len(previous.interfaces)
         moved = tuple(
-            ip if ip.interface is None else replace(ip, interface=ip.interface + shift)
+            ip if ip.interface is None else ip._replace(interface=ip.interface + shift)
             for ip in self.ips
         )
         return CniResult(

@@ -23,7 +23,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from base.errors import FlatmeshError
@@ -183,7 +182,7 @@ class CniServer:
             log.warning("a CNI client is in another network namespace; it answers its call itself")
             return CniResponse(protocol.RUN_IT_YOURSELF, b"")
         try:
-            call = replace(received.call, same_mounts=received.has_our_mounts())
+            call = received.call._replace(same_mounts=received.has_our_mounts())
             with self.host.concurrency.slot():
                 return handle(call, self.host)
         except RunInClientError:
