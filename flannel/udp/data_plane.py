@@ -4,8 +4,8 @@ The process belongs to the host, not to the daemon: it outlives the daemon, and 
 by its lock and its socket (`flannel.udp.lifecycle`). It is only ever started, told a new table,
 handed over to a process of newer code, or ended:
 
-    prepare     the TUN device is there, and a process with the wanted settings answers
-    reconcile   its table is the leases'
+    prepare     the TUN device is there
+    reconcile   a process with the wanted settings answers, and its table is the leases'
     close       nothing: packets go on
     cleanup     process, device and files go
 """
@@ -80,41 +80,44 @@ class UdpDataPlane:
     # -- the daemon's calls ------------------------------------------------------------
 
     def prepare(self, own: Lease, underlay: Underlay) -> None:
-        """Have the device and a process. Raises OSError."""
-        del own
+        """Make the TUN device unless it is there. Raises OSError."""
+        del own, underlay
         with self._recording_problems():
-            self._prepare(self.settings(underlay))
-
-    def _prepare(self, wanted: UdpSettings) -> None:
-        status, device = self.process.status(), tun_device.find(self.tun)
-        if (
-            status is not None
-            and device is not None
-            and (status["settings"], status["index"]) == (wanted.to_json(), device.index)
-        ):
-            # the device is not touched here: netlink would tell of it and cause a reconcile
-            if status["build"] == build():
-                self.process.trim_log()
-                return
-            self.process.start("--take-over", instead_of=status["pid"])
-            log.info("udp data plane handed over to new code")
-            return
-        tun_device.make(self.tun, single=self.single)
-        self.process.stop()
-        self.process.start("--settings", json.dumps(wanted.to_json()))
-        log.info("started the udp data plane")
+            status, device = self.process.status(), tun_device.find(self.tun)
+            if status is not None and device is not None:
+                same_make = status["settings"]["single"] == self.single
+                if same_make and status["index"] == device.index:
+                    return  # a change of the device would be a netlink event, and so a reconcile
+            tun_device.make(self.tun, single=self.single)
 
     def reconcile(self, own: Lease, peers: Sequence[Lease], underlay: Underlay) -> list[str]:
-        """Give the process the leases' table; returns the changes. Raises OSError."""
-        del underlay
+        """Have a process with the leases' table; returns the changes. Raises OSError."""
         wanted = table_of(own, peers)
         document = wanted.to_json()
         with self._recording_problems():
+            self._have_process(self.settings(underlay))
             if call(self.files, {"op": "status"})["digest"] == digest_of(document):
                 return []
             actual = UdpTable.from_json(call(self.files, {"op": "table"})["table"])
             call(self.files, {"op": "set table", "table": document})
         return actual.changes_to(wanted)
+
+    def _have_process(self, wanted: UdpSettings) -> None:
+        status, device = self.process.status(), tun_device.find(self.tun)
+        if device is None:
+            raise UdpError(f"device {self.tun} is gone")
+        if status is None or (status["settings"], status["index"]) != (
+            wanted.to_json(),
+            device.index,
+        ):
+            self.process.stop()
+            self.process.start("--settings", json.dumps(wanted.to_json()))
+            log.info("started the udp data plane")
+        elif status["build"] != build():
+            self.process.start("--take-over", instead_of=status["pid"])
+            log.info("udp data plane handed over to new code")
+        else:
+            self.process.trim_log()
 
     def plan(self, own: Lease, peers: Sequence[Lease], underlay: Underlay) -> list[str]:
         """The lines that `prepare` and `reconcile` would do. Raises OSError."""
