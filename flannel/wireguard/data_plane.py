@@ -5,9 +5,8 @@ one transaction. A restarted daemon goes on from what is there: the private key 
 the peers are in the leases, the rest is in the kernel or in the wireguard-go process, which is
 found again by its socket.
 
-    prepare     the device is there: kernel WireGuard where the kernel has it, else a TUN
-                device and a wireguard-go that answers
-    reconcile   key, port and peers as they should be
+    prepare     the device is there: kernel WireGuard where the kernel has it, else TUN
+    reconcile   a wireguard-go serves a TUN device; key, port and peers are as they should be
     close       nothing: device and process stay, and packets go on
     cleanup     devices, processes, files and the key go
 
@@ -19,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +41,7 @@ from hostnet.wireguard.device import (
     delete_device,
     find_device,
     make_kernel_device,
+    open_tun,
 )
 from hostnet.wireguard.netlink import KernelWireguard
 from hostnet.wireguard.state import DeviceChange, WireguardDevice
@@ -115,18 +116,20 @@ class WireguardDataPlane:
         """Make the devices. Raises OSError."""
         del own, underlay
         with self._recording_problems():
-            for name, process in self.processes.items():
-                if name not in self.config.ports:
-                    self._drop(process)
             for name in self.config.ports:
                 if self.in_kernel:
                     self._have_kernel_device(name)
                 else:
-                    self._have_process(name)
+                    self._have_tun_device(name)
 
     def reconcile(self, own: Lease, peers: Sequence[Lease], underlay: Underlay) -> list[str]:
         """Make the peers agree with the leases; returns the changes. Raises OSError."""
         with self._recording_problems():
+            for name, process in self.processes.items():
+                if name not in self.config.ports:
+                    self._drop(process)
+                elif not self.in_kernel:
+                    self._have_process(process)
             lines = []
             for name, change in self._changes(own, peers, underlay):
                 if change:
@@ -216,26 +219,30 @@ class WireguardDataPlane:
         elif found.kind != KERNEL_KIND:
             raise _in_the_way(name, found.kind)
 
-    def _have_process(self, name: str) -> None:
-        process = self.processes[name]
-        process.reap()
+    def _have_tun_device(self, name: str) -> None:
         found = find_device(name)
         if found is not None and found.kind == KERNEL_KIND:
             delete_device(name)
             found = None
-        if found is not None and found.kind != TUN_KIND:
+        if found is None:
+            os.close(open_tun(name, offload=False))  # attaching chooses the format
+            log.info("made device %s", name)
+        elif found.kind != TUN_KIND:
             raise _in_the_way(name, found.kind)
-        if found is not None and process.uapi.answers():
+
+    def _have_process(self, process: WireguardProcess) -> None:
+        process.reap()
+        if process.serves():
             process.trim_log()
             return
-        if found is None and process.uapi.answers():
+        if process.uapi.answers():
             process.stop()  # its device was deleted: it ends soon, but still holds the UDP port
         try:
             process.start()
         except TunBusyError:
             process.stop()  # its socket was deleted, or the daemon died while starting it
             process.start()
-        log.info("started wireguard-go for %s", name)
+        log.info("started wireguard-go for %s", process.device)
 
     def _drop(self, process: WireguardProcess) -> None:
         """End the process of a device that the config no longer has."""

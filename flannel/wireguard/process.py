@@ -115,6 +115,14 @@ class WireguardProcess:
                 start_new_session=True,
             )
 
+    def serves(self) -> bool:
+        """Whether a process listens, and has the TUN device that is there now attached.
+
+        When the device is deleted and made anew, the process of the old one ends a moment later.
+        """
+        pid = self.uapi.pid()
+        return pid is not None and _has_attached(Path(f"/proc/{pid}"), self.device)
+
     def reap(self) -> bool:
         """Whether the process that we started has ended; forgets it then."""
         if self._child is None or self._child.poll() is None:
@@ -172,7 +180,6 @@ class WireguardProcess:
     def _holders(self) -> Iterator[tuple[int, int]]:
         """Yield pid and pidfd of the processes of this namespace that have the device attached."""
         here = Path("/proc/thread-self/ns/net").stat()
-        mark = f"\niff:\t{self.device}\n"
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
                 continue
@@ -181,7 +188,7 @@ class WireguardProcess:
                 if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
                     continue
                 fd = os.pidfd_open(int(entry.name))
-                if any(mark in info.read_text() for info in (entry / "fdinfo").iterdir()):
+                if _has_attached(entry, self.device):
                     yield int(entry.name), fd
                 else:
                     os.close(fd)
@@ -193,6 +200,14 @@ class WireguardProcess:
         except OSError:
             lines = []
         return lines[-1] if lines else "it wrote nothing"
+
+
+def _has_attached(process: Path, device: str) -> bool:
+    """Whether a process (`/proc/PID`) has a TUN device of that name attached; False once ended."""
+    mark = f"\niff:\t{device}\n"
+    with contextlib.suppress(OSError):
+        return any(mark in info.read_text() for info in (process / "fdinfo").iterdir())
+    return False
 
 
 def _offloads(program: str) -> bool:
