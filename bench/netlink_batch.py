@@ -30,16 +30,13 @@ from bench.report import Report
 from hostnet import netns
 from hostnet.apply import Outcome, reconcile
 from hostnet.kernel import Kernel
-from hostnet.state import (
-    Address,
-    FdbEntry,
-    HostState,
-    Link,
-    Neighbour,
-    Route,
-    Vxlan,
-    merge,
-)
+from hostnet.kinds.address import Address
+from hostnet.kinds.fdb import FdbEntry
+from hostnet.kinds.link import Link
+from hostnet.kinds.links.vxlan import Vxlan
+from hostnet.kinds.neighbour import Neighbour
+from hostnet.kinds.route_messages import Route
+from hostnet.state import HostState, merge
 
 BASELINE = "ip -batch + bridge -batch"
 OURS = {"flatmesh, nexthop objects": True, "flatmesh, plain routes": False}
@@ -116,7 +113,7 @@ def measure_baseline(count: int, figures: Figures) -> None:
     routes, entries = [], []
     for number in range(count):
         part = peer(number)
-        (route,), (neighbour,), (entry,) = part.routes, part.neighbours, part.fdb
+        (route,), (neighbour,), (entry,) = part.of(Route), part.of(Neighbour), part.of(FdbEntry)
         routes.append(
             f"neigh {{}} {neighbour.address} lladdr {neighbour.mac} dev flannel.1 nud permanent\n"
             f"route {{}} {route.destination} via {route.via} dev flannel.1 onlink proto 102\n"

@@ -24,7 +24,7 @@ from cni.host import host_from_environment, socket_path
 from cni.install import EXECUTABLES
 from flannel.udp.backend import NOT_COMPILED
 from hostnet.kernel import Kernel
-from hostnet.kinds.link import add_link, delete_link, settings
+from hostnet.kinds.link_messages import add_link, delete_link, settings
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket
 from hostnet.netns import run_in_new
 from hostnet.nft import tables as nftables

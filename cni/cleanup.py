@@ -12,7 +12,7 @@ from pathlib import Path
 from base.paths import ADDRESS_STORE, ATTACH_FILE
 from cni.pod.firewall import TABLE
 from hostnet.kernel import Kernel
-from hostnet.kinds.link import delete_link
+from hostnet.kinds.link_messages import delete_link
 from hostnet.netlink.socket import NetlinkError
 from hostnet.nft import tables as nftables
 from hostnet.ownership import POD_ALIAS

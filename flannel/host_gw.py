@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.protocol import DataPlane, PeerUnusableError
-from hostnet.state import HostState, Route
+from hostnet.kinds.route_messages import Route
+from hostnet.state import HostState
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes
 from ipam.network import NetworkConfig

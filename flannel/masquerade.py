@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network
 
-from hostnet.state import NftTable
+from hostnet.kinds.nft_table import NftTable
 from ipam.lease import Lease
 from ipam.network import NetworkConfig
 

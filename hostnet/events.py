@@ -39,29 +39,11 @@ from hostnet.kinds.address import (
     dump_addresses,
     parse_address,
 )
-from hostnet.kinds.link import (
-    IFF_LOWER_UP,
-    IFF_UP,
-    RTM_DELLINK,
-    RTM_NEWLINK,
-    FoundLink,
-    dump_links,
-    parse_link,
-)
-from hostnet.kinds.neighbour import (
-    NDA_DST,
-    NDA_LLADDR,
-    NUD_PERMANENT,
-    RTM_DELNEIGH,
-    RTM_NEWNEIGH,
-)
-from hostnet.kinds.route import (
-    RTM_DELNEXTHOP,
-    RTM_DELROUTE,
-    RTM_NEWROUTE,
-    parse_route,
-    route_protocol,
-)
+from hostnet.kinds.found_link import IFF_LOWER_UP, IFF_UP, FoundLink
+from hostnet.kinds.link_messages import RTM_DELLINK, RTM_NEWLINK, dump_links, parse_link
+from hostnet.kinds.neighbour import NDA_DST, NDA_LLADDR, NUD_PERMANENT, RTM_DELNEIGH, RTM_NEWNEIGH
+from hostnet.kinds.nexthop import RTM_DELNEXTHOP
+from hostnet.kinds.route_messages import RTM_DELROUTE, RTM_NEWROUTE, parse_route, route_protocol
 from hostnet.netlink.attributes import (
     attributes,
     text_of,

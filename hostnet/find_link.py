@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 
-from hostnet.kinds.link import FoundLink, get_link, parse_link
+from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.link_messages import get_link, parse_link
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket
 
 

@@ -11,16 +11,11 @@ from ipaddress import IPv4Interface, IPv6Interface
 
 from hostnet.address_mac import GATEWAY_PREFIX, mac_after
 from hostnet.find_link import find_link
-from hostnet.kinds.address import dump_addresses, parse_addresses, put_addresses
-from hostnet.kinds.link import (
-    FoundLink,
-    add_link,
-    change_link,
-    settings,
-)
+from hostnet.kinds.address import Address, dump_addresses, parse_addresses, put_addresses
+from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.link_messages import add_link, change_link, settings
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.ownership import POD_ALIAS
-from hostnet.state import Address
 
 Interface = IPv4Interface | IPv6Interface
 

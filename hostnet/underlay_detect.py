@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip
 from base.errors import FlatmeshError
 from hostnet.kernel import Kernel
 from hostnet.kinds.address import IFA_F_SECONDARY, IFA_F_TENTATIVE, RT_SCOPE_UNIVERSE, FoundAddress
-from hostnet.kinds.link import FoundLink
+from hostnet.kinds.found_link import FoundLink
 from hostnet.netns import NetnsRef
 from hostnet.underlay import Underlay
 

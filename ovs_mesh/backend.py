@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.protocol import DataPlane
-from hostnet.state import HostState, Link, Route, Sysctl, Veth
+from hostnet.kinds.link import Link
+from hostnet.kinds.links.veth import Veth
+from hostnet.kinds.route_messages import Route
+from hostnet.kinds.sysctl import Sysctl
+from hostnet.state import HostState
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes
 from ipam.network import NetworkConfig

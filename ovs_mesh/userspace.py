@@ -27,9 +27,9 @@ from pathlib import Path
 
 from hostnet.gateway_bridge import ensure_addresses, set_up
 from hostnet.kernel import Kernel
+from hostnet.kinds.nft_table import NftTable
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.nft import tables as nftables
-from hostnet.state import NftTable
 from hostnet.underlay import Underlay
 from ovs_mesh.appctl import appctl
 from ovs_mesh.config import OvsTunnel
@@ -113,7 +113,7 @@ class UserspaceUnderlay:
     """The connection between the underlay device and the userspace switch."""
 
     rundir: Path
-    _loaded: tuple[NftTable, NftTable | None] | None = field(default=None)
+    _loaded: tuple[NftTable, str | None] | None = field(default=None)
     """The table that was loaded, and how nft listed it then."""
 
     def reconcile(
@@ -156,7 +156,7 @@ class UserspaceUnderlay:
                 text, listing = self._loaded
                 if text == wanted and listing and nftables.list_table(*TABLE) == listing:
                     return []
-            nftables.replace_table(wanted)
+            nftables.replace_table(wanted.family, wanted.name, wanted.body)
             self._loaded = (wanted, nftables.list_table(*TABLE))
         except nftables.NftError as error:
             raise OSError(

@@ -25,7 +25,7 @@ from cni.pod.pod_addresses import configure_pod
 from cni.pod.pod_sysctls import enable_forwarding, enable_ipv6
 from cni.pod.veth_pair import PodSockets, VethPair, attach_veth, set_mac
 from cni.result.model import CniResult, ResultAddress, ResultInterface, ResultRoute
-from hostnet.kinds.link import FoundLink
+from hostnet.kinds.found_link import FoundLink
 
 
 class Attacher(NamedTuple):

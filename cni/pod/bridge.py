@@ -14,24 +14,23 @@ from cni.result.model import ResultAddress
 from hostnet.address_mac import GATEWAY_PREFIX
 from hostnet.find_link import find_link
 from hostnet.kinds.address import (
+    Address,
     delete_addresses,
     dump_addresses,
     parse_addresses,
     put_addresses,
 )
-from hostnet.kinds.link import (
-    IFF_PROMISC,
-    FoundLink,
+from hostnet.kinds.found_link import IFF_PROMISC, FoundLink
+from hostnet.kinds.link_messages import (
     add_link,
-    bridge_data,
     bridge_pvid_data,
     change_kind_data,
     change_link,
     settings,
 )
+from hostnet.kinds.links.bridge import Bridge, bridge_data
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket
 from hostnet.ownership import POD_ALIAS
-from hostnet.state import Address, Bridge
 
 UNMARKED = 0  # protocol of the gateway's addresses: the daemon's reconcile leaves them alone
 

@@ -12,7 +12,7 @@ from cni.host import PluginHost
 from cni.pod.naming import attachment_of, host_interface_name
 from cni.pod.removal import PLUGIN, Removal, detach
 from hostnet.find_link import find_link
-from hostnet.kinds.link import RTM_GETLINK, dump_links, parse_link
+from hostnet.kinds.link_messages import RTM_GETLINK, dump_links, parse_link
 from hostnet.netlink.socket import NetlinkSocket
 
 SWEEP_LOCK_TIMEOUT = 0.0  # seconds: whoever holds the lock during a sweep is alive and at work

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from cni import cidr
 from cni.pod.batch import as_requests
 from cni.result.model import ResultAddress, ResultRoute
-from hostnet.kinds.address import put_addresses
-from hostnet.kinds.link import FoundLink, change_link
-from hostnet.kinds.route import put_routes
+from hostnet.kinds.address import Address, put_addresses
+from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.link_messages import change_link
+from hostnet.kinds.route_messages import Route as KernelRoute
+from hostnet.kinds.route_messages import put_routes
 from hostnet.netlink.socket import NLM_F_APPEND, NLM_F_CREATE, NetlinkSocket, Request
-from hostnet.state import Address
-from hostnet.state import Route as KernelRoute
 
 RTPROT_BOOT = 3  # linux/rtnetlink.h: the protocol of routes that `ip route add` makes
 UNMARKED = 0  # protocol of the pod's addresses: they are no business of the daemon

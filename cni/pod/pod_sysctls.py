@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from cni.errors import IO_FAILURE, CniError
 from cni.result.model import ResultAddress
 from hostnet.kinds import sysctl
-from hostnet.state import Sysctl
+from hostnet.kinds.sysctl import Sysctl
 
 FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 

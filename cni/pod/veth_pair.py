@@ -17,7 +17,8 @@ from cni.config.bridge_config import BridgeConfig
 from cni.errors import ATTACHMENT_EXISTS, NETWORK_FAILURE, CniError
 from cni.pod.batch import send_batch
 from hostnet.find_link import find_link
-from hostnet.kinds.link import FoundLink, add_veth, change_link, change_vlan, set_port, settings
+from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.link_messages import add_veth, change_link, change_vlan, set_port, settings
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket, Request
 
 DEFAULT_VLAN = 1  # the VLAN a bridge puts new ports into

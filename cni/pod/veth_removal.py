@@ -16,7 +16,7 @@ import select
 import socket
 import threading
 
-from hostnet.kinds.link import RTM_DELLINK, delete_link, parse_link
+from hostnet.kinds.link_messages import RTM_DELLINK, delete_link, parse_link
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket, messages
 from hostnet.netns import NetnsRef
 

@@ -36,8 +36,11 @@ from pathlib import Path
 from backend.protocol import DataPlane
 from flannel.udp.data_plane import UdpDataPlane
 from flannel.udp.table import NAME, reach
+from hostnet.kinds.address import Address
+from hostnet.kinds.link import Link
+from hostnet.kinds.route_messages import Route
 from hostnet.kinds.tun import KIND
-from hostnet.state import Address, HostState, Link, Route
+from hostnet.state import HostState
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes
 from ipam.network import ConfigError, NetworkConfig

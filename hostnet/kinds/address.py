@@ -11,6 +11,8 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from hostnet.kinds.bulk import apply_bulk
+from hostnet.kinds.kind import DiffContext, Failure, KernelView, PlanPart, Step, step
 from hostnet.netlink.attributes import (
     attr,
     attr_u8,
@@ -28,15 +30,29 @@ from hostnet.netlink.socket import (
     Part,
     Request,
 )
-from hostnet.state import Address
+from hostnet.state import HostState
 
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS, IFA_PROTO = 1, 2, 4, 8, 11
 IFA_F_SECONDARY, IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x01, 0x02, 0x08, 0x40
 IFA_F_PERMANENT, IFA_F_NOPREFIXROUTE = 0x80, 0x200
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_HOST = 0, 253, 254
+IFAPROT_KERNEL = frozenset({1, 2, 3})  # loopback, router advertisement, link-local: if_addr.h
 
 _HEADER = struct.Struct("=BBBBi")  # struct ifaddrmsg
+
+
+class Address(NamedTuple):
+    """An address on a device, its prefix length included. `ip addr add ADDRESS dev LINK`."""
+
+    link: str
+    address: str
+    """`10.5.76.1/24`: host bits kept."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The kernel holds an address with its prefix length once per device."""
+        return (self.link, self.address)
 
 
 class FoundAddress(NamedTuple):
@@ -119,3 +135,45 @@ def parse_address(part: Part, names: Mapping[int, str]) -> FoundAddress:
 def parse_addresses(parts: Sequence[Part], names: Mapping[int, str]) -> list[FoundAddress]:
     """All addresses in a dump."""
     return [parse_address(part, names) for part in parts]
+
+
+class AddressKind:
+    """Addresses on devices. Fits `hostnet.kinds.kind.Kind`."""
+
+    name = "address"
+    types = (Address,)
+    deletes_last = False
+
+    def read(self, view: KernelView, wanted: HostState) -> Iterable[Address]:
+        """Those with our mark, on overlay devices of ours, or wanted: an equal one is as good."""
+        parts = view.socket.dump(RTM_GETADDR, dump_addresses().body, "ip addr show")
+        right = wanted.of(Address)
+        for found in parse_addresses(parts, view.names):
+            on_ours = (
+                found.address.link in view.overlay
+                and found.scope != RT_SCOPE_LINK
+                and found.protocol not in IFAPROT_KERNEL
+            )
+            if found.protocol == view.mark.protocol or on_ours or found.address in right:
+                yield found.address
+
+    def diff(self, context: DiffContext) -> PlanPart:
+        """New ones first, then the stale: a device is never without."""
+        desired, actual = context.desired.of(Address), context.actual.of(Address)
+        left = {one for one in actual if one.link not in context.gone}
+        new = step(self, "put", sorted(desired - left))
+        return PlanPart(put=new + step(self, "delete", sorted(left - desired)))
+
+    def apply(self, step: Step, view: KernelView) -> list[Failure]:
+        """Write them."""
+
+        def encode(objects: Sequence[Address]) -> Bulk:
+            if step.verb == "delete":
+                return delete_addresses(objects, view.index)
+            return put_addresses(objects, view.index, view.mark.protocol)
+
+        return apply_bulk(step, view, encode)[0]
+
+    def line(self, verb: str, one: Address) -> str:
+        """`ip addr replace ADDRESS dev LINK`."""
+        return f"ip addr {'del' if verb == 'delete' else 'replace'} {one.address} dev {one.link}"

@@ -1,319 +1,154 @@
-"""Network devices in rtnetlink: make, change, delete, and read them back.
+"""Network devices as a kind of object: which are ours, what has to be changed, and how.
 
-Sources: rtnetlink(7), linux/if_link.h. Builders return a
-`netlink.Request`; nothing here talks to the kernel. A device is named by its index where
-that is known, else by its name.
+What is special to one kind of device is in `hostnet.kinds.links`; messages that every device takes
+are in `hostnet.kinds.link_messages`.
 """
 
 from __future__ import annotations
 
-import socket
-import struct
+import errno
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from hostnet.netlink.attributes import (
-    attr,
-    attr_nest,
-    attr_text,
-    attr_u8,
-    attr_u16,
-    attr_u32,
-    attributes,
-    nested,
-    pack_address,
-    pack_mac,
-    text_of,
-    u32,
-    unpack_address,
-    unpack_mac,
+from hostnet.kinds.bulk import GONE
+from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.kind import DiffContext, Failure, KernelView, PlanPart, Step, step
+from hostnet.kinds.link_messages import (
+    add_link,
+    change_link,
+    delete_link,
+    dump_links,
+    parse_link,
+    set_addrgenmode,
+    settings,
 )
-from hostnet.netlink.socket import (
-    NLM_F_CREATE,
-    NLM_F_EXCL,
-    Part,
-    Request,
-)
-from hostnet.state import Bridge, Link, Veth, Vxlan
-
-RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
-IFF_UP, IFF_PROMISC, IFF_LOWER_UP = 0x1, 0x100, 0x10000
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
-IFLA_LINKINFO, IFLA_NET_NS_PID, IFLA_IFALIAS, IFLA_AF_SPEC = 18, 19, 20, 26
-IFLA_NET_NS_FD, IFLA_EXT_MASK, IFLA_LINK_NETNSID, IFLA_PROP_LIST = 28, 29, 37, 52
-IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_DATA = 1, 2, 5
-IFLA_INET6_ADDR_GEN_MODE = 8
-ADDR_GEN_MODES = ("eui64", "none", "stable_secret", "random")
-RTEXT_FILTER_BRVLAN, RTEXT_FILTER_SKIP_STATS = 1 << 1, 1 << 3
-IFLA_VXLAN_ID, IFLA_VXLAN_LINK, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LEARNING = 1, 3, 4, 7
-IFLA_VXLAN_PORT, IFLA_VXLAN_LOCAL6 = 15, 17
-IFLA_BR_VLAN_FILTERING, IFLA_BR_VLAN_DEFAULT_PVID = 7, 39
-VETH_INFO_PEER = 1
-IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33  # HAIRPIN is what the kernel calls MODE
-IFLA_BRIDGE_VLAN_INFO, IFLA_BRIDGE_FLAGS = 2, 0
-BRIDGE_VLAN_INFO_PVID, BRIDGE_VLAN_INFO_UNTAGGED = 1 << 1, 1 << 2
-BRIDGE_VLAN_INFO_RANGE_BEGIN, BRIDGE_VLAN_INFO_RANGE_END = 1 << 3, 1 << 4
-BRIDGE_FLAGS_SELF = 2
-
-_HEADER = struct.Struct("=BBHiII")  # struct ifinfomsg
+from hostnet.kinds.links.table import device_kind
+from hostnet.netlink.socket import NetlinkError, NetlinkSocket, Request
+from hostnet.ownership import OVERLAY_KINDS, Mark
+from hostnet.state import HostState
 
 
 @dataclass(frozen=True, slots=True)
-class FoundLink:
-    """A device as the kernel describes it."""
+class Link:
+    """A network device. None means: as it is found (nothing to put right)."""
 
     name: str
-    index: int
     kind: str = ""
-    flags: int = 0
-    mtu: int = 0
-    mac: str = ""
-    alias: str = ""
-    master: int = 0
-    """Index of the bridge (or other master), 0 for none."""
-    parent: int = 0
-    """IFLA_LINK: index of a veth's peer, in `peer_netnsid`'s namespace when that is set."""
-    peer_netnsid: int | None = None
+    """IFLA_INFO_KIND: `vxlan`, `bridge`, `veth`, `dummy`, ...; empty for hardware."""
+    mtu: int | None = None
+    mac: str | None = None
+    up: bool = True
+    master: str | None = None
     addrgenmode: str | None = None
-    data: dict[int, bytes] = field(default_factory=dict, repr=False, compare=False)
-    port: dict[int, bytes] = field(default_factory=dict, repr=False, compare=False)
-    """Bridge port settings: IFLA_BRPORT_* -> bytes."""
+    """`none` keeps the kernel from giving a VTEP a link-local IPv6 address."""
+    details: Any = None
+    """What the kind has of its own: a value of its `DeviceKind.details` type."""
+    alias: str | None = None
+    """The ownership mark (`hostnet.ownership`); None in a desired link: the usual one."""
 
     @property
-    def up(self) -> bool:
-        """Administratively up."""
-        return bool(self.flags & IFF_UP)
-
-    @property
-    def hairpin(self) -> bool:
-        """A bridge port that sends frames back where they came from."""
-        return self.port.get(IFLA_BRPORT_MODE) == b"\1"
-
-    @property
-    def isolated(self) -> bool:
-        """A bridge port that reaches no other isolated port."""
-        return self.port.get(IFLA_BRPORT_ISOLATED) == b"\1"
-
-    @property
-    def over_ipv6(self) -> bool:
-        """A VXLAN device whose underlay is IPv6."""
-        return self.kind == "vxlan" and IFLA_VXLAN_LOCAL6 in self.data
-
-    @property
-    def vlan_filtering(self) -> bool:
-        """A bridge that tells VLANs apart."""
-        return self.kind == "bridge" and self.data.get(IFLA_BR_VLAN_FILTERING) == b"\1"
+    def key(self) -> str:
+        """The name, unique in a namespace."""
+        return self.name
 
 
-def header(index: int = 0, flags: int = 0, change: int = 0, family: int = 0) -> bytes:
-    """Pack struct ifinfomsg."""
-    return _HEADER.pack(family, 0, 0, index, flags, change)
+class LinkChange(NamedTuple):
+    """What to set on a device: `mac`, `mtu`, `alias`, `master`, `addrgenmode`, `details`, `up`."""
+
+    name: str
+    kind: str
+    fields: dict[str, Any]
 
 
-def settings(
-    *,
-    name: str | None = None,
-    mtu: int | None = None,
-    mac: str | None = None,
-    alias: str | None = None,
-    master: int | None = None,
-    netns_fd: int | None = None,
-    addrgenmode: str | None = None,
-) -> bytes:
-    """Pack the attributes that every kind of device has; `master` 0 takes it out of one."""
-    parts = []
-    if name is not None:
-        parts.append(attr_text(IFLA_IFNAME, name))
-    if mtu is not None:
-        parts.append(attr_u32(IFLA_MTU, mtu))
-    if mac is not None:
-        parts.append(attr(IFLA_ADDRESS, pack_mac(mac)))
-    if alias is not None:
-        parts.append(attr(IFLA_IFALIAS, alias.encode()))
-    if master is not None:
-        parts.append(attr_u32(IFLA_MASTER, master))
-    if netns_fd is not None:
-        parts.append(attr_u32(IFLA_NET_NS_FD, netns_fd))
-    if addrgenmode is not None:
-        mode = attr_u8(IFLA_INET6_ADDR_GEN_MODE, ADDR_GEN_MODES.index(addrgenmode))
-        parts.append(attr_nest(IFLA_AF_SPEC, attr_nest(socket.AF_INET6, mode)))
-    return b"".join(parts)
+@dataclass(slots=True)
+class _Changes:
+    """What happens to devices."""
+
+    added: list[Link] = field(default_factory=list)
+    changed: list[LinkChange] = field(default_factory=list)
+    remade: list[Link] = field(default_factory=list)
+    stale: list[Link] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
 
 
-def add_link(kind: str, common: bytes, data: bytes = b"", *, up: bool = False) -> Request:
-    """Make a device of a kind; EEXIST when the name is taken."""
-    info = attr_text(IFLA_INFO_KIND, kind)
-    if data:
-        info += attr_nest(IFLA_INFO_DATA, data)
-    flags = IFF_UP if up else 0
-    body = header(flags=flags, change=flags) + common + attr_nest(IFLA_LINKINFO, info)
-    return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
+class LinkKind:
+    """Fits `hostnet.kinds.kind.Kind`."""
+
+    name = "link"
+    types = (Link,)
+    deletes_last = False
+
+    def read(self, view: KernelView, wanted: HostState) -> Iterable[Link]:
+        """The devices that are wanted by name, whoever made them, and those with our alias.
+
+        Refreshes what the view knows of devices.
+        """
+        names = {link.name for link in wanted.of(Link)}
+        found = read_links(view.socket)
+        remember(view, found)
+        view.links = [f for f in found if f.name in names or f.alias == view.mark.alias]
+        view.overlay = frozenset(f.name for f in view.links if f.kind in OVERLAY_KINDS)
+        return [state_of(f, view.names) for f in view.links]
+
+    def diff(self, context: DiffContext) -> PlanPart:
+        """A device that can't be changed is deleted and made anew."""
+        changes = _changes(context)
+        context.made = {link.name for link in context.desired.of(Link)}
+        context.gone = {link.name for link in (*changes.remade, *changes.stale)}
+        return PlanPart(
+            first=step(self, "delete", changes.remade),
+            put=step(self, "add", changes.added) + step(self, "set", changes.changed),
+            delete=step(self, "delete", changes.stale),
+            conflicts=changes.conflicts,
+        )
+
+    def apply(self, step: Step, view: KernelView) -> list[Failure]:
+        """One device after the other."""
+        failures: list[Failure] = []
+        encode: Mapping[str, Callable[[Any, Mapping[str, int]], list[Request]]] = {
+            "delete": _delete,
+            "add": _add,
+            "set": _set,
+        }
+        for one in step.objects:
+            line = self.line(step.verb, one)
+            try:
+                requests = encode[step.verb](one, view.index)
+            except (OSError, ValueError, LookupError) as error:
+                failures.append(Failure(line, str(error)))
+                continue
+            errors = view.socket.execute(requests).values()
+            failures += [
+                Failure(line, refusal.reason)
+                for refusal in errors
+                if not _is_harmless(step.verb, refusal)
+            ]
+        remember(view, read_links(view.socket))
+        return failures
+
+    def line(self, verb: str, one: Link | LinkChange) -> str:
+        """`ip link add`, `ip link set` or `ip link del`."""
+        if verb == "delete":
+            return f"ip link del {one.name}"
+        return _add_line(one) if isinstance(one, Link) else _set_line(one)
 
 
-def add_veth(host: bytes, peer: bytes, *, host_up: bool = True, peer_up: bool = True) -> Request:
-    """Make a veth pair; `settings(netns_fd=...)` of the peer puts it straight elsewhere."""
-    flags = IFF_UP if peer_up else 0
-    data = attr_nest(VETH_INFO_PEER, header(flags=flags, change=flags) + peer)
-    return add_link("veth", host, data, up=host_up)
+def read_links(sock: NetlinkSocket) -> list[FoundLink]:
+    """All devices. Raises NetlinkError."""
+    request = dump_links()
+    return [parse_link(part) for part in sock.dump(request.type, request.body, "ip link show")]
 
 
-def vxlan_data(vxlan: Vxlan, underlay_index: int) -> bytes:
-    """IFLA_INFO_DATA of a VXLAN device; `underlay_index` 0 leaves the device to routing."""
-    family, local = pack_address(vxlan.local)
-    kind = IFLA_VXLAN_LOCAL if family == socket.AF_INET else IFLA_VXLAN_LOCAL6
-    data = attr_u32(IFLA_VXLAN_ID, vxlan.vni) + attr(kind, local)
-    if underlay_index:
-        data += attr_u32(IFLA_VXLAN_LINK, underlay_index)
-    data += attr_u8(IFLA_VXLAN_LEARNING, vxlan.learning)
-    return data + attr(IFLA_VXLAN_PORT, struct.pack(">H", vxlan.port))
+def remember(view: KernelView, found: Iterable[FoundLink]) -> None:
+    """Let the view know the devices' indexes."""
+    view.index = {link.name: link.index for link in found}
+    view.names = {index: name for name, index in view.index.items()}
 
 
-def bridge_data(bridge: Bridge) -> bytes:
-    """IFLA_INFO_DATA of a bridge: what differs from a new one.
-
-    A kernel without VLAN filtering refuses to hear of it, even that it be off.
-    """
-    return attr_u8(IFLA_BR_VLAN_FILTERING, 1) if bridge.vlan_filtering else b""
-
-
-def vlan_filtering_data(bridge: Bridge) -> bytes:
-    """IFLA_INFO_DATA that turns VLAN filtering on or off."""
-    return attr_u8(IFLA_BR_VLAN_FILTERING, bridge.vlan_filtering)
-
-
-def bridge_pvid_data(pvid: int) -> bytes:
-    """IFLA_INFO_DATA that sets the VLAN new ports join untagged; 0 for none."""
-    return attr_u16(IFLA_BR_VLAN_DEFAULT_PVID, pvid)
-
-
-def change_link(
-    which: int | str, common: bytes = b"", *, up: bool | None = None, promisc: bool | None = None
-) -> Request:
-    """Change a device: `ip link set`. `common` comes from `settings`."""
-    flags = change = 0
-    if up is not None:
-        change |= IFF_UP
-        flags |= IFF_UP if up else 0
-    if promisc is not None:
-        change |= IFF_PROMISC
-        flags |= IFF_PROMISC if promisc else 0
-    index, name = _which(which)
-    return Request(RTM_NEWLINK, 0, header(index, flags, change) + name + common)
-
-
-def change_kind_data(which: int | str, kind: str, data: bytes) -> Request:
-    """Change what is special to a kind: `ip link set DEV type KIND ...`."""
-    index, name = _which(which)
-    info = attr_text(IFLA_INFO_KIND, kind) + attr_nest(IFLA_INFO_DATA, data)
-    return Request(RTM_NEWLINK, 0, header(index) + name + attr_nest(IFLA_LINKINFO, info))
-
-
-def set_addrgenmode(which: int | str, mode: str) -> Request:
-    """`ip link set DEV addrgenmode MODE`; `none`: no link-local IPv6 address by itself."""
-    return change_link(which, settings(addrgenmode=mode))
-
-
-def move_to(which: int | str, netns_fd: int, *, name: str | None = None) -> Request:
-    """`ip link set DEV netns ...`, under a new name if given."""
-    index, old = _which(which)
-    new = settings(netns_fd=netns_fd)
-    if name is not None:
-        if not index:
-            raise ValueError("renaming on a move needs the device's index")
-        new += attr_text(IFLA_IFNAME, name)
-    return Request(RTM_NEWLINK, 0, header(index) + old + new)
-
-
-def set_port(index: int, *, hairpin: bool | None = None, isolated: bool | None = None) -> Request:
-    """`bridge link set dev DEV hairpin on isolated on`; the device is in a bridge already."""
-    data = b""
-    if hairpin is not None:
-        data += attr_u8(IFLA_BRPORT_MODE, hairpin)
-    if isolated is not None:
-        data += attr_u8(IFLA_BRPORT_ISOLATED, isolated)
-    body = header(index, family=socket.AF_BRIDGE) + attr_nest(12, data)  # 12: IFLA_PROTINFO
-    return Request(RTM_SETLINK, 0, body)
-
-
-def change_vlan(
-    index: int,
-    vid: int,
-    *,
-    last: int | None = None,
-    pvid: bool = False,
-    untagged: bool = False,
-    on_bridge: bool = False,
-    remove: bool = False,
-) -> Request:
-    """`bridge vlan add|del dev DEV vid VID[-LAST] [pvid] [untagged] [self]`."""
-    flags = BRIDGE_VLAN_INFO_PVID if pvid else 0
-    flags |= BRIDGE_VLAN_INFO_UNTAGGED if untagged else 0
-    if last is None or last == vid:
-        spec = attr(IFLA_BRIDGE_VLAN_INFO, struct.pack("=HH", flags, vid))
-    else:
-        begin = struct.pack("=HH", flags | BRIDGE_VLAN_INFO_RANGE_BEGIN, vid)
-        end = struct.pack("=HH", flags | BRIDGE_VLAN_INFO_RANGE_END, last)
-        spec = attr(IFLA_BRIDGE_VLAN_INFO, begin) + attr(IFLA_BRIDGE_VLAN_INFO, end)
-    if on_bridge:
-        spec = attr_u16(IFLA_BRIDGE_FLAGS, BRIDGE_FLAGS_SELF) + spec
-    body = header(index, family=socket.AF_BRIDGE) + attr_nest(IFLA_AF_SPEC, spec)
-    return Request(RTM_DELLINK if remove else RTM_SETLINK, 0, body)
-
-
-def delete_link(which: int | str) -> Request:
-    """`ip link del DEV`."""
-    index, name = _which(which)
-    return Request(RTM_DELLINK, 0, header(index) + name)
-
-
-def get_link(which: int | str) -> Request:
-    """Ask for one device, without its statistics."""
-    index, name = _which(which)
-    mask = attr_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
-    return Request(RTM_GETLINK, 0, header(index) + name + mask)
-
-
-def dump_links(*, master: int = 0, kind: str = "") -> Request:
-    """Ask for all devices, or those in a bridge, or of a kind."""
-    body = header() + attr_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
-    if master:
-        body += attr_u32(IFLA_MASTER, master)
-    if kind:
-        body += attr_nest(IFLA_LINKINFO, attr_text(IFLA_INFO_KIND, kind))
-    return Request(RTM_GETLINK, 0, body)
-
-
-def parse_link(part: Part) -> FoundLink:
-    """Read an RTM_NEWLINK message."""
-    data, begin, end = part
-    _, _, _, index, flags, _ = _HEADER.unpack_from(data, begin)
-    found = attributes(data, begin + 16, end)
-    info = nested(found.get(IFLA_LINKINFO, b""))
-    return FoundLink(
-        name=text_of(found.get(IFLA_IFNAME)),
-        index=index,
-        kind=text_of(info.get(IFLA_INFO_KIND)),
-        flags=flags,
-        mtu=u32(found.get(IFLA_MTU)),
-        mac=unpack_mac(found.get(IFLA_ADDRESS, b"")),
-        alias=text_of(found.get(IFLA_IFALIAS)),
-        master=u32(found.get(IFLA_MASTER)),
-        parent=u32(found.get(IFLA_LINK)),
-        peer_netnsid=u32(found[IFLA_LINK_NETNSID]) if IFLA_LINK_NETNSID in found else None,
-        addrgenmode=_addrgenmode(found.get(IFLA_AF_SPEC)),
-        data=nested(info.get(IFLA_INFO_DATA, b"")),
-        port=nested(info.get(IFLA_INFO_SLAVE_DATA, b"")),
-    )
-
-
-def to_state(found: FoundLink, names: dict[int, str]) -> Link:
-    """The value that `hostnet.state` compares; `names` maps indexes to names."""
-    details: Vxlan | Bridge | Veth | None = None
-    if found.kind == "vxlan":
-        details = _vxlan(found, names)
-    elif found.kind == "bridge":
-        details = Bridge(found.vlan_filtering)
-    elif found.kind == "veth" and found.peer_netnsid is None and found.parent in names:
-        details = Veth(names[found.parent])
+def state_of(found: FoundLink, names: Mapping[int, str]) -> Link:
+    """The value that is compared; `names` maps indexes to names."""
+    kind = device_kind(found.kind)
     return Link(
         name=found.name,
         kind=found.kind,
@@ -322,29 +157,161 @@ def to_state(found: FoundLink, names: dict[int, str]) -> Link:
         up=found.up,
         master=names.get(found.master),
         addrgenmode=found.addrgenmode,
-        details=details,
+        details=kind.parse(found, names) if kind is not None else None,
         alias=found.alias,
     )
 
 
-def _vxlan(found: FoundLink, names: dict[int, str]) -> Vxlan:
-    data = found.data
-    local = data.get(IFLA_VXLAN_LOCAL) or data.get(IFLA_VXLAN_LOCAL6)
-    port = data.get(IFLA_VXLAN_PORT, b"\0\0")
-    return Vxlan(
-        vni=u32(data.get(IFLA_VXLAN_ID)),
-        port=int.from_bytes(port[:2], "big"),
-        local=unpack_address(local) if local else "",
-        underlay_link=names.get(u32(data.get(IFLA_VXLAN_LINK))),
-        learning=data.get(IFLA_VXLAN_LEARNING, b"\0") != b"\0",
+def _changes(context: DiffContext) -> _Changes:
+    result, mark = _Changes(), context.mark
+    found = {link.name: link for link in context.actual.of(Link)}
+    desired = context.desired.of(Link)
+    made_as_peer: set[str] = set()
+    # bridges first: other devices name them as their master
+    for want in sorted(desired, key=lambda w: (w.kind != "bridge", w.name)):
+        have = found.get(want.name)
+        if have is not None and not _can_become(have, want):
+            if have.kind not in OVERLAY_KINDS and not _is_marked(have, mark):
+                result.conflicts.append(
+                    f"device {have.name} exists, is of type {have.kind or 'hardware'} and not "
+                    f"ours, a {want.kind} of this name is wanted: rename or remove it"
+                )
+                continue
+            result.remade.append(have)
+            have = None
+        if have is None and want.name not in made_as_peer:
+            if not want.kind:
+                result.conflicts.append(f"device {want.name} is not there, and we can't make it")
+                continue
+            result.added.append(want)
+            kind = device_kind(want.kind)
+            if kind is not None and want.details is not None:
+                made_as_peer.update(kind.also_makes(want.details))
+        fields = _fields(want, have, mark)
+        if fields:
+            result.changed.append(LinkChange(want.name, want.kind, fields))
+    wanted = {link.name for link in desired}
+    stale = (link for link in found.values() if link.name not in wanted and _is_marked(link, mark))
+    result.stale = sorted(stale, key=lambda link: link.name)
+    return result
+
+
+def _is_marked(link: Link, mark: Mark) -> bool:
+    """None stands for the usual mark: a link that was itself a desired one (delta)."""
+    return link.alias is None or link.alias == mark.alias
+
+
+def _can_become(have: Link, want: Link) -> bool:
+    """Whether the device found can become the wanted one without being made anew."""
+    if want.kind and want.kind != have.kind:
+        return False
+    kind = device_kind(want.kind)
+    if kind is None or want.details is None:
+        return True
+    return have.details is not None and kind.can_become(have.details, want.details)
+
+
+def _fields(want: Link, have: Link | None, mark: Mark) -> dict[str, Any]:
+    """What to set on a device, by name of the field; `up` comes last."""
+    fields: dict[str, Any] = {}
+    kind = device_kind(want.kind)
+    made_with_common = kind is None or kind.takes_common()
+    alias = want.alias or mark.alias
+    if have is None:
+        fields["alias"] = alias
+    elif have.alias not in (alias, None) and (want.alias or have.kind in OVERLAY_KINDS):
+        # A foreign bridge that we use stays foreign; a VTEP of that name was flanneld's.
+        fields["alias"] = alias
+    for name in ("mac", "mtu", "addrgenmode", "master"):
+        value = getattr(want, name)
+        if value is None or (have is not None and getattr(have, name) == value):
+            continue
+        if have is None and name in ("mac", "mtu") and made_with_common:
+            continue
+        knows_ipv6 = have is None or have.addrgenmode is not None or "mtu" in fields
+        if name == "addrgenmode" and not knows_ipv6:
+            continue  # the kernel has no IPv6
+        fields[name] = value
+    if (
+        have is not None
+        and kind is not None
+        and want.details is not None
+        and want.details != have.details
+        and kind.change(want.name, want.details) is not None
+    ):
+        fields["details"] = want.details
+    if want.up != (have.up if have is not None else False):
+        fields["up"] = want.up
+    return fields
+
+
+def _delete(link: Link, index: Mapping[str, int]) -> list[Request]:
+    del index
+    return [delete_link(link.name)]
+
+
+def _add(link: Link, index: Mapping[str, int]) -> list[Request]:
+    common = settings(name=link.name, mac=link.mac, mtu=link.mtu)
+    kind = device_kind(link.kind)
+    if kind is None or link.details is None:
+        return [add_link(link.kind, common)]
+    return [kind.add(link.name, common, link.details, index)]
+
+
+def _set(change: LinkChange, index: Mapping[str, int]) -> list[Request]:
+    fields, requests = change.fields, []
+    master = fields.get("master")
+    if master is not None and master not in index:
+        raise LookupError(f"no device {master}")
+    common = settings(
+        mac=fields.get("mac"),
+        mtu=fields.get("mtu"),
+        alias=fields.get("alias"),
+        master=index[master] if master is not None else None,
     )
+    if common:
+        requests.append(change_link(change.name, common))
+    if "addrgenmode" in fields:
+        # on its own: below an MTU of 1280 a device has no IPv6 to set it on
+        requests.append(set_addrgenmode(change.name, fields["addrgenmode"]))
+    kind = device_kind(change.kind)
+    if "details" in fields and kind is not None:
+        request = kind.change(change.name, fields["details"])
+        requests += [request] if request is not None else []
+    if "up" in fields:
+        requests.append(change_link(change.name, up=fields["up"]))
+    return requests
 
 
-def _addrgenmode(af_spec: bytes | None) -> str | None:
-    inet6 = nested(nested(af_spec or b"").get(socket.AF_INET6, b""))
-    mode = inet6.get(IFLA_INET6_ADDR_GEN_MODE)
-    return ADDR_GEN_MODES[mode[0]] if mode and mode[0] < len(ADDR_GEN_MODES) else None
+def _is_harmless(verb: str, error: NetlinkError) -> bool:
+    if verb == "delete":
+        return error.errno in GONE
+    # Only addrgenmode asks for IPv6: without it there is no link-local address to prevent.
+    return verb == "set" and error.errno == errno.EAFNOSUPPORT
 
 
-def _which(which: int | str) -> tuple[int, bytes]:
-    return (which, b"") if isinstance(which, int) else (0, attr_text(IFLA_IFNAME, which))
+def _add_line(link: Link) -> str:
+    kind = device_kind(link.kind)
+    words = ["ip link add", link.name]
+    if kind is None or kind.takes_common():
+        words += ["address", link.mac] if link.mac else []
+        words += ["mtu", str(link.mtu)] if link.mtu else []
+    words += ["type", link.kind]
+    if kind is not None and link.details is not None:
+        words += kind.words(link.details)
+    return " ".join(words)
+
+
+def _set_line(change: LinkChange) -> str:
+    words = ["ip link set", change.name]
+    kind = device_kind(change.kind)
+    for name, value in change.fields.items():
+        if name == "up":
+            words.append("up" if value else "down")
+        elif name == "mac":
+            words += ["address", value]
+        elif name == "details":
+            words += ["type", change.kind, *(kind.words(value) if kind is not None else ())]
+        else:
+            words += [name, str(value)]
+    return " ".join(words)

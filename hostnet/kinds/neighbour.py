@@ -1,17 +1,28 @@
-"""Neighbours and FDB entries in rtnetlink: encode and parse, fast for thousands.
+"""Neighbours in rtnetlink: encode and parse, fast for thousands.
 
-What `ip neigh` and `bridge fdb` do (rtnetlink(7), linux/neighbour.h). Both are
-RTM_*NEIGH messages; an FDB entry is one of family AF_BRIDGE. All that we write is permanent:
-nothing is ever resolved, learned or aged. An FDB entry of a VXLAN device needs NTF_SELF (the
-device's own table, not its bridge's) and NUD_NOARP beside NUD_PERMANENT.
+What `ip neigh` does (rtnetlink(7), linux/neighbour.h). All that we write is permanent: nothing
+is ever resolved, learned or aged.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
+from hostnet.kinds.bulk import apply_bulk
+from hostnet.kinds.kind import (
+    DiffContext,
+    Failure,
+    KernelView,
+    PlanPart,
+    Step,
+    compare,
+    ordered,
+    step,
+    without_occupied,
+)
 from hostnet.netlink.attributes import (
     ATTRIBUTE,
     attr,
@@ -29,17 +40,32 @@ from hostnet.netlink.socket import (
     Part,
     Request,
 )
-from hostnet.state import FdbEntry, Neighbour
+from hostnet.netlink.table_reader import TableReader
+from hostnet.state import HostState, Occupant
 
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 NDA_DST, NDA_LLADDR, NDA_CACHEINFO, NDA_PROBES, NDA_IFINDEX, NDA_PROTOCOL = 1, 2, 3, 4, 8, 12
 NUD_NOARP, NUD_PERMANENT = 0x40, 0x80
 NTF_SELF = 0x02
 
-_HEADER = struct.Struct("=BBHiHBB")  # struct ndmsg
-_PUT = NLM_F_CREATE | NLM_F_REPLACE
+HEADER = struct.Struct("=BBHiHBB")  # struct ndmsg
+PUT = NLM_F_CREATE | NLM_F_REPLACE
 
-FRONT = {socket.AF_INET: 32, socket.AF_INET6: 44}
+
+class Neighbour(NamedTuple):
+    """A permanent neighbour entry. `ip neigh replace ADDRESS lladdr MAC dev LINK nud permanent`."""
+
+    link: str
+    address: str
+    mac: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """One entry per device and address."""
+        return (self.link, self.address)
+
+
+FRONT: Mapping[int, int] = {socket.AF_INET: 32, socket.AF_INET6: 44}
 """Bytes of a dumped entry up to the end of its two addresses, by the family of the IP one."""
 
 
@@ -57,11 +83,11 @@ def put_neighbours(
         family, packed = pack_address(address)
         head = heads.get((link, family))
         if head is None:
-            head = _HEADER.pack(family, 0, 0, index[link], NUD_PERMANENT, 0, 0)
+            head = HEADER.pack(family, 0, 0, index[link], NUD_PERMANENT, 0, 0)
             head += ATTRIBUTE.pack(4 + len(packed), NDA_DST)
             heads[link, family] = head
         bodies.append(head + packed + lladdr + unhex(mac.replace(":", "")) + tail)
-    return Bulk(RTM_NEWNEIGH, _PUT, bodies)
+    return Bulk(RTM_NEWNEIGH, PUT, bodies)
 
 
 def delete_neighbours(neighbours: Iterable[Neighbour], index: Mapping[str, int]) -> Bulk:
@@ -69,51 +95,15 @@ def delete_neighbours(neighbours: Iterable[Neighbour], index: Mapping[str, int])
     bodies = []
     for link, address, _ in neighbours:
         family, packed = pack_address(address)
-        body = _HEADER.pack(family, 0, 0, index[link], 0, 0, 0) + attr(NDA_DST, packed)
+        body = HEADER.pack(family, 0, 0, index[link], 0, 0, 0) + attr(NDA_DST, packed)
         bodies.append(body)
     return Bulk(RTM_DELNEIGH, 0, bodies)
 
 
-def put_fdb(entries: Iterable[FdbEntry], index: Mapping[str, int]) -> Bulk:
-    """`bridge fdb replace MAC dev LINK dst REMOTE self permanent` each.
-
-    Raises KeyError for a link that `index` lacks, OSError or ValueError for a bad address.
-    """
-    state = NUD_PERMANENT | NUD_NOARP
-    return Bulk(RTM_NEWNEIGH, _PUT, _fdb(entries, index, state))
-
-
-def delete_fdb(entries: Iterable[FdbEntry], index: Mapping[str, int]) -> Bulk:
-    """`bridge fdb del MAC dev LINK dst REMOTE self` each."""
-    return Bulk(RTM_DELNEIGH, 0, _fdb(entries, index, 0))
-
-
-def _fdb(entries: Iterable[FdbEntry], index: Mapping[str, int], state: int) -> list[bytes]:
-    bodies, unhex = [], bytes.fromhex
-    heads: dict[str, bytes] = {}
-    dst4 = b"\0\0" + ATTRIBUTE.pack(8, NDA_DST)
-    dst6 = b"\0\0" + ATTRIBUTE.pack(20, NDA_DST)
-    for link, mac, remote in entries:
-        head = heads.get(link)
-        if head is None:
-            head = _HEADER.pack(socket.AF_BRIDGE, 0, 0, index[link], state, NTF_SELF, 0)
-            head += ATTRIBUTE.pack(10, NDA_LLADDR)
-            heads[link] = head
-        family, packed = pack_address(remote)
-        dst = dst4 if family == socket.AF_INET else dst6
-        bodies.append(head + unhex(mac.replace(":", "")) + dst + packed)
-    return bodies
-
-
 def dump_neighbours(family: int, ifindex: int) -> Request:
     """Ask for the neighbours of a family (AF_INET, AF_INET6) on one device."""
-    head = _HEADER.pack(family, 0, 0, 0, 0, 0, 0)
+    head = HEADER.pack(family, 0, 0, 0, 0, 0, 0)
     return Request(RTM_GETNEIGH, 0, head + attr_u32(NDA_IFINDEX, ifindex))
-
-
-def dump_fdb(ifindex: int) -> Request:
-    """Ask for the forwarding entries of one device."""
-    return Request(RTM_GETNEIGH, 0, _HEADER.pack(socket.AF_BRIDGE, 0, 0, ifindex, 0, 0, 0))
 
 
 def parse_neighbour(part: Part, names: Mapping[int, str]) -> tuple[Neighbour | None, int]:
@@ -122,7 +112,7 @@ def parse_neighbour(part: Part, names: Mapping[int, str]) -> tuple[Neighbour | N
     None for any other entry.
     """
     data, begin, end = part
-    family, _, _, index, state, _, _ = _HEADER.unpack_from(data, begin)
+    family, _, _, index, state, _, _ = HEADER.unpack_from(data, begin)
     if not state & NUD_PERMANENT or family not in FRONT:
         return None, index
     found = attributes(data, begin + 12, end)
@@ -132,17 +122,101 @@ def parse_neighbour(part: Part, names: Mapping[int, str]) -> tuple[Neighbour | N
     return Neighbour(names.get(index, ""), address, mac), index
 
 
-def parse_fdb(part: Part, names: Mapping[int, str]) -> tuple[FdbEntry | None, int]:
-    """Read an RTM_NEWNEIGH message: a permanent forwarding entry and its device's index.
+class NeighbourKind:
+    """Permanent neighbours. Fits `hostnet.kinds.kind.Kind`."""
 
-    None for any other entry, and for one without a remote.
-    """
-    data, begin, end = part
-    family, _, _, index, state, _, _ = _HEADER.unpack_from(data, begin)
-    if family != socket.AF_BRIDGE or not state & NUD_PERMANENT:
-        return None, index
-    found = attributes(data, begin + 12, end)
-    if NDA_DST not in found or len(found.get(NDA_LLADDR, b"")) != 6:
-        return None, index
-    mac, remote = unpack_mac(found[NDA_LLADDR]), unpack_address(found[NDA_DST])
-    return FdbEntry(names.get(index, ""), mac, remote), index
+    name = "neighbour"
+    types = (Neighbour,)
+    deletes_last = False
+
+    def __init__(self) -> None:
+        self._readers: dict[tuple[str, int], TableReader[Neighbour]] = {}
+        self._held: set[tuple[str, str]] = set()
+        """Keys off overlay devices at which we have read or written an entry of ours."""
+
+    def read(self, view: KernelView, wanted: HostState) -> Iterable[Neighbour | Occupant]:
+        """All on overlay devices of ours; elsewhere those at wanted keys, ours or not."""
+        right = {one.key: one for one in wanted.of(Neighbour)}
+        elsewhere = {one.link for one in right.values()} - view.overlay
+        for name in sorted((view.overlay | elsewhere) & view.index.keys()):
+            for family in FRONT:
+                found = self._on_device(view, name, family)
+                if name in view.overlay:
+                    yield from found
+                    continue
+                there = [one for one in found if one.key in right]
+                marked = _marked(view, name, family) if there else frozenset()
+                for one in there:
+                    if one.key in marked:
+                        self._held.add(one.key)
+                    if one.key in self._held or one == right[one.key]:
+                        yield one
+                    else:
+                        yield Occupant(Neighbour, one.key, _in_the_way(one))
+
+    def _on_device(self, view: KernelView, name: str, family: int) -> list[Neighbour]:
+        request = dump_neighbours(family, view.index[name])
+        buffers = view.socket.dump_what_there_is(request, f"ip neigh show dev {name}")
+        reader = self._readers.setdefault(
+            (name, family), TableReader(parse_neighbour, FRONT[family])
+        )
+        return [one for one in reader.read(buffers, view.names) if one.link == name]
+
+    def diff(self, context: DiffContext) -> PlanPart:
+        """Wrong ones are overwritten, stale ones deleted."""
+        actual = context.actual.of(Neighbour)
+        if context.gone:
+            actual = frozenset(one for one in actual if one.link not in context.gone)
+        missing, wrong = compare(context.desired.of(Neighbour), actual)
+        put, conflicts = without_occupied(missing, context, Neighbour)
+        replaced = {one.key for one in put} if wrong else set()
+        stale = [one for one in wrong if one.key not in replaced]
+        return PlanPart(
+            put=step(self, "put", ordered(put)),
+            delete=step(self, "delete", ordered(stale)),
+            conflicts=conflicts,
+        )
+
+    def apply(self, step: Step, view: KernelView) -> list[Failure]:
+        """Write them."""
+
+        def encode(objects: Sequence[Neighbour]) -> Bulk:
+            if step.verb == "delete":
+                return delete_neighbours(objects, view.index)
+            return put_neighbours(objects, view.index, view.mark.protocol)
+
+        failures, failed = apply_bulk(step, view, encode)
+        keys = {
+            o.key
+            for n, o in enumerate(step.objects)
+            if o.link not in view.overlay and n not in failed
+        }
+        self._held = self._held - keys if step.verb == "delete" else self._held | keys
+        return failures
+
+    def line(self, verb: str, one: Neighbour) -> str:
+        """`ip neigh replace ADDRESS lladdr MAC dev LINK nud permanent`."""
+        if verb == "delete":
+            return f"ip neigh del {one.address} dev {one.link}"
+        return f"ip neigh replace {one.address} lladdr {one.mac} dev {one.link} nud permanent"
+
+
+def _marked(view: KernelView, name: str, family: int) -> frozenset[tuple[str, str]]:
+    """Keys of the permanent neighbours on a device that bear our protocol number."""
+    request = dump_neighbours(family, view.index[name])
+    parts = view.socket.dump(request.type, request.body, f"ip neigh show dev {name}")
+    found = set()
+    for part in parts:
+        data, begin, end = part
+        protocol = attributes(data, begin + 12, end).get(NDA_PROTOCOL, b"\0")[0]
+        one, _ = parse_neighbour(part, view.names)
+        if one is not None and protocol == view.mark.protocol:
+            found.add(one.key)
+    return frozenset(found)
+
+
+def _in_the_way(one: Neighbour) -> str:
+    return (
+        f"a permanent neighbour {one.address} lladdr {one.mac} on {one.link} is not ours: "
+        f"remove it (ip neigh del {one.address} dev {one.link})"
+    )

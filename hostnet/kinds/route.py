@@ -1,286 +1,354 @@
-"""Routes and nexthop objects in rtnetlink: encode and parse, fast for thousands.
+"""Unicast routes as a kind of object, with the nexthop objects that they share.
 
-Sources: rtnetlink(7), linux/rtnetlink.h, linux/nexthop.h.
-
-Routes with a distinct gateway each on one device cost the kernel time quadratic in their
-number: it looks for an equal nexthop in a list per device. A nexthop object (`ip nexthop`,
-Linux 5.3 on) is found by its id; the route says only that. `ip route` then shows
-`10.5.76.0/24 nhid 7 via 10.5.76.0 dev flannel.1 proto 102 onlink`.
+A key (destination, metric, table) is free, or ours, or another program's: then it is never
+displaced. New routes are written with NLM_F_EXCL, so that this holds too where somebody was
+faster than our look. A route of ours that another program overwrites while this `Kernel` lives is
+put back: its key was ours before.
 """
 
 from __future__ import annotations
 
+import errno
+import itertools
 import socket
-import struct
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from hostnet.netlink.attributes import (
-    ATTRIBUTE,
-    U32,
-    attr,
-    attr_nest,
-    attr_u32,
-    attributes,
-    nested,
-    pack_address,
-    u32,
-    unpack_address,
+from hostnet.kinds.bulk import apply_bulk
+from hostnet.kinds.kind import (
+    DiffContext,
+    Failure,
+    KernelView,
+    PlanPart,
+    Step,
+    compare,
+    ordered,
+    step,
+    without_occupied,
 )
-from hostnet.netlink.socket import (
-    NLM_F_CREATE,
-    NLM_F_EXCL,
-    NLM_F_REPLACE,
-    Bulk,
-    Part,
-    Request,
+from hostnet.kinds.nexthop import (
+    Nexthop,
+    NexthopKey,
+    NexthopReader,
+    NexthopTable,
+    delete_nexthops,
+    put_nexthops,
 )
-from hostnet.state import MAIN_TABLE, Nexthop, Route
-
-RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-RTM_NEWNEXTHOP, RTM_DELNEXTHOP, RTM_GETNEXTHOP = 104, 105, 106
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS = 1, 4, 5, 6, 7, 8
-RTA_MULTIPATH, RTA_TABLE, RTA_VIA, RTA_NH_ID = 9, 15, 18, 30
-RTAX_MTU, RTAX_ADVMSS = 2, 8
-RTN_UNICAST = 1
-RTNH_F_ONLINK = 4
-RT_SCOPE_LINK = 253
-RT_TABLE_COMPAT = 252  # what rtm_table says when the real number is in RTA_TABLE
-NHA_ID, NHA_GROUP, NHA_BLACKHOLE, NHA_OIF, NHA_GATEWAY = 1, 2, 4, 5, 6
-IPV6_DEFAULT_METRIC = 1024  # IP6_RT_PRIO_USER, net/ip6_route.h
-
-_ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg
-_NEXTHOP = struct.Struct("=BBBBI")  # struct nhmsg
-_NEXTHOP_ATTRS = struct.Struct("=HHIHHI")
-# An IPv4 route by nexthop object with no other attributes, as the kernel dumps it: what
-# nearly all of ours are. One unpack reads it.
-_PEER_ROUTE = struct.Struct("=BBBBBBBBI II I4s II I4s II")
-_PEER_ROUTE_ATTRS = tuple(
-    8 | kind << 16 for kind in (RTA_TABLE, RTA_DST, RTA_NH_ID, RTA_GATEWAY, RTA_OIF)
+from hostnet.kinds.route_messages import (
+    MAIN_TABLE,
+    Route,
+    delete_routes,
+    dump_routes,
+    parse_route,
+    put_routes,
+    route_protocol,
 )
-NexthopKey = tuple[str, str | None, bool]
-"""Link, gateway, onlink (`route[1:4]`): routes that agree in these share a nexthop object."""
+from hostnet.netlink.socket import Bulk, NetlinkError, parts_of
+from hostnet.netlink.socket import Part as Message
+from hostnet.netlink.table_reader import TableReader
+from hostnet.ownership import PROTOCOL
+from hostnet.state import HostState, Occupant
 
-NEXTHOP_ID_BASE = 102_000_000
-"""Our nexthop ids are above: far from the small numbers that routing daemons count up."""
-
-
-@dataclass(slots=True)
-class NexthopTable:
-    """Which nexthop objects are there."""
-
-    ids: dict[NexthopKey, int] = field(default_factory=dict)
-    """Ours."""
-    doubles: list[Nexthop] = field(default_factory=list)
-    """Ours, equal to one in `ids`: of no use."""
-    used: set[int] = field(default_factory=set)
-    """Ids in use by anyone."""
-    top: int = NEXTHOP_ID_BASE
-    """Only grows: an id is never given a second meaning."""
-
-    @classmethod
-    def of(cls, ours: list[Nexthop], used: set[int], top: int = NEXTHOP_ID_BASE) -> NexthopTable:
-        """The table for what a dump found; `top` as it was before."""
-        ids: dict[NexthopKey, int] = {hop[1:4]: hop[0] for hop in ours}
-        doubles = []
-        if len(ids) != len(ours):
-            doubles = [hop for hop in ours if ids[hop[1:4]] != hop.id]
-        return cls(ids, doubles, used, max(top, max((h[0] for h in ours), default=0)))
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
+RTPROT_BY_HAND = (3, 4)  # RTPROT_BOOT, which ip(8) and flanneld say, and RTPROT_STATIC
+FLUSHED_BY_KERNEL = 256
+"""Routes that may vanish with their device; more are deleted one by one before it."""
 
 
-def put_routes(
-    routes: Iterable[Route],
-    index: Mapping[str, int],
-    protocol: int,
-    nexthops: Mapping[NexthopKey, int],
-) -> Bulk:
-    """`ip route replace ...` each; by nexthop object where `nexthops` has its id.
+RouteKey = tuple[str, int, int]
+"""Destination, metric, table."""
 
-    Raises LookupError for a link that `index` lacks, these or OSError, ValueError for a bad
-    address.
+
+class UnmarkedRoute(NamedTuple):
+    """Found ones only: a route without our mark that we replace or delete.
+
+    It leads through an overlay device of ours, or stands where a route of ours stood.
     """
-    bodies, pton, ipv4 = [], socket.inet_pton, socket.AF_INET
-    plain = (None, 0, MAIN_TABLE, 0, 0, 0)  # all that a peer's route leaves at default
-    heads = [
-        _ROUTE.pack(socket.AF_INET, n, 0, 0, MAIN_TABLE, protocol, 0, RTN_UNICAST, 0)
-        + ATTRIBUTE.pack(8, RTA_DST)
-        for n in range(33)
-    ]
-    by_id = ATTRIBUTE.pack(8, RTA_NH_ID)
-    for route in routes:
-        nhid = nexthops.get(route[1:4], 0)
-        address, _, length = route[0].partition("/")
-        if nhid and ":" not in address and route[4:] == plain:
-            bodies.append(heads[int(length)] + pton(ipv4, address) + by_id + U32.pack(nhid))
+
+    route: Route
+
+
+class RouteKind:
+    """Fits `hostnet.kinds.kind.Kind`."""
+
+    name = "route"
+    types = (Route, UnmarkedRoute, NexthopTable)
+    deletes_last = False
+
+    def __init__(self) -> None:
+        self.nexthops = NexthopReader()
+        self._readers: dict[tuple[int, int], TableReader[Route]] = {}
+        self._held: set[RouteKey] = set()
+        """Keys at which we have read or written a route of ours."""
+
+    # -- reading -------------------------------------------------------------------------
+
+    def read(self, view: KernelView, wanted: HostState) -> Iterable[Any]:
+        """Those with our protocol number, those by hand through our overlay devices, occupants.
+
+        The kernel filters the dumps: an operator's own routes are read only where a wanted key
+        has none of ours.
+        """
+        self.nexthops.read(view.socket, view.names, view.mark.protocol)
+        marked: list[Route] = []
+        unmarked: list[Route] = []
+        for family in FAMILIES:
+            request = dump_routes(family, protocol=view.mark.protocol)
+            buffers = view.socket.dump_what_there_is(request, "ip route show")
+            marked += self._reader(view, family, 0).read(buffers, view.names)
+            for name, other in itertools.product(sorted(view.overlay), RTPROT_BY_HAND):
+                oif = view.index[name]
+                request = dump_routes(family, oif=oif, protocol=other)
+                what = f"ip route show dev {name} proto {other}"
+                buffers = view.socket.dump_what_there_is(request, what)
+                unmarked += self._reader(view, family, oif).read(buffers, view.names)
+        found: list[Any] = [*marked, *map(UnmarkedRoute, unmarked)]
+        keys = {route.key for route in (*marked, *unmarked)}
+        found += self._strangers(view, wanted, keys)
+        self._held |= keys
+        return found + ([self.nexthops.table] if self.nexthops.supported else [])
+
+    def read_all(self, view: KernelView, family: int) -> list[Route]:
+        """All unicast routes of a family, in all tables. Raises NetlinkError."""
+        self.nexthops.read(view.socket, view.names, view.mark.protocol)
+        buffers = view.socket.dump_what_there_is(dump_routes(family), "ip route show table all")
+        parts = (part for data in buffers for part in parts_of(data))
+        found = (parse_route(part, view.names, self.nexthops.hops)[0] for part in parts)
+        return [route for route in found if route is not None]
+
+    def _strangers(self, view: KernelView, wanted: HostState, ours: set[RouteKey]) -> list[Any]:
+        """Other programs' routes at wanted keys: occupants, or what overwrote a route of ours."""
+        missing = {route.key for route in wanted.of(Route)} - ours
+        if not missing:
+            return []
+        found: list[Any] = []
+        for family in FAMILIES:
+            if not any((":" in key[0]) == (family == socket.AF_INET6) for key in missing):
+                continue
+            buffers = view.socket.dump_what_there_is(dump_routes(family), "ip route show table all")
+            for part in (part for data in buffers for part in parts_of(data)):
+                route, _ = parse_route(part, view.names, self.nexthops.hops)
+                protocol = route_protocol(part)
+                if route is None or route.key not in missing or protocol == view.mark.protocol:
+                    continue
+                if route.key in self._held:
+                    found.append(UnmarkedRoute(route))
+                else:
+                    found.append(Occupant(Route, route.key, _in_the_way(route, protocol)))
+        return found
+
+    def _reader(self, view: KernelView, family: int, oif: int) -> TableReader[Route]:
+        """Our routes of a family, or those of others through one device."""
+        reader = self._readers.get((family, oif))
+        if reader is None:
+            mine, known = view.mark.protocol, self.nexthops
+
+            def ours(part: Message, names: Mapping[int, str]) -> tuple[Route | None, int]:
+                if route_protocol(part) != mine:
+                    return None, 0
+                return parse_route(part, names, known.hops)
+
+            def others(part: Message, names: Mapping[int, str]) -> tuple[Route | None, int]:
+                if route_protocol(part) not in RTPROT_BY_HAND:
+                    return None, 0
+                route, device = parse_route(part, names, known.hops)
+                return (route if device == oif else None), device
+
+            reader = TableReader(others if oif else ours)
+            self._readers[family, oif] = reader
+        return reader
+
+    # -- comparing -----------------------------------------------------------------------
+
+    def diff(self, context: DiffContext) -> PlanPart:
+        """Wrong routes are replaced, stale ones deleted, nexthop objects made and swept."""
+        nexthops = next(iter(context.actual.of(NexthopTable)), None)
+        part = PlanPart()
+        actual = context.actual.of(Route)
+        unmarked = {one.route for one in context.actual.of(UnmarkedRoute)}
+        if context.gone:
+            if nexthops is not None:
+                part.first = self._flush(actual, nexthops, context.gone)
+            actual = frozenset(one for one in actual if one.link not in context.gone)
+            unmarked = {one for one in unmarked if one.link not in context.gone}
+        changes = _changes(context.desired.of(Route), actual, unmarked)
+        put, part.conflicts = without_occupied(changes.put, context, Route)
+        known = {route.key for route in (*actual, *unmarked)}
+        new = [route for route in put if route.key not in known]
+        ids, hops = _needed_nexthops(put, nexthops, context.gone)
+        part.put = [
+            *step(self, "put nexthop", hops),
+            *step(self, "delete", changes.doubles),
+            *step(self, "put", ordered((r for r in put if r.key in known), _order), ids),
+            *step(self, "add", ordered(new, _order), ids),
+        ]
+        part.delete = [
+            *step(self, "delete", ordered(changes.stale, _order)),
+            *step(self, "delete unmarked", ordered(changes.unmarked, _order)),
+        ]
+        if context.whole and nexthops is not None:
+            stale = _stale_nexthops(context.desired, nexthops, context.gone)
+            part.delete += step(self, "delete nexthop", ordered(stale))
+        return part
+
+    def _flush(self, actual: Iterable[Route], nexthops: NexthopTable, gone: set[str]) -> list[Step]:
+        """Delete the routes of devices that go, where leaving it to the kernel takes too long.
+
+        It walks the whole route table for every nexthop object of a device that goes.
+        """
+        routes = [route for route in actual if route.link in gone]
+        if len(routes) <= FLUSHED_BY_KERNEL:
+            return []
+        keys = [key for key in nexthops.ids if key[0] in gone]
+        hops = [Nexthop(nexthops.ids[key], key[0], key[1] or "", key[2]) for key in keys]
+        return step(self, "delete", routes) + step(self, "delete nexthop", hops)
+
+    # -- writing -------------------------------------------------------------------------
+
+    def apply(self, step: Step, view: KernelView) -> list[Failure]:
+        """Write them."""
+        protocol = view.mark.protocol
+
+        def encode(objects: Sequence[Any]) -> Bulk:
+            if step.verb == "put nexthop":
+                return put_nexthops(objects, view.index, protocol)
+            if step.verb == "delete nexthop":
+                return delete_nexthops(hop.id for hop in objects)
+            if step.verb == "delete unmarked":
+                return delete_routes(objects, 0, view.index)
+            if step.verb == "delete":
+                return delete_routes(objects, protocol)
+            return put_routes(objects, view.index, protocol, step.data, replace=step.verb == "put")
+
+        failures, failed = apply_bulk(step, view, encode, on_device=False, explain=_explain)
+        if step.verb in ("add", "put"):
+            self._held |= {r.key for n, r in enumerate(step.objects) if n not in failed}
+        elif step.verb == "delete":
+            self._held -= {route.key for route in step.objects}
+        self._remember(step, failed)
+        return failures
+
+    def _remember(self, step: Step, failed: set[int]) -> None:
+        table = self.nexthops.table
+        for place, hop in enumerate(step.objects if step.verb.endswith("nexthop") else ()):
+            if place in failed:
+                continue
+            if step.verb == "put nexthop":
+                table.ids[hop[1:4]] = hop.id
+                table.used.add(hop.id)
+                table.top = max(table.top, hop.id)
+            else:
+                table.used.discard(hop.id)
+                if table.ids.get(hop[1:4]) == hop.id:
+                    del table.ids[hop[1:4]]
+
+    def line(self, verb: str, one: Any) -> str:
+        """`ip route replace DESTINATION via VIA dev LINK ...`, `ip nexthop ...`."""
+        if verb == "put nexthop":
+            onlink = " onlink" if one.onlink else ""
+            return (
+                f"ip nexthop add id {one.id} via {one.via} dev {one.link}{onlink} proto {PROTOCOL}"
+            )
+        if verb == "delete nexthop":
+            return f"ip nexthop del id {one.id}"
+        return _line(one, delete=verb.startswith("delete"), marked=verb != "delete unmarked")
+
+
+class _RouteChanges(NamedTuple):
+    put: set[Route]
+    doubles: list[Route]
+    """To delete before: of two routes for one key the wrong one."""
+    stale: list[Route]
+    unmarked: list[Route]
+    """Stale, without our mark."""
+
+
+def _changes(
+    desired: frozenset[Route], actual: frozenset[Route], unmarked: set[Route]
+) -> _RouteChanges:
+    missing, wrong = compare(desired, actual)
+    put = set(missing)
+    if not wrong and not unmarked:
+        return _RouteChanges(put, [], [], [])
+    wanted = {(r.destination, r.metric, r.table): r for r in desired}
+    replaced = {route.key for route in put}
+    doubles: list[Route] = []
+    stale: list[Route] = []
+    for route in sorted(wrong, key=_order):
+        if route.key not in wanted:
+            stale.append(route)
+        elif route.key in replaced:
+            replaced.discard(route.key)
         else:
-            bodies.append(_route(route, 0 if nhid else index[route.link], nhid, protocol))
-    return Bulk(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, bodies)
+            # The kernel deletes whichever of the two comes first: put the right one again.
+            doubles.append(route)
+            put.add(wanted[route.key])
+    return _RouteChanges(put, doubles, stale, [r for r in unmarked if r.key not in wanted])
 
 
-def delete_routes(
-    routes: Iterable[Route], protocol: int = 0, index: Mapping[str, int] | None = None
-) -> Bulk:
-    """`ip route del DESTINATION metric M table T [proto P]` each.
-
-    With `index` the device and gateway are named too, which tells plain routes to one
-    destination apart but never matches a route with a nexthop object.
-    """
-    bodies = []
-    for route in routes:
-        oif = index[route.link] if index is not None else 0
-        via, onlink = (route.via, route.onlink) if oif else (None, False)
-        bare = Route(route.destination, "", via, onlink, None, route.metric, route.table)
-        bodies.append(_route(bare, oif, 0, protocol, anything=True))
-    return Bulk(RTM_DELROUTE, 0, bodies)
-
-
-def _route(route: Route, oif: int, nhid: int, protocol: int, *, anything: bool = False) -> bytes:
-    address, _, length = route.destination.partition("/")
-    family, packed = pack_address(address)
-    scope = route.scope
-    if anything:
-        scope = 255  # RT_SCOPE_NOWHERE in a delete: whatever scope it has
-    table = route.table if route.table < 256 else RT_TABLE_COMPAT
-    onlink = RTNH_F_ONLINK if route.onlink and not nhid else 0
-    parts = [
-        _ROUTE.pack(
-            *(family, int(length), 0, 0, table, protocol, scope),
-            *(0 if anything else RTN_UNICAST, onlink),
-        ),
-        attr(RTA_DST, packed) if int(length) else b"",
-    ]
-    if nhid:
-        parts.append(attr_u32(RTA_NH_ID, nhid))
-    else:
-        if route.via is not None:
-            gateway_family, gateway = pack_address(route.via)
-            if gateway_family == family:
-                parts.append(attr(RTA_GATEWAY, gateway))
-            else:  # IPv4 over an IPv6 next hop (RFC 5549)
-                parts.append(attr(RTA_VIA, struct.pack("=H", gateway_family) + gateway))
-        if oif:
-            parts.append(attr_u32(RTA_OIF, oif))
-    if route.source is not None:
-        parts.append(attr(RTA_PREFSRC, pack_address(route.source)[1]))
-    if route.metric:
-        parts.append(attr_u32(RTA_PRIORITY, route.metric))
-    if route.table >= 256:
-        parts.append(attr_u32(RTA_TABLE, route.table))
-    metrics = attr_u32(RTAX_MTU, route.mtu) if route.mtu else b""
-    metrics += attr_u32(RTAX_ADVMSS, route.advmss) if route.advmss else b""
-    if metrics:
-        parts.append(attr_nest(RTA_METRICS, metrics))
-    return b"".join(parts)
+def _needed_nexthops(
+    routes: Iterable[Route], nexthops: NexthopTable | None, gone: set[str]
+) -> tuple[dict[NexthopKey, int], list[Nexthop]]:
+    """Ids of the nexthop objects that the routes need, and those that have to be made."""
+    if nexthops is None:
+        return {}, []
+    number, used = nexthops.top, nexthops.used
+    ids: dict[NexthopKey, int] = {}
+    new: list[Nexthop] = []
+    for key in ordered({route[1:4] for route in routes if route[2] is not None}):
+        found = nexthops.ids.get(key)
+        if found is None or key[0] in gone:
+            number += 1
+            while number in used:
+                number += 1
+            found = number
+            new.append(Nexthop(number, *key))
+        ids[key] = found
+    return ids, new
 
 
-def dump_routes(family: int, *, protocol: int = 0, oif: int = 0, table: int = 0) -> Request:
-    """Ask for the routes of a family (AF_INET, AF_INET6), filtered by the kernel."""
-    body = _ROUTE.pack(family, 0, 0, 0, table if table < 256 else 0, protocol, 0, 0, 0)
-    if oif:
-        body += attr_u32(RTA_OIF, oif)
-    if table >= 256:
-        body += attr_u32(RTA_TABLE, table)
-    return Request(RTM_GETROUTE, 0, body)
+def _stale_nexthops(desired: HostState, nexthops: NexthopTable, gone: set[str]) -> list[Nexthop]:
+    """Our nexthop objects that nobody needs now; those of vanished devices are gone already."""
+    ids = nexthops.ids
+    stale = ids.keys() - {route[1:4] for route in desired.of(Route)}
+    hops = [Nexthop(ids[key], key[0], key[1] or "", key[2]) for key in stale]
+    return [hop for hop in [*hops, *nexthops.doubles] if hop.link not in gone]
 
 
-def route_protocol(part: Part) -> int:
-    """The protocol number in an RTM_NEWROUTE message: who made the route."""
-    return part[0][part[1] + 5]
+def _order(route: Route) -> tuple[Any, ...]:
+    return (route.destination, route.metric, route.table, route.link, route.via or "")
 
 
-def parse_route(
-    part: Part, names: Mapping[int, str], nexthops: Mapping[int, NexthopKey]
-) -> tuple[Route | None, int]:
-    """Read an RTM_NEWROUTE message: the route and its device's index.
+def _explain(one: Any, error: NetlinkError) -> str:
+    if error.errno == errno.EEXIST and isinstance(one, Route):
+        return "another program has a route at this destination and metric: remove it"
+    return error.reason
 
-    None for what is no unicast route. A multipath route has an empty link. `nexthops` by id
-    are needed with net.ipv4.nexthop_compat_mode=0, where a route tells only the id.
-    """
-    data, begin, end = part
-    if end - begin == _PEER_ROUTE.size:
-        row = _PEER_ROUTE.unpack_from(data, begin)
-        if row[9::2] == _PEER_ROUTE_ATTRS and row[7] == RTN_UNICAST:
-            destination, via = f"{socket.inet_ntoa(row[12])}/{row[1]}", socket.inet_ntoa(row[16])
-            onlink, link = bool(row[8] & RTNH_F_ONLINK), names.get(row[18], "")
-            table, scope = row[10], row[6]
-            return Route(destination, link, via, onlink, table=table, scope=scope), row[18]
-    family, length, _, _, table, _, scope, kind, flags = _ROUTE.unpack_from(data, begin)
-    if kind != RTN_UNICAST:
-        return None, 0
-    found = attributes(data, begin + 12, end)
-    anywhere = b"\0" * (4 if family == socket.AF_INET else 16)
-    gateway = found.get(RTA_GATEWAY) or found.get(RTA_VIA, b"")[2:]
-    metric = u32(found.get(RTA_PRIORITY))
-    if family == socket.AF_INET6 and metric == IPV6_DEFAULT_METRIC:
-        metric = 0
-    metrics = nested(found.get(RTA_METRICS, b""))
-    device = u32(found.get(RTA_OIF))
-    link = names.get(device, "")
-    hop_via = unpack_address(gateway) if gateway else None
-    onlink = bool(flags & RTNH_F_ONLINK)
-    hop = nexthops.get(u32(found.get(RTA_NH_ID)))
-    if hop is not None and not device:
-        link, hop_via, onlink = hop
-    source = found.get(RTA_PREFSRC)
-    route = Route(
-        f"{unpack_address(found.get(RTA_DST, anywhere))}/{length}",
-        link,
-        hop_via,
-        onlink,
-        unpack_address(source) if source else None,
-        metric,
-        u32(found.get(RTA_TABLE), table),
-        u32(metrics.get(RTAX_MTU)),
-        u32(metrics.get(RTAX_ADVMSS)),
-        scope,
+
+def _in_the_way(route: Route, protocol: int) -> str:
+    text = _line(route, delete=True, marked=False).replace(" del ", " ", 1)
+    return (
+        f"route {text.removeprefix('ip route ').removeprefix('ip -6 route ')} "
+        f"(proto {protocol}) is not ours: remove it, or take its network out of the cluster's"
     )
-    return route, device
 
 
-def put_nexthops(nexthops: Iterable[Nexthop], index: Mapping[str, int], protocol: int) -> Bulk:
-    """`ip nexthop add id ID via VIA dev LINK [onlink] proto P` each.
-
-    A nexthop object never changes, so an id in use is an error: EEXIST. Raises KeyError for
-    a link that `index` lacks, OSError for a bad address.
-    """
-    bodies = []
-    for number, link, via, onlink in nexthops:
-        family, gateway = pack_address(via)
-        bodies.append(
-            _NEXTHOP.pack(family, 0, protocol, 0, RTNH_F_ONLINK if onlink else 0)
-            + _NEXTHOP_ATTRS.pack(8, NHA_ID, number, 8, NHA_OIF, index[link])
-            + ATTRIBUTE.pack(4 + len(gateway), NHA_GATEWAY)
-            + gateway
+def _line(route: Route, *, delete: bool, marked: bool) -> str:
+    destination = "default" if route.destination in ("0.0.0.0/0", "::/0") else route.destination
+    family = "ip -6" if route.destination == "::/0" else "ip"
+    words = [family, "route", "del" if delete else "replace", destination]
+    if not delete or not marked:
+        words += ["via", route.via] if route.via else []
+        words += ["dev", route.link]
+        words += ["onlink"] if route.onlink and not delete else []
+    words += ["metric", str(route.metric)] if route.metric else []
+    words += ["table", str(route.table)] if route.table != MAIN_TABLE else []
+    if not delete:
+        words += ["src", route.source] if route.source else []
+        words += ["mtu", str(route.mtu)] if route.mtu else []
+        words += ["advmss", str(route.advmss)] if route.advmss else []
+        words += (
+            ["scope", "link" if route.scope == 253 else str(route.scope)] if route.scope else []
         )
-    return Bulk(RTM_NEWNEXTHOP, NLM_F_CREATE | NLM_F_EXCL, bodies)
-
-
-def delete_nexthops(numbers: Iterable[int]) -> Bulk:
-    """`ip nexthop del id ID` each; routes that still use one go with it."""
-    head = _NEXTHOP.pack(0, 0, 0, 0, 0)
-    return Bulk(RTM_DELNEXTHOP, 0, [head + attr_u32(NHA_ID, n) for n in numbers])
-
-
-def dump_nexthops() -> Request:
-    """Ask for all nexthop objects. EOPNOTSUPP: the kernel has none."""
-    return Request(RTM_GETNEXTHOP, 0, _NEXTHOP.pack(0, 0, 0, 0, 0))
-
-
-class FoundNexthop(NamedTuple):
-    """A nexthop object, and whose it is."""
-
-    hop: Nexthop
-    protocol: int
-
-
-def parse_nexthop(part: Part, names: Mapping[int, str]) -> tuple[FoundNexthop, int]:
-    """Read an RTM_NEWNEXTHOP message: the object and its device's index."""
-    data, begin, end = part
-    _, _, protocol, _, flags = _NEXTHOP.unpack_from(data, begin)
-    found = attributes(data, begin + 8, end)
-    device = u32(found.get(NHA_OIF))
-    gateway = found.get(NHA_GATEWAY)
-    via = unpack_address(gateway) if gateway else ""
-    number, onlink = u32(found.get(NHA_ID)), bool(flags & RTNH_F_ONLINK)
-    return FoundNexthop(Nexthop(number, names.get(device, ""), via, onlink), protocol), device
+    words += ["proto", str(PROTOCOL)] if marked else []
+    return " ".join(words)

@@ -20,7 +20,8 @@ import socket
 import struct
 
 from hostnet.find_link import find_link
-from hostnet.kinds.link import FoundLink, change_link, delete_link, settings
+from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.link_messages import change_link, delete_link, settings
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket
 from hostnet.ownership import LINK_ALIAS
 

@@ -271,6 +271,18 @@ class NetlinkSocket:
                 return buffers
         raise NetlinkError(errno.EINTR, "the table kept changing during the dump", operation)
 
+    def dump_what_there_is(self, request: Request, operation: str) -> list[bytes]:
+        """`dump_raw`, which finds nothing where there can be nothing of the kind.
+
+        ENODEV: the filter's device has gone; EOPNOTSUPP, EAFNOSUPPORT: a kernel without IPv6.
+        """
+        try:
+            return self.dump_raw(request.type, request.body, operation)
+        except NetlinkError as error:
+            if error.errno in (errno.ENODEV, errno.EOPNOTSUPP, errno.EAFNOSUPPORT):
+                return []
+            raise
+
     def _dump(self, kind: int, body: bytes, operation: str) -> list[bytes] | None:
         self._sequence += 1
         self._send(HEADER.pack(16 + len(body), kind, NLM_F_DUMP | 1, self._sequence, 0) + body)

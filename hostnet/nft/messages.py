@@ -30,6 +30,8 @@ from hostnet.netlink.socket import NLM_F_CREATE, NLM_F_EXCL, Request
 NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 0x10, 0x11
 NFNL_SUBSYS_NFTABLES = 10
 # linux/netfilter/nf_tables.h: enum nf_tables_msg_types
+NFT_MSG_NEWTABLE = 0
+NFTA_TABLE_NAME = 1
 NFT_MSG_NEWSET, NFT_MSG_GETSET, NFT_MSG_DELSET = 9, 10, 11
 NFT_MSG_NEWSETELEM, NFT_MSG_GETSETELEM, NFT_MSG_DELSETELEM = 12, 13, 14
 # enum nft_set_attributes
@@ -71,6 +73,13 @@ def batch(requests: Iterable[Request]) -> list[Request]:
 
 def _u32(kind: int, value: int) -> bytes:
     return attr(kind, value.to_bytes(4, "big"))
+
+
+def new_table(family: str, table: str) -> Request:
+    """Make a table, unless it is there."""
+    return Request(
+        _type(NFT_MSG_NEWTABLE), NLM_F_CREATE, head(family) + attr_text(NFTA_TABLE_NAME, table)
+    )
 
 
 def new_set(

@@ -156,8 +156,9 @@ class SetSocket:
 
 
 def add_sets(sets: Iterable[NftSet]) -> list[Request]:
-    """Make sets and maps that are not there."""
-    found = []
+    """Make sets and maps that are not there, and their tables where these are missing."""
+    sets = list(sets)
+    found = [messages.new_table(*table) for table in sorted({one.key[:2] for one in sets})]
     for number, one in enumerate(sets, 1):
         found.append(
             messages.new_set(

@@ -21,13 +21,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from base.errors import FlatmeshError
 from hostnet.netns import NetnsRef, run_in, run_in_new
-from hostnet.state import NftTable
 
 LIBRARY = "libnftables.so.1"
 _STATELESS, _NUMERIC_PRIO = 1 << 2, 1 << 8  # NFT_CTX_OUTPUT_*, nftables/libnftables.h
@@ -71,9 +71,58 @@ def run(commands: str, netns: NetnsRef | None = None) -> str:
     return run_in(netns, lambda: _run(commands))
 
 
-def replace_table(table: NftTable, netns: NetnsRef | None = None) -> None:
-    """Make the table exactly this, whatever it was. Raises NftError."""
-    run(_replacement(table), netns)
+def replace_table(
+    family: str, name: str, body: str, netns: NetnsRef | None = None, keep: Collection[str] = ()
+) -> None:
+    """Make the table exactly this, but for the sets and maps named in `keep`.
+
+    `body` is what stands between the braces of `table FAMILY NAME { ... }` in nft(8) syntax.
+    Kept sets keep their elements, and no packet finds one empty. Raises NftError.
+    """
+
+    def replace() -> None:
+        there = keep and f"table {family} {name}" in _run("list tables\n").splitlines()
+        listing = _run(f"list table {family} {name}\n") if there else ""
+        _run(_replacement(family, name, body, listing, keep))
+
+    run_in(netns, replace)
+
+
+def _replacement(
+    family: str, name: str, body: str, listing: str = "", keep: Collection[str] = ()
+) -> str:
+    """Commands that take out all but the kept sets of a listing, and put in the body."""
+    table = f"{family} {name}"
+    commands = [f"add table {table}"]
+    if listing:
+        found = _BLOCK.findall(listing)
+        commands.append(f"flush table {table}")  # rules first: chains jump to chains
+        commands += [f"delete chain {table} {one}" for kind, one in found if kind == "chain"]
+        commands += [
+            f"delete {kind} {table} {one}"
+            for kind, one in found
+            if kind != "chain" and one not in keep
+        ]
+    else:
+        commands.append(f"delete table {table}")
+    return "\n".join([*commands, f"table {table} {{\n{body}\n}}\n"])
+
+
+_BLOCK = re.compile(r"^\s*(chain|set|map)\s+(\S+)\s*\{", re.MULTILINE)
+
+
+def without_sets(body: str, names: Collection[str]) -> str:
+    """A body in nft's normal form without the blocks of these sets and maps."""
+    lines, skipping = [], False
+    for line in body.splitlines():
+        match = _BLOCK.match(line)
+        if match and match[1] in ("set", "map") and match[2] in names:
+            skipping = True
+        if not skipping:
+            lines.append(line)
+        if skipping and line == "\t}":
+            skipping = False
+    return "\n".join(lines).strip("\n")
 
 
 def delete_table(family: str, name: str, netns: NetnsRef | None = None) -> None:
@@ -87,79 +136,49 @@ def list_tables(netns: NetnsRef | None = None) -> set[tuple[str, str]]:
     return {(w[1], w[2]) for w in words if len(w) == 3}
 
 
-def list_table(family: str, name: str, netns: NetnsRef | None = None) -> NftTable | None:
-    """The table in nft's normal form, counters left out; None when there is none."""
+def list_table(family: str, name: str, netns: NetnsRef | None = None) -> str | None:
+    """A table's body in nft's normal form, counters left out; None when there is none."""
     if (family, name) not in list_tables(netns):
         return None
-    return NftTable(family, name, _body(run(f"list table {family} {name}\n", netns)))
+    return _body(run(f"list table {family} {name}\n", netns))
 
 
-def add_elements(
-    family: str, table: str, name: str, elements: Iterable[str], netns: NetnsRef | None = None
-) -> None:
-    """Add elements (`10.5.76.2`, of maps `10.5.76.2 : "veth1"`); those there already stay.
+def dump(keys: Iterable[tuple[str, str]], netns: NetnsRef | None) -> dict[tuple[str, str], str]:
+    """The bodies, in nft's normal form, of those tables (family, name) that are there.
 
-    Raises NftError.
-    """
-    text = ", ".join(elements)
-    if text:
-        run(f"add element {family} {table} {name} {{ {text} }}\n", netns)
-
-
-def delete_elements(
-    family: str, table: str, name: str, elements: Iterable[str], netns: NetnsRef | None = None
-) -> None:
-    """Delete elements (in full, as they were added); those not there are no error.
-
-    Raises NftError.
-    """
-    text = ", ".join(elements)
-    if text:
-        where = f"element {family} {table} {name} {{ {text} }}\n"
-        run(f"add {where}delete {where}", netns)
-
-
-def dump(
-    wanted: Iterable[NftTable], owned: Iterable[tuple[str, str]], netns: NetnsRef | None
-) -> frozenset[NftTable]:
-    """The wanted tables and those of `owned` names that are there.
-
-    A table that is as wanted is returned as the wanted value, any other in nft's words.
     Where libnftables is missing there is nothing to see. Raises NftError.
     """
-    by_key = {table.key: table for table in wanted}
-    keys = by_key.keys() | set(owned)
-    if not keys:
-        return frozenset()
+    wanted = set(keys)
+    if not wanted:
+        return {}
     try:
         there = list_tables(netns)
     except NftMissingError:
-        return frozenset()
-    found = []
-    for family, name in sorted(keys & there):
-        actual = NftTable(family, name, _body(run(f"list table {family} {name}\n", netns)))
-        mine = by_key.get((family, name))
-        found.append(mine if mine is not None and normal_form(mine) == actual.body else actual)
-    return frozenset(found)
+        return {}
+    return {
+        (family, name): _body(run(f"list table {family} {name}\n", netns))
+        for family, name in sorted(wanted & there)
+    }
 
 
 @functools.lru_cache(maxsize=64)
-def normal_form(table: NftTable) -> str:
-    """The body as `nft list` would print it; empty for a text that nft refuses."""
+def normal_form(family: str, name: str, body: str, sets: tuple[str, ...] = ()) -> str:
+    """The body as `nft list` would print it; empty for a text that nft refuses.
+
+    `sets` are the commands that declare what the body refers to without declaring it.
+    """
 
     def load() -> str:
-        _run(_replacement(table))
-        return _body(_run(f"list table {table.family} {table.name}\n"))
+        _run(f"add table {family} {name}\n" + "".join(f"{one}\n" for one in sets))
+        listing = _run(f"list table {family} {name}\n") if sets else ""
+        kept = {one for kind, one in _BLOCK.findall(listing) if kind != "chain"}
+        _run(_replacement(family, name, body, listing, kept))
+        return _body(_run(f"list table {family} {name}\n"))
 
     try:
         return run_in_new(load)
     except NftError:
         return ""
-
-
-def _replacement(table: NftTable) -> str:
-    name = f"table {table.family} {table.name}"
-    return f"add {name}\ndelete {name}\n{name} {{\n{table.body}\n}}\n"
 
 
 def _body(listing: str) -> str:

@@ -9,17 +9,14 @@ import pytest
 from hostnet.apply import reconcile
 from hostnet.events import Monitor
 from hostnet.kernel import Kernel
-from hostnet.state import (
-    Address,
-    FdbEntry,
-    HostState,
-    Link,
-    Neighbour,
-    NftTable,
-    Route,
-    Vxlan,
-    merge,
-)
+from hostnet.kinds.address import Address
+from hostnet.kinds.fdb import FdbEntry
+from hostnet.kinds.link import Link
+from hostnet.kinds.links.vxlan import Vxlan
+from hostnet.kinds.neighbour import Neighbour
+from hostnet.kinds.nft_table import NftTable
+from hostnet.kinds.route_messages import Route
+from hostnet.state import HostState, merge
 
 BASE = HostState(
     links=frozenset(
@@ -135,8 +132,8 @@ def test_our_own_changes_and_unrelated_ones_are_not_reported(
 ) -> None:
     now = merge([BASE, peer(0), *(peer(n) for n in range(2, 50))])
     before = merge([BASE, peer(0), peer(1)])
-    parts = HostState(routes=now.routes, neighbours=now.neighbours, fdb=now.fdb)
-    old = HostState(routes=before.routes, neighbours=before.neighbours)
+    parts = HostState(routes=now.of(Route), neighbours=now.of(Neighbour), fdb=now.of(FdbEntry))
+    old = HostState(routes=before.of(Route), neighbours=before.of(Neighbour))
     assert reconcile(parts, kernel, delta_of=old).ok
     for command in (
         "link add vethfeed type veth peer name vethfade",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import select
 import subprocess
 import threading
 from typing import Any
@@ -9,8 +10,10 @@ import pytest
 
 from hostnet.apply import plan_full, reconcile
 from hostnet.kernel import Kernel
+from hostnet.kinds.nft_table import NftTable
 from hostnet.nft import tables as nftables
-from hostnet.state import HostState, NftTable
+from hostnet.nft.sets import NftElement, NftSet
+from hostnet.state import HostState
 
 BODY = """
 set pods {
@@ -106,16 +109,101 @@ def test_a_refused_table_leaves_the_old_one_and_says_why(netns: str) -> None:
     assert nft(netns, "list ruleset") == before
 
 
-def test_elements_are_added_and_deleted_singly_and_twice_is_no_error(netns: str) -> None:
-    nftables.replace_table(TABLE, netns)
-    for _ in range(2):
-        nftables.add_elements("inet", "flatmesh", "pods", ["10.5.76.2", "10.5.76.3"], netns)
-    assert "10.5.76.2, 10.5.76.3" in nft(netns, "list set inet flatmesh pods")
-    for _ in range(2):
-        nftables.delete_elements("inet", "flatmesh", "pods", ["10.5.76.2"], netns)
-    listed = nft(netns, "list set inet flatmesh pods")
-    assert "10.5.76.2" not in listed
-    assert "10.5.76.3" in listed
+PODS = NftSet("inet", "flatmesh", "pods", ("ipv4_addr",))
+WITH_SET = HostState(
+    [PODS],
+    [NftElement(PODS, bytes([10, 5, 76, last])) for last in (2, 3)],
+    [
+        NftTable(
+            "inet",
+            "flatmesh",
+            "chain forward {\n\ttype filter hook forward priority 0; policy accept;\n"
+            "\tip saddr @pods accept\n}",
+        )
+    ],
+)
+
+
+def test_elements_are_added_and_deleted_singly_and_twice_is_no_change(netns: str) -> None:
+    with Kernel(netns) as kernel:
+        assert reconcile(WITH_SET, kernel).failures == []
+        assert "10.5.76.2, 10.5.76.3" in nft(netns, "list set inet flatmesh pods")
+        assert plan_full(WITH_SET, kernel).lines() == []
+        (gone,) = {one for one in WITH_SET.of(NftElement) if one.element[3] == 2}
+        fewer = WITH_SET.replacing(NftElement, WITH_SET.of(NftElement) - {gone})
+        assert plan_full(fewer, kernel).lines() == [
+            "nft delete element inet flatmesh pods { 10.5.76.2 }"
+        ]
+        part = HostState([gone])
+        assert reconcile(HostState(), kernel, delta_of=part).failures == []
+        listed = nft(netns, "list set inet flatmesh pods")
+        assert "10.5.76.2" not in listed
+        assert "10.5.76.3" in listed
+        assert reconcile(HostState(), kernel, delta_of=part).failures == []  # gone already
+        assert reconcile(part, kernel, delta_of=HostState()).failures == []
+        assert plan_full(WITH_SET, kernel).lines() == []
+
+
+@pytest.mark.parametrize(
+    "sabotage",
+    [
+        "flush chain inet flatmesh forward",
+        "add chain inet flatmesh other",
+        "add set inet flatmesh others { type ipv4_addr; }",
+        "add element inet flatmesh pods { 10.5.76.9 }",
+        "delete element inet flatmesh pods { 10.5.76.2 }",
+        "flush set inet flatmesh pods",
+    ],
+)
+def test_a_table_with_a_set_is_put_right(netns: str, sabotage: str) -> None:
+    with Kernel(netns) as kernel:
+        reconcile(WITH_SET, kernel)
+        nft(netns, sabotage)
+        assert plan_full(WITH_SET, kernel).lines() != []
+        assert reconcile(WITH_SET, kernel).failures == []
+        assert plan_full(WITH_SET, kernel).lines() == []
+
+
+def test_a_set_keeps_its_elements_while_its_table_is_replaced(netns: str) -> None:
+    """Listeners are told of each change: no element is among them."""
+    other = NftTable("inet", "flatmesh", "chain input { ip saddr @pods drop; }")
+    monitor = subprocess.Popen(
+        ["ip", "netns", "exec", netns, "nft", "monitor"], stdout=subprocess.PIPE, text=True
+    )
+    assert monitor.stdout is not None
+    with Kernel(netns) as kernel, monitor:
+        reconcile(WITH_SET, kernel)
+        number = 0
+        while not select.select([monitor.stdout], [], [], 0.1)[0]:  # until it listens
+            number += 1
+            nft(netns, f"add table inet start{number}")
+        nft(netns, "add table inet before")
+        assert reconcile(WITH_SET.replacing(NftTable, [other]), kernel).failures == []
+        nft(netns, "add table inet after")
+        told = []
+        for line in monitor.stdout:
+            told.append(line)
+            if "inet after" in line:
+                break
+        monitor.terminate()
+        after = told[next(n for n, line in enumerate(told) if "inet before" in line) :]
+    assert any("chain inet flatmesh input" in line for line in after)
+    assert not [line for line in after if "element" in line or " set " in line]
+
+
+def test_a_set_of_another_type_is_made_anew_with_its_elements(netns: str) -> None:
+    with Kernel(netns) as kernel:
+        nft(netns, "add table inet flatmesh")
+        nft(netns, "add set inet flatmesh pods { type inet_service; }")
+        assert reconcile(WITH_SET, kernel).failures == []
+        assert "10.5.76.2, 10.5.76.3" in nft(netns, "list set inet flatmesh pods")
+
+
+def test_all_of_it_goes_with_its_owner(netns: str) -> None:
+    with Kernel(netns) as kernel:
+        reconcile(WITH_SET, kernel)
+        assert reconcile(HostState(), kernel).failures == []
+        assert nft(netns, "list ruleset") == ""
 
 
 def test_many_threads_write_to_their_own_namespaces(make_netns: Any) -> None:
@@ -125,9 +213,9 @@ def test_many_threads_write_to_their_own_namespaces(make_netns: Any) -> None:
     def work(name: str) -> None:
         for number in range(20):
             table = NftTable("inet", "flatmesh", f"chain {name}-{number} {{ }}")
-            nftables.replace_table(table, name)
+            nftables.replace_table(table.family, table.name, table.body, name)
             found = nftables.list_table("inet", "flatmesh", name)
-            if found is None or f"chain {name}-{number} " not in found.body:
+            if found is None or f"chain {name}-{number} " not in found:
                 wrong.append(name)
 
     threads = [threading.Thread(target=work, args=(name,)) for name in names]

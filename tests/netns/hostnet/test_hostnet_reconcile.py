@@ -7,7 +7,6 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,22 +14,18 @@ import pytest
 from hostnet import apply as apply_module
 from hostnet.apply import plan_full, reconcile
 from hostnet.kernel import Kernel
-from hostnet.kinds.route import dump_routes
+from hostnet.kinds.address import Address
+from hostnet.kinds.fdb import FdbEntry
+from hostnet.kinds.link import Link
+from hostnet.kinds.links.bridge import Bridge
+from hostnet.kinds.links.veth import Veth
+from hostnet.kinds.links.vxlan import Vxlan
+from hostnet.kinds.neighbour import Neighbour
+from hostnet.kinds.route_messages import Route, dump_routes
+from hostnet.kinds.sysctl import Sysctl
 from hostnet.netlink.socket import HEADER, NetlinkError, NetlinkSocket
 from hostnet.ownership import Mark
-from hostnet.state import (
-    Address,
-    Bridge,
-    FdbEntry,
-    HostState,
-    Link,
-    Neighbour,
-    Route,
-    Sysctl,
-    Veth,
-    Vxlan,
-    merge,
-)
+from hostnet.state import HostState, merge
 
 VTEP = Link(
     "flannel.1",
@@ -175,7 +170,7 @@ def test_nothing_wanted_removes_all_that_is_ours_and_nothing_else(
 
 def test_a_delta_of_parts_adds_replaces_and_removes_one_peer(kernel: Kernel) -> None:
     reconcile(WANTED, kernel)
-    moved = replace(peer(1), fdb=frozenset([FdbEntry("flannel.1", "c6:d2:33:00:00:01", "1.2.3.4")]))
+    moved = peer(1).replacing(FdbEntry, [FdbEntry("flannel.1", "c6:d2:33:00:00:01", "1.2.3.4")])
     assert reconcile(peer(9), kernel, delta_of=HostState()).failures == []
     assert reconcile(moved, kernel, delta_of=peer(1)).failures == []
     assert reconcile(HostState(), kernel, delta_of=peer(2)).failures == []
@@ -346,7 +341,7 @@ def test_addresses_are_added_before_the_old_ones_go(kernel: Kernel, host: str) -
         routes=frozenset([Route("10.60.0.0/16", "kbr9", scope=253)]),
     )
     reconcile(old, kernel)
-    new = replace(old, addresses=frozenset([Address("kbr9", "10.5.76.9/24")]))
+    new = old.replacing(Address, [Address("kbr9", "10.5.76.9/24")])
     lines = reconcile(new, kernel).lines()
     assert lines.index("ip addr replace 10.5.76.9/24 dev kbr9") < lines.index(
         "ip addr del 10.5.76.1/24 dev kbr9"
@@ -475,9 +470,9 @@ def test_no_entry_is_ever_missed_while_others_come_and_go(host: str) -> None:
                     NetlinkError
                 ):  # every dump was interrupted: an error says so
                     found = kernel.dump(stable)
-                    assert not stable.routes - found.routes
-                    assert not stable.neighbours - found.neighbours
-                    assert not stable.fdb - found.fdb
+                    assert not stable.of(Route) - found.of(Route)
+                    assert not stable.of(Neighbour) - found.of(Neighbour)
+                    assert not stable.of(FdbEntry) - found.of(FdbEntry)
         finally:
             stop.set()
             thread.join()
@@ -490,7 +485,7 @@ def test_five_thousand_peers_are_added_and_removed(host: str) -> None:
         assert reconcile(many, kernel).changes == 0
         # the first dump parses every row, later ones only what changed
         assert reconcile(many, kernel).changes == 0
-        renamed = replace(many, routes=many.routes - peer(17).routes)
+        renamed = many.replacing(Route, many.of(Route) - peer(17).of(Route))
         assert reconcile(renamed, kernel).changes == 4
         assert reconcile(HostState(), kernel).failures == []
         assert plan_full(HostState(), kernel).lines() == []

@@ -150,12 +150,12 @@ def test_an_element_that_is_there_already_is_no_error(sets: SetSocket) -> None:
     assert sets.elements(ENDPOINTS) == {endpoint(1)}
 
 
-def test_a_missing_table_holds_nothing_and_takes_nothing(netns: str) -> None:
+def test_a_missing_table_holds_nothing_and_is_made_with_its_first_set(netns: str) -> None:
     with SetSocket(netns) as sets:
         assert sets.sets("inet", "flatmesh") == frozenset()
         assert sets.elements(PODS) == frozenset()
-        with pytest.raises(NetlinkError):
-            sets.apply(add_sets([PODS]))
+        sets.apply(add_sets([PODS]))
+        assert sets.sets("inet", "flatmesh") == {PODS}
 
 
 def test_elements_with_a_timeout_of_somebody_else_are_read_too(sets: SetSocket, netns: str) -> None:

@@ -20,6 +20,11 @@ from agent.data_plane_owner import DataPlaneOwner
 from agent.inputs import ReconcileInputs
 from agent.kernel_applier import KernelChange
 from backend.protocol import DataPlane
+from hostnet.kinds.fdb import FdbEntry
+from hostnet.kinds.link import Link
+from hostnet.kinds.nft_table import NftTable
+from hostnet.kinds.route_messages import Route
+from hostnet.kinds.sysctl import Sysctl
 from hostnet.state import HostState
 from ipam.lease import Lease
 from tests.unit.agent.agent_inputs import WHOLE, host, inputs, lease, with_leases
@@ -52,7 +57,7 @@ def forwarding() -> ForwardingController:
 
 
 def destinations(state: HostState) -> set[str]:
-    return {route.destination for route in state.routes}
+    return {route.destination for route in state.of(Route)}
 
 
 # -- overlay -----------------------------------------------------------------------------------
@@ -64,9 +69,9 @@ def test_overlay_wants_the_backends_base_and_a_part_for_each_peer(
     there = inputs(lease(2), lease(3))
     before, after = overlay.desired(there, WHOLE)
     assert before is None
-    assert {link.name for link in after.links} == {"flannel.1"}
+    assert {link.name for link in after.of(Link)} == {"flannel.1"}
     assert destinations(after) == {"10.5.2.0/24", "10.5.3.0/24"}
-    assert (after.sysctls, after.tables) == (frozenset(), frozenset())
+    assert (after.of(Sysctl), after.of(NftTable)) == (frozenset(), frozenset())
 
 
 def test_one_changed_lease_is_one_peers_part_out_and_one_in(overlay: OverlayController) -> None:
@@ -76,9 +81,9 @@ def test_one_changed_lease_is_one_peers_part_out_and_one_in(overlay: OverlayCont
     before, after = overlay.desired(with_leases(there, lease(2), moved), Dirty(keys={moved.key}))
     assert before is not None
     assert destinations(before) == destinations(after) == {"10.5.3.0/24"}
-    assert {entry.remote for entry in before.fdb} == {"192.168.64.13"}
-    assert {entry.remote for entry in after.fdb} == {"192.168.64.14"}
-    assert not after.links
+    assert {entry.remote for entry in before.of(FdbEntry)} == {"192.168.64.13"}
+    assert {entry.remote for entry in after.of(FdbEntry)} == {"192.168.64.14"}
+    assert not after.of(Link)
 
 
 def test_a_peer_that_left_is_taken_out(overlay: OverlayController) -> None:
@@ -96,7 +101,7 @@ def test_other_host_inputs_mean_the_whole_state_again(overlay: OverlayController
     other = ReconcileInputs(host(Backend={"Type": "vxlan", "VNI": 7}), there.leases)
     before, after = overlay.desired(other, Dirty(keys={lease(2).key}))
     assert before is None
-    assert {link.name for link in after.links} == {"flannel.7"}
+    assert {link.name for link in after.of(Link)} == {"flannel.7"}
 
 
 def test_a_lease_of_another_backend_is_left_out_and_counted(overlay: OverlayController) -> None:
@@ -114,9 +119,9 @@ def test_forwarding_is_on_for_the_families_that_are_leased(
     forwarding: ForwardingController,
 ) -> None:
     state = forwarding.desired(inputs(lease(2)), WHOLE)
-    assert state.sysctls == {IPV4_FORWARD}
-    assert not state.links
-    assert not state.routes
+    assert state.of(Sysctl) == {IPV4_FORWARD}
+    assert not state.of(Link)
+    assert not state.of(Route)
 
 
 def test_the_table_masquerades_only_where_it_is_asked_for(
@@ -125,7 +130,9 @@ def test_the_table_masquerades_only_where_it_is_asked_for(
     leases = inputs().leases
     bodies = []
     for ip_masq in (False, True):
-        (table,) = forwarding.desired(ReconcileInputs(host(ip_masq=ip_masq), leases), WHOLE).tables
+        (table,) = forwarding.desired(ReconcileInputs(host(ip_masq=ip_masq), leases), WHOLE).of(
+            NftTable
+        )
         bodies.append("masquerade" in table.body)
     assert bodies == [False, True]
 

@@ -23,7 +23,7 @@ from cni.pod.gateways import with_gateways
 from cni.pod.naming import host_interface_name, mac_for
 from cni.pod.pod_addresses import kernel_route, pod_requests
 from cni.result.model import ResultAddress, ResultRoute
-from hostnet.kinds.link import FoundLink
+from hostnet.kinds.found_link import FoundLink
 from ipam.subnet_env import SubnetEnv
 
 LEASE = """FLANNEL_NETWORK=10.5.0.0/16

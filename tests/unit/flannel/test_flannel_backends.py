@@ -9,7 +9,13 @@ import pytest
 
 from flannel.host_gw import HostGwBackend
 from flannel.vxlan import VxlanBackend, random_mac, vtep_mac
-from hostnet.state import Address, FdbEntry, HostState, Link, Neighbour, Route, Vxlan
+from hostnet.kinds.address import Address
+from hostnet.kinds.fdb import FdbEntry
+from hostnet.kinds.link import Link
+from hostnet.kinds.links.vxlan import Vxlan
+from hostnet.kinds.neighbour import Neighbour
+from hostnet.kinds.route_messages import Route
+from hostnet.state import HostState
 from hostnet.underlay import Underlay
 from ipam import lease
 from ipam.lease import Lease, PeerUnusableError
@@ -48,7 +54,7 @@ def vxlan(**keys: object) -> VxlanBackend:
 
 def test_vxlan_device_is_flannels() -> None:
     base = vxlan().base(OWN, UNDERLAY)
-    assert base.links == {
+    assert base.of(Link) == {
         Link(
             "flannel.1",
             "vxlan",
@@ -58,7 +64,7 @@ def test_vxlan_device_is_flannels() -> None:
             details=Vxlan(1, 8472, "192.168.64.2", "eth0", learning=False),
         )
     }
-    assert base.addresses == {Address("flannel.1", "10.5.1.0/32")}
+    assert base.of(Address) == {Address("flannel.1", "10.5.1.0/32")}
 
 
 def test_vxlan_peer_is_a_route_a_neighbour_and_an_fdb_entry() -> None:
@@ -73,7 +79,7 @@ def test_vxlan_direct_routing_tunnels_only_beyond_a_router() -> None:
     backend = vxlan(DirectRouting=True)
     near = backend.peer(PEER, OWN, UNDERLAY)
     assert near == HostState(routes=frozenset([Route("10.5.76.0/24", "eth0", "192.168.64.3")]))
-    assert backend.peer(FAR, OWN, UNDERLAY).fdb == {
+    assert backend.peer(FAR, OWN, UNDERLAY).of(FdbEntry) == {
         FdbEntry("flannel.1", "c6:d2:32:6f:8f:45", "172.16.0.9")
     }
 
@@ -121,7 +127,7 @@ def test_host_gw_routes_via_the_host_itself() -> None:
         '{"PublicIP":"192.168.64.3","PublicIPv6":"fd00:1::3","BackendType":"host-gw"}',
     )
     own = Lease(OWN.subnet, peer.ipv6_subnet, peer.attributes)
-    assert HostGwBackend(enable_ipv6=True).peer(peer, own, UNDERLAY).routes == {
+    assert HostGwBackend(enable_ipv6=True).peer(peer, own, UNDERLAY).of(Route) == {
         Route("10.5.76.0/24", "eth0", "192.168.64.3"),
         Route("fd05:0:0:76::/64", "eth0", "fd00:1::3"),
     }

@@ -12,7 +12,10 @@ import pytest
 from flannel.udp import backend as module
 from flannel.udp.backend import UdpBackend
 from flannel.udp.data_plane import UdpDataPlane
-from hostnet.state import Address, HostState, Link, Route
+from hostnet.kinds.address import Address
+from hostnet.kinds.link import Link
+from hostnet.kinds.route_messages import Route
+from hostnet.state import HostState
 from hostnet.underlay import Underlay
 from ipam import lease
 from ipam.lease import PeerUnusableError
@@ -63,11 +66,11 @@ def test_device_addresses_and_routes_are_flannels() -> None:
 
 def test_dual_stack_has_both_on_one_device() -> None:
     base = udp(ipv6=True).base(OWN, UNDERLAY)
-    assert base.addresses == {
+    assert base.of(Address) == {
         Address("flannel0", "10.5.1.0/32"),
         Address("flannel0", "fd05:0:0:1::/128"),
     }
-    assert Route("fd05::/48", "flannel0") in base.routes
+    assert Route("fd05::/48", "flannel0") in base.of(Route)
 
 
 def test_mtu_leaves_room_for_the_outer_headers() -> None:

@@ -14,7 +14,10 @@ from flannel.wireguard.backend import WireguardBackend
 from flannel.wireguard.config import WireguardConfig, tunnels
 from flannel.wireguard.key import KeyFile
 from flannel.wireguard.plan import wanted_devices
-from hostnet.state import Address, HostState, Link, Route
+from hostnet.kinds.address import Address
+from hostnet.kinds.link import Link
+from hostnet.kinds.route_messages import Route
+from hostnet.state import HostState
 from hostnet.underlay import Underlay
 from hostnet.wireguard.state import Endpoint, key_text
 from ipam import lease
@@ -138,7 +141,7 @@ def test_devices_addresses_and_the_whole_network_through_them(tmp_path: Path) ->
 
 def test_one_device_for_both_families(tmp_path: Path) -> None:
     made = backend(tmp_path, ipv6=True, Mode="auto")
-    assert {link.name for link in made.base(OWN, UNDERLAY).links} == {"flannel-wg"}
+    assert {link.name for link in made.base(OWN, UNDERLAY).of(Link)} == {"flannel-wg"}
     assert made.peer(a_lease(3), OWN, UNDERLAY) == HostState(
         routes=frozenset(
             [

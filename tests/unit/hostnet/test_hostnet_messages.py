@@ -11,20 +11,15 @@ from collections.abc import Mapping
 import pytest
 
 from hostnet.events import packet_filter
-from hostnet.kinds.address import put_addresses
-from hostnet.kinds.link import parse_link, settings
-from hostnet.kinds.neighbour import (
-    RTM_NEWNEIGH,
-    parse_fdb,
-    parse_neighbour,
-    put_fdb,
-    put_neighbours,
-)
-from hostnet.kinds.route import parse_nexthop, parse_route, put_nexthops, put_routes
+from hostnet.kinds.address import Address, put_addresses
+from hostnet.kinds.fdb import FdbEntry, parse_fdb, put_fdb
+from hostnet.kinds.link_messages import parse_link, settings
+from hostnet.kinds.neighbour import RTM_NEWNEIGH, Neighbour, parse_neighbour, put_neighbours
+from hostnet.kinds.nexthop import Nexthop, parse_nexthop, put_nexthops
+from hostnet.kinds.route_messages import Route, parse_route, put_routes
 from hostnet.netlink import attributes as netlink_attributes
 from hostnet.netlink import socket as netlink
 from hostnet.netlink.table_reader import TableReader
-from hostnet.state import Address, FdbEntry, Neighbour, Nexthop, Route
 
 pytestmark = pytest.mark.skipif(sys.byteorder != "little", reason="bytes are of a little host")
 

@@ -1,26 +1,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from hostnet.kinds.route import NexthopTable
-from hostnet.plan import FLUSHED_BY_KERNEL, diff
-from hostnet.state import (
-    Address,
-    Bridge,
-    FdbEntry,
-    HostState,
-    Link,
-    Neighbour,
-    Nexthop,
-    NftTable,
-    Route,
-    Sysctl,
-    Veth,
-    Vxlan,
-    merge,
-)
+from hostnet.kinds.address import Address
+from hostnet.kinds.fdb import FdbEntry
+from hostnet.kinds.link import Link
+from hostnet.kinds.links.bridge import Bridge
+from hostnet.kinds.links.veth import Veth
+from hostnet.kinds.links.vxlan import Vxlan
+from hostnet.kinds.neighbour import Neighbour
+from hostnet.kinds.nexthop import Nexthop, NexthopTable
+from hostnet.kinds.nft_table import NftTable
+from hostnet.kinds.route import FLUSHED_BY_KERNEL, UnmarkedRoute
+from hostnet.kinds.route_messages import Route
+from hostnet.kinds.sysctl import Sysctl
+from hostnet.plan import Plan
+from hostnet.plan import diff as plan_diff
+from hostnet.state import HostState, merge
 
 VTEP = Link(
     "flannel.1",
@@ -61,10 +60,24 @@ WANTED = merge([BASE, A, B])
 HOP_A, HOP_B = ("flannel.1", "10.5.64.0", True), ("flannel.1", "10.5.65.0", True)
 
 
-def found(state: HostState, **changes: object) -> HostState:
+def found(state: HostState, *changes: frozenset[Any]) -> HostState:
     """What a dump of this state returns: links carry their marks."""
-    marked = frozenset(replace(link, alias="flatmesh") for link in state.links)
-    return replace(state, **{"links": marked, **changes})  # type: ignore[arg-type]
+    marked = frozenset(replace(link, alias="flatmesh") for link in state.of(Link))
+    state = state.replacing(Link, marked)
+    for values in changes:
+        state = state.replacing(type(next(iter(values))), values)
+    return state
+
+
+def diff(
+    desired: HostState,
+    actual: HostState,
+    *,
+    nexthops: NexthopTable | None = None,
+    whole: bool = True,
+) -> Plan:
+    known = HostState([nexthops] if nexthops is not None else [])
+    return plan_diff(desired, actual | known, whole=whole)
 
 
 def test_from_nothing_referents_come_first() -> None:
@@ -124,10 +137,10 @@ def test_many_routes_are_deleted_before_their_device() -> None:
     many = [f"10.{n // 256}.{n % 256}.0" for n in range(FLUSHED_BY_KERNEL + 1)]
     routes = frozenset(Route(f"{s}/24", "flannel.1", s, onlink=True) for s in many)
     nexthops = NexthopTable({r[1:4]: n for n, r in enumerate(routes, 1)})
-    steps = diff(HostState(), found(replace(BASE, routes=routes)), nexthops=nexthops).steps
+    steps = diff(HostState(), found(BASE.replacing(Route, routes)), nexthops=nexthops).steps
     assert [(s.verb, s.kind, len(s.objects)) for s in steps[:3]] == [
         ("delete", "route", len(many)),
-        ("delete", "nexthop", len(many)),
+        ("delete nexthop", "route", len(many)),
         ("delete", "link", 1),
     ]
 
@@ -168,8 +181,8 @@ def test_from_vxlan_to_host_gw_the_device_goes_last() -> None:
                 Route("10.5.65.0/24", "eth0", "192.168.64.4"),
             ]
         ),
-        sysctls=BASE.sysctls,
-        tables=BASE.tables,
+        sysctls=BASE.of(Sysctl),
+        tables=BASE.of(NftTable),
     )
     assert diff(host_gw, found(WANTED)).lines() == [
         "ip route replace 10.5.64.0/24 via 192.168.64.3 dev eth0 proto 102",
@@ -181,7 +194,7 @@ def test_from_vxlan_to_host_gw_the_device_goes_last() -> None:
 def test_a_vxlan_with_another_vni_is_made_anew_with_all_that_is_on_it() -> None:
     other = replace(FOUND_VTEP, details=Vxlan(2, 8472, "192.168.64.2", "eth0"))
     nexthops = NexthopTable({HOP_A: 7, HOP_B: 8}, top=102_000_000)
-    lines = diff(WANTED, found(WANTED, links=frozenset([other])), nexthops=nexthops).lines()
+    lines = diff(WANTED, found(WANTED, frozenset([other])), nexthops=nexthops).lines()
     assert lines[:3] == [
         "ip link del flannel.1",
         (
@@ -190,7 +203,7 @@ def test_a_vxlan_with_another_vni_is_made_anew_with_all_that_is_on_it() -> None:
         ),
         "ip link set flannel.1 alias flatmesh addrgenmode none up",
     ]
-    from_nothing = diff(WANTED, found(HostState(), sysctls=BASE.sysctls, tables=BASE.tables))
+    from_nothing = diff(WANTED, found(HostState(), BASE.of(Sysctl), BASE.of(NftTable)))
     expected = [line for line in from_nothing.lines() if not line.startswith("ip link")]
     assert [line for line in lines[3:] if "nexthop" not in line] == expected
     assert sum("nexthop add" in line for line in lines) == 2
@@ -199,7 +212,9 @@ def test_a_vxlan_with_another_vni_is_made_anew_with_all_that_is_on_it() -> None:
 
 def test_underlay_device_that_is_not_named_may_be_any() -> None:
     loose = replace(VTEP, details=Vxlan(1, 8472, "192.168.64.2"))
-    assert not diff(HostState(links=frozenset([loose])), found(BASE, tables=frozenset())).steps[1:]
+    assert not diff(HostState(links=frozenset([loose])), found(BASE).replacing(NftTable, [])).steps[
+        1:
+    ]
 
 
 @pytest.mark.parametrize(
@@ -216,13 +231,14 @@ def test_device_is_changed_in_place_where_that_is_possible(
     wrong: dict[str, object], line: str
 ) -> None:
     links = frozenset([replace(FOUND_VTEP, **wrong)])  # type: ignore[arg-type]
-    assert diff(BASE, found(BASE, links=links)).lines() == [line]
+    assert diff(BASE, found(BASE, links)).lines() == [line]
 
 
 def test_flannelds_unmarked_routes_are_taken_over_and_its_stale_ones_go() -> None:
-    (right,) = A.routes
+    (right,) = A.of(Route)
     stale = Route("10.5.99.0/24", "flannel.1", "10.5.99.0", onlink=True)
-    actual = found(merge([BASE, A]), routes=frozenset(), unmarked=frozenset([right, stale]))
+    there = frozenset(map(UnmarkedRoute, (right, stale)))
+    actual = found(merge([BASE, A]).replacing(Route, []), there)
     assert diff(merge([BASE, A]), actual).lines() == [
         "ip route replace 10.5.64.0/24 via 10.5.64.0 dev flannel.1 onlink proto 102",
         "ip route del 10.5.99.0/24 via 10.5.99.0 dev flannel.1",
@@ -231,7 +247,7 @@ def test_flannelds_unmarked_routes_are_taken_over_and_its_stale_ones_go() -> Non
 
 def test_double_of_a_route_goes_first_and_the_right_one_is_put_again() -> None:
     double = Route("10.5.64.0/24", "eth0", "192.168.64.9")
-    lines = diff(WANTED, found(WANTED, routes=WANTED.routes | {double})).lines()
+    lines = diff(WANTED, found(WANTED, WANTED.of(Route) | {double})).lines()
     assert lines == [
         "ip route del 10.5.64.0/24 proto 102",
         "ip route replace 10.5.64.0/24 via 10.5.64.0 dev flannel.1 onlink proto 102",
@@ -246,7 +262,8 @@ def test_double_of_a_nexthop_object_goes() -> None:
 def test_nexthop_ids_in_use_by_others_are_left_out() -> None:
     taken = NexthopTable(used={102_000_001, 102_000_002})
     plan = diff(A, HostState(), nexthops=taken)
-    assert plan.nexthop_ids == {HOP_A: 102_000_003}
+    (routes,) = (step for step in plan.steps if step.verb == "add" and step.kind == "route")
+    assert routes.data == {HOP_A: 102_000_003}
 
 
 def test_gateways_are_shared_by_routes() -> None:
@@ -264,13 +281,13 @@ def test_gateways_are_shared_by_routes() -> None:
 
 def test_a_part_of_the_state_never_sweeps_nexthops() -> None:
     nexthops = NexthopTable({HOP_A: 7, HOP_B: 8})
-    plan = diff(HostState(), A, nexthops=nexthops, sweep_nexthops=False)
+    plan = diff(HostState(), A, nexthops=nexthops, whole=False)
     assert not any("nexthop" in line for line in plan.lines())
     assert len(plan) == 3
 
 
 def test_addresses_are_added_before_the_old_ones_go() -> None:
-    new = replace(BASE, addresses=frozenset([Address("flannel.1", "10.5.80.0/32")]))
+    new = BASE.replacing(Address, [Address("flannel.1", "10.5.80.0/32")])
     assert diff(new, found(BASE)).lines() == [
         "ip addr replace 10.5.80.0/32 dev flannel.1",
         "ip addr del 10.5.76.0/32 dev flannel.1",
@@ -341,9 +358,9 @@ def test_route_attributes_are_in_the_line() -> None:
 
 def test_plans_with_side_effects_need_a_second_pass() -> None:
     down = frozenset([replace(FOUND_VTEP, up=False)])
-    assert diff(WANTED, found(WANTED, links=down)).disturbing
+    assert diff(WANTED, found(WANTED, down)).disturbing
     assert diff(HostState(), found(WANTED)).disturbing
     assert not diff(WANTED, HostState()).disturbing
     assert not diff(merge([BASE, A]), found(WANTED)).disturbing
-    fewer = replace(BASE, addresses=frozenset())
+    fewer = BASE.replacing(Address, [])
     assert diff(fewer, found(BASE)).disturbing

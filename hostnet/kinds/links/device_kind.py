@@ -1,0 +1,50 @@
+"""What a kind of network device is: the protocol that the modules in this folder fit.
+
+A device whose kind has no module here is made without settings of its own (`dummy`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from hostnet.kinds.found_link import FoundLink
+from hostnet.netlink.socket import Request
+
+Details = TypeVar("Details")
+
+
+class DeviceKind(Protocol[Details]):
+    """One kind of device. All of it is pure."""
+
+    @property
+    def name(self) -> str:
+        """IFLA_INFO_KIND, as in `ip link add ... type NAME`."""
+
+    @property
+    def details(self) -> type[Any]:
+        """The type of `Link.details`: the settings that this kind has of its own."""
+
+    def add(self, name: str, common: bytes, details: Details, index: Mapping[str, int]) -> Request:
+        """Make the device. `common` are packed attributes that every kind has.
+
+        Raises LookupError for a device that `index` lacks.
+        """
+
+    def parse(self, found: FoundLink, names: Mapping[int, str]) -> Details | None:
+        """The settings of a device that is there; None when they can't be told."""
+
+    def can_become(self, have: Details, want: Details) -> bool:
+        """Whether `change` leads from one to the other; else the device is made anew."""
+
+    def change(self, name: str, details: Details) -> Request | None:
+        """Set what differs; None for a kind without settings that can be changed."""
+
+    def words(self, details: Details) -> Sequence[str]:
+        """The settings, as they follow `ip link add NAME type KIND`."""
+
+    def also_makes(self, details: Details) -> Sequence[str]:
+        """Names of other devices that are made together with this one."""
+
+    def takes_common(self) -> bool:
+        """Whether MTU and MAC are set as the device is made, not after."""

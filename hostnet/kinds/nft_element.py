@@ -1,0 +1,65 @@
+"""Elements of nftables sets and maps: the difference is sent, packed, in one transaction."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+
+from hostnet.kinds.kind import DiffContext, Failure, KernelView, PlanPart, Step, ordered, step
+from hostnet.netlink.socket import NetlinkError
+from hostnet.nft.sets import NftElement, NftSet, SetSocket, change_elements
+from hostnet.state import HostState
+
+
+class NftElementKind:
+    """Fits `hostnet.kinds.kind.Kind`."""
+
+    name = "element"
+    types = (NftElement,)
+    deletes_last = False
+
+    def __init__(self) -> None:
+        self._sets: SetSocket | None = None
+        """Kept open: opening a socket costs more than changing an element."""
+
+    def _socket(self, view: KernelView) -> SetSocket:
+        if self._sets is None:
+            self._sets = SetSocket(view.netns_fd)
+        return self._sets
+
+    def read(self, view: KernelView, wanted: HostState) -> Iterable[NftElement]:
+        """All elements of the wanted sets."""
+        for one in sorted(wanted.of(NftSet)):
+            yield from self._socket(view).elements(one)
+
+    def diff(self, context: DiffContext) -> PlanPart:
+        """One step: elements to delete and to add go in one transaction."""
+        desired, actual = context.desired.of(NftElement), context.actual.of(NftElement)
+        if not desired and not actual:
+            return PlanPart()
+        declared = context.desired.of(NftSet)
+        if context.whole and declared != context.actual.of(NftSet):
+            kept = declared & context.actual.of(NftSet)
+            actual = frozenset(one for one in actual if one.set in kept)
+        gone = ordered(actual - desired)
+        return PlanPart(
+            put=step(self, "put", ordered(desired - actual) or gone[:0], gone)
+            or step(self, "delete", gone)
+        )
+
+    def apply(self, step: Step, view: KernelView) -> list[Failure]:
+        """Change them in one transaction. Raises nothing: a refusal is one failure."""
+        gone = step.objects if step.verb == "delete" else step.data
+        new = [] if step.verb == "delete" else step.objects
+        try:
+            self._socket(view).apply(list(change_elements(gone, new)))
+        except NetlinkError as error:
+            if error.errno == errno.ENOENT and not new:
+                return []  # gone already
+            some = (list(new) or list(gone))[0]
+            return [Failure(self.line("delete" if not new else "put", some), error.reason)]
+        return []
+
+    def line(self, verb: str, one: NftElement) -> str:
+        """`nft add element inet flatmesh NAME { KEY : DATA }`."""
+        return one.line("delete" if verb == "delete" else "add")

@@ -1,0 +1,107 @@
+"""nftables tables of ours, each replaced in one transaction.
+
+A table's name is its mark: the kernel keeps no owner for one. What an earlier version of flatmesh
+left under the name is so taken over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hostnet.kinds.kind import DiffContext, Failure, KernelView, PlanPart, Step, step
+from hostnet.nft import tables
+from hostnet.nft.sets import NftSet
+from hostnet.state import HostState
+
+
+@dataclass(frozen=True, slots=True)
+class NftTable:
+    """One nftables table that is wholly ours, replaced in one transaction.
+
+    `body` is what stands between the braces of `table FAMILY NAME { ... }` in nft(8) syntax.
+    """
+
+    family: str
+    name: str
+    body: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Family and name."""
+        return (self.family, self.name)
+
+
+class NftTableKind:
+    """Fits `hostnet.kinds.kind.Kind`."""
+
+    name = "table"
+    types = (NftTable,)
+    deletes_last = True
+    """What masquerades goes last: devices and routes may still carry packets before."""
+
+    def read(self, view: KernelView, wanted: HostState) -> Iterable[NftTable]:
+        """The wanted tables and those of our names.
+
+        A table that is as wanted is the wanted value, any other has nft's words.
+        """
+        by_key = {one.key: one for one in wanted.of(NftTable)}
+        keys = by_key.keys() | set(view.mark.tables)
+        for (family, name), body in tables.dump(keys, view.netns_fd).items():
+            sets = sorted(one for one in wanted.of(NftSet) if one.key[:2] == (family, name))
+            text = tables.without_sets(body, {one.name for one in sets})
+            mine = by_key.get((family, name))
+            if mine is not None and _normal_form(mine, sets) == text:
+                yield mine
+            else:
+                yield NftTable(family, name, text)
+
+    def diff(self, context: DiffContext) -> PlanPart:
+        """Wrong ones are replaced whole."""
+        desired, actual = context.desired.of(NftTable), context.actual.of(NftTable)
+        wanted = {one.key for one in desired}
+        keep = {(one.table, one.name) for one in context.desired.of(NftSet)}
+        gone = [one for one in actual if one.key not in wanted]
+        return PlanPart(
+            put=step(self, "put", sorted(desired - actual, key=_key), keep),
+            delete=step(self, "delete", sorted(gone, key=_key)),
+        )
+
+    def apply(self, step: Step, view: KernelView) -> list[Failure]:
+        """Write each."""
+        failures = []
+        for one in step.objects:
+            try:
+                if step.verb == "delete":
+                    tables.delete_table(one.family, one.name, view.netns_fd)
+                else:
+                    keep = {name for table, name in step.data if table == one.name}
+                    tables.replace_table(one.family, one.name, one.body, view.netns_fd, keep)
+            except (tables.NftError, OSError) as error:
+                what = "delete" if step.verb == "delete" else "replace"
+                failures.append(Failure(f"nft {what} table {one.family} {one.name}", str(error)))
+        return failures
+
+    def line(self, verb: str, one: NftTable) -> str:
+        """The table on one line."""
+        if verb == "delete":
+            return f"nft delete table {one.family} {one.name}"
+        body = " ".join(one.body.replace("\n", " ; ").split())
+        return f"nft replace table {one.family} {one.name} {{ {_tidy(body)} }}"
+
+
+def _normal_form(table: NftTable, sets: Iterable[NftSet]) -> str:
+    declarations = tuple(one.line().removeprefix("nft ") for one in sets)
+    text = tables.normal_form(table.family, table.name, table.body, declarations)
+    return tables.without_sets(text, {one.name for one in sets})
+
+
+def _key(one: NftTable) -> tuple[str, str]:
+    return one.key
+
+
+def _tidy(body: str) -> str:
+    """Drop separators that line ends left where nft wants none."""
+    for clumsy, neat in (("{ ;", "{"), ("; ;", ";"), ("} ;", "}"), (" ; }", " }")):
+        body = body.replace(clumsy, neat)
+    return body.strip(" ;")
