@@ -23,7 +23,7 @@ from typing import Any
 from cni.address_pool import read_subnet_env
 from cni.attachment.lock import hold_lock
 from cni.config.call import AttachmentKey
-from cni.config.ipam_config import parse_subnet_file
+from cni.config.flannel_config import parse_flannel_config, previous_as_given
 from cni.config.request import CniRequest, parse_request
 from cni.delegate.remembered import delete_remembered, delete_request, to_remember
 from cni.delegate.run import call_delegate, require_callable
@@ -45,7 +45,7 @@ def add(request: CniRequest, host: PluginHost) -> CniResult:
     with hold_lock(host, PLUGIN, key):
         path = state_path(request, key)
         write_state(path, config, key)
-        config = _with_previous(config, request)
+        config |= previous_as_given(request)
         try:
             result = _call("ADD", config, request, host)
         except CniError:
@@ -66,7 +66,7 @@ def delete(request: CniRequest, host: PluginHost) -> None:
         config = read_state(path)
         if config is None:
             return
-        config = _with_previous(config, request)
+        config |= previous_as_given(request)
         _require_callable(config.get("type"), request)
         _call("DEL", config, request, host)
         path.unlink(missing_ok=True)
@@ -78,7 +78,7 @@ def check(request: CniRequest, host: PluginHost) -> None:
     config = read_state(state_path(request, key))
     if config is None:
         raise CniError(IO_FAILURE, f"CHECK: nothing is kept of container {key.container_id}")
-    config["prevResult"] = request.config.value("prevResult")
+    config |= previous_as_given(request)
     _require_callable(config.get("type"), request)
     _call("CHECK", config, request, host)
 
@@ -114,17 +114,13 @@ def status(request: CniRequest, host: PluginHost) -> None:
 
 
 def _delegate_config(request: CniRequest, host: PluginHost) -> dict[str, Any]:
-    env = read_subnet_env(parse_subnet_file(request) or host.subnet_file)
-    return delegate_config(request, env, own_bridge=not _is_installed("bridge", request))
+    config = parse_flannel_config(request)
+    env = read_subnet_env(config.subnet_file or host.subnet_file)
+    return delegate_config(config, env, own_bridge=not _is_installed("bridge", request))
 
 
 def _is_installed(name: str, request: CniRequest) -> bool:
     return any(os.access(Path(directory, name), os.X_OK) for directory in request.cni_path)
-
-
-def _with_previous(config: dict[str, Any], request: CniRequest) -> dict[str, Any]:
-    previous = request.config.value("prevResult")
-    return config if previous is None else {**config, "prevResult": previous}
 
 
 def _require_callable(kind: object, request: CniRequest) -> None:

@@ -16,18 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from cni.config.call import AttachmentKey
+from cni.config.flannel_config import parse_flannel_data_dir
 from cni.config.request import CniRequest
 from cni.errors import IO_FAILURE, CniError
 
-DATA_DIR = "/var/lib/cni/flannel"
-"""The real meta-plugin's default."""
 OWNER = "flatmesh.attachment"
 """A key that only our files have: [network, container id, interface name]."""
 
 
 def state_path(request: CniRequest, key: AttachmentKey) -> Path:
     """The file of an attachment, whether it exists or not. Raises CniError (5, 7)."""
-    directory = _data_dir(request)
+    directory = parse_flannel_data_dir(request)
     plain = directory / key.container_id
     long = directory / f"{key.container_id}.{key.network}.{key.ifname}"
     if long.exists():
@@ -44,7 +43,7 @@ def state_path(request: CniRequest, key: AttachmentKey) -> Path:
 def own_state_files(request: CniRequest) -> list[tuple[Path, AttachmentKey]]:
     """The files that this plugin wrote, with their attachments. Raises CniError (5, 7)."""
     files = []
-    directory = _data_dir(request)
+    directory = parse_flannel_data_dir(request)
     for path in sorted(directory.glob("[!.]*")) if directory.is_dir() else []:
         owner = (_decode(path) or {}).get(OWNER)
         if isinstance(owner, list) and len(owner) == 3:
@@ -76,10 +75,6 @@ def write_state(path: Path, config: Mapping[str, Any], key: AttachmentKey) -> No
             raise
     except OSError as error:
         raise CniError(IO_FAILURE, f"{path}: {error.strerror}") from None
-
-
-def _data_dir(request: CniRequest) -> Path:
-    return Path(request.config.absolute_path("dataDir") or DATA_DIR)
 
 
 def _decode(path: Path) -> dict[str, Any] | None:

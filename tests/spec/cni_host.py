@@ -210,7 +210,7 @@ class CniHost:
             [*enter, *command], capture_output=True, text=True, check=False, timeout=DEADLINE
         )
 
-    def cables(self) -> list[str]:
+    def host_interfaces(self) -> list[str]:
         """Host sides of pods' veth pairs."""
         return [link["ifname"] for link in self.ip("link", "show", "type", "veth")]
 
@@ -218,23 +218,23 @@ class CniHost:
         """The attachments in the address store, read without the daemon."""
         from ipam.addresses import AddressBook
 
-        with AddressBook(self.directory / "state" / "addresses.sqlite") as book:
-            return [tuple(record.attachment) for record in book.list()]  # type: ignore[misc]
+        with AddressBook(self.directory / "state" / "addresses.sqlite") as store:
+            return [tuple(record.attachment) for record in store.list()]  # type: ignore[misc]
 
     def held(self) -> list[str]:
         """All addresses that somebody holds, one entry per holder."""
         from ipam.addresses import AddressBook
 
-        with AddressBook(self.directory / "state" / "addresses.sqlite") as book:
-            return [str(address) for record in book.list() for address in record.addresses]
+        with AddressBook(self.directory / "state" / "addresses.sqlite") as store:
+            return [str(address) for record in store.list() for address in record.addresses]
 
     def forget_all(self) -> None:
         """Remove what a failed test left, so that the next one does not fail too."""
         from ipam.addresses import AddressBook
 
-        with AddressBook(self.directory / "state" / "addresses.sqlite") as book:
-            for record in book.list():
-                book.release(record.attachment)
+        with AddressBook(self.directory / "state" / "addresses.sqlite") as store:
+            for record in store.list():
+                store.release(record.attachment)
         for link in self.ip("link", "show"):
             if link["ifname"] not in ("lo", "kbr0"):
                 self.run("ip", "link", "del", link["ifname"])

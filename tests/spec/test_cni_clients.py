@@ -50,7 +50,7 @@ def test_both_clients_work_without_a_daemon(
     host.serve()  # and the daemon knows what they did
     host.call("DEL", conf(), container, pod).result()
     assert not host.records()
-    assert not host.cables()
+    assert not host.host_interfaces()
 
 
 def test_a_pod_added_by_the_daemon_goes_without_it(
@@ -163,5 +163,5 @@ def test_a_daemon_of_another_host_is_not_used(
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert own_host.cables() == []
+    assert own_host.host_interfaces() == []
     assert any(x["ifname"] == "kbr0" for x in own_host.ip("link", "show", pod=stranger))

@@ -45,7 +45,7 @@ def config(host: CniHost, conf: MakeConf, point: str) -> dict[str, Any]:
 def nothing_left(host: CniHost) -> list[str]:
     """Every place where something could be left."""
     found = [f"record {r}" for r in host.records()]
-    found += [f"cable {c}" for c in host.cables()]
+    found += [f"host interface {c}" for c in host.host_interfaces()]
     reserved = (host.directory / "host-local").glob("*/[0-9]*")
     found += [f"reservation {p.name}" for p in reserved]
     for family in ("inet", "bridge"):
@@ -137,7 +137,7 @@ def cured(
         assert all(container in line for line in lines)
         if point in WHOLE:
             assert lines == []
-            assert len(host.cables()) == 1
+            assert len(host.host_interfaces()) == 1
             host.call("DEL", settings, container, pod).result()
     elif point in WHOLE:
         host.call("ADD", settings, container, pod).refused(102)
@@ -174,9 +174,9 @@ def test_a_reboot_frees_every_address(own_host: CniHost, container: str, conf: M
     pod = own_host.pod()
     own_host.call("ADD", conf(), container, pod).result()
     own_host.remove_pod(pod)
-    book_file = own_host.directory / "state" / "addresses.sqlite"
-    with AddressBook(book_file, boot_id="another-boot") as book:
-        assert book.list() == []
+    store_file = own_host.directory / "state" / "addresses.sqlite"
+    with AddressBook(store_file, boot_id="another-boot") as store:
+        assert store.list() == []
     own_host.call("DEL", conf(), container, "").result()  # the runtime cleans up, late
     own_host.call("ADD", conf(), container, own_host.pod()).result()
     own_host.call("DEL", conf(), container).result()
@@ -225,7 +225,7 @@ def test_random_kills_leak_nothing(own_host: CniHost, conf: MakeConf) -> None:
 def one_round(
     host: CniHost, settings: dict[str, Any], container: str, chance: random.Random
 ) -> None:
-    """ADD with a kill or none, a look at the book, DEL until it is not killed."""
+    """ADD with a kill or none, a look at the address store, DEL until it is not killed."""
     pod = host.pod()
     answer = called(host, "ADD", settings, container, pod, chance)
     held = host.held()

@@ -129,7 +129,7 @@ def test_dhcp_gives_the_address_through_the_pod_s_own_interface(
 def test_a_later_failure_gives_the_delegated_address_back(
     host: CniHost, container: str, conf: MakeConf
 ) -> None:
-    # an address in the way of the gateway that IPAM names: found out after its turn
+    # an address in the way of the gateway that IPAM names: found out after it was called
     host.run("ip", "link", "add", "brhl2", "up", "type", "bridge")
     host.run("ip", "addr", "add", "10.77.0.9/25", "dev", "brhl2")
     config = conf(name="hl2", bridge="brhl2", ipam=host_local(host.directory))
@@ -138,8 +138,8 @@ def test_a_later_failure_gives_the_delegated_address_back(
     assert reserved(host, "hl2") == []
     assert not [r for r in host.records() if r[1] == container]
     assert [link["ifname"] for link in host.ip("link", "show", pod=pod)] == ["lo"]
-    assert host.cables() == []
-    assert (host.directory / "host-local" / "hl2").is_dir()  # it had its turn
+    assert host.host_interfaces() == []
+    assert (host.directory / "host-local" / "hl2").is_dir()  # it was called
     host.run("ip", "link", "del", "brhl2")
 
 

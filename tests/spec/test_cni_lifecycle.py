@@ -220,7 +220,7 @@ def test_a_pod_whose_netns_was_made_anew_can_be_added_without_del(
     pod = host.pod()
     host.call("ADD", conf(), container, pod).result()
     host.remove_pod(pod)
-    host.until(lambda: not host.cables(), "the kernel removes the cable")
+    host.until(lambda: not host.host_interfaces(), "the kernel removes the veth pair")
     again = host.pod()
     host.call("ADD", conf(), container, again).result()
     assert len([r for r in host.records() if r[1] == container]) == 1
@@ -288,7 +288,7 @@ def test_many_adds_at_once_give_each_pod_its_own_address(
     for call in calls:
         host.finish(call).result()
     assert not host.records()
-    assert not host.cables()
+    assert not host.host_interfaces()
 
 
 def test_a_prev_result_of_an_older_version_is_extended(
@@ -374,7 +374,7 @@ def test_gc_keeps_the_valid_and_other_networks(
     assert {r[1] for r in host.records()} == {f"{container}-others"}
     gc(host, green).result()
     assert not host.records()
-    assert not host.cables()
+    assert not host.host_interfaces()
 
 
 def test_gc_removes_a_veth_pair_without_a_record(
@@ -384,12 +384,12 @@ def test_gc_removes_a_veth_pair_without_a_record(
 
     pod = host.pod()
     host.call("ADD", conf(), container, pod).result()
-    with AddressBook(host.directory / "state" / "addresses.sqlite") as book:
-        book.release(Attachment("pods", container, "eth0"))
+    with AddressBook(host.directory / "state" / "addresses.sqlite") as store:
+        store.release(Attachment("pods", container, "eth0"))
     gc(host, conf(name="another")).result()
-    assert host.cables()
+    assert host.host_interfaces()
     gc(host, conf()).result()
-    assert not host.cables()
+    assert not host.host_interfaces()
 
 
 def test_status_tells_whether_a_pod_could_be_added(host: CniHost, conf: MakeConf) -> None:

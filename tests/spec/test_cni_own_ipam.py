@@ -58,7 +58,7 @@ def test_our_ipam_reads_host_local_s_config(host: CniHost, container: str) -> No
             "ranges": [[{"subnet": "fd00:90::/64"}]],
             "routes": [{"dst": "0.0.0.0/0"}, {"dst": "198.51.100.0/24", "gw": "10.90.0.253"}],
             "resolvConf": str(resolv),
-            "dataDir": str(host.directory / "own-book"),
+            "dataDir": str(host.directory / "own-store"),
         },
     }
 
@@ -79,7 +79,7 @@ def test_our_ipam_reads_host_local_s_config(host: CniHost, container: str) -> No
         "search": ["a.example", "b.example"],
         "options": ["ndots:3"],
     }
-    assert (host.directory / "own-book" / "addresses.sqlite").exists()
+    assert (host.directory / "own-store" / "addresses.sqlite").exists()
     add(1).refused(102)
     assert add(2).result()["ips"][0]["address"] == "10.90.0.101/24"
     add(3).refused(101)

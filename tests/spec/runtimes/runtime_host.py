@@ -119,7 +119,7 @@ class RuntimeHost:
         (self.net_d / f".{name}").write_text(text)
         (self.net_d / f".{name}").rename(self.net_d / f"10-{name}.conflist")
 
-    def cables(self) -> list[str]:
+    def host_interfaces(self) -> list[str]:
         """Host sides of pods' veth pairs."""
         done = subprocess.run(
             ["ip", "-n", self.lab.names.host(self.number), "-json", "link", "show"],
@@ -132,8 +132,8 @@ class RuntimeHost:
     def records(self) -> list[tuple[str, str, str]]:
         from ipam.addresses import AddressBook
 
-        with AddressBook(self.state_dir / "addresses.sqlite") as book:
-            return [tuple(record.attachment) for record in book.list()]  # type: ignore[misc]
+        with AddressBook(self.state_dir / "addresses.sqlite") as store:
+            return [tuple(record.attachment) for record in store.list()]  # type: ignore[misc]
 
 
 class WaitUntil(Protocol):

@@ -212,7 +212,7 @@ def test_pods_on_two_hosts_talk_and_leave_nothing(runtimes: list[Cri]) -> None:
         runtime.remove_pod(pod)
     for runtime in (one, other):
         assert runtime.host.records() == []
-        assert runtime.host.cables() == []
+        assert runtime.host.host_interfaces() == []
 
 
 def test_the_second_del_of_containerd_has_no_netns(runtimes: list[Cri]) -> None:
@@ -255,7 +255,7 @@ def test_pods_come_and_go_without_the_daemon(runtimes: list[Cri]) -> None:
         assert runtime.execute(container, "/bin/ping", "-c", "1", "-W", "9", gateway).exit_code == 0
         runtime.remove_pod(pod)
         assert host.records() == []
-        assert host.cables() == []
+        assert host.host_interfaces() == []
     finally:
         host.lab.start_daemon(host.number)
         host.lab.wait_ready(host.number)

@@ -103,7 +103,9 @@ def gone(wait_until: WaitUntil) -> Callable[[Podman], None]:
 
     def wait(podman: Podman) -> None:
         host = podman.host
-        wait_until(lambda: not (host.records() or host.cables()), f"{host.records()} to go")
+        wait_until(
+            lambda: not (host.records() or host.host_interfaces()), f"{host.records()} to go"
+        )
 
     return wait
 

@@ -14,6 +14,7 @@ from cni import address_pool
 from cni.address_pool import AddressPool
 from cni.config.bridge_config import parse_bridge_config
 from cni.config.call import AttachmentKey, CniCall
+from cni.config.flannel_config import parse_flannel_config
 from cni.config.ipam_config import parse_own_ipam_config
 from cni.config.request import CniRequest, parse_request
 from cni.flannel_alias.delegate_config import delegate_config
@@ -160,7 +161,7 @@ def test_names_and_macs_follow_from_the_attachment() -> None:
 def test_flannel_completes_the_delegate_as_the_meta_plugin_does() -> None:
     env = SubnetEnv.parse(LEASE)
     delegate = {"hairpinMode": True, "isDefaultGateway": True}
-    conf = delegate_config(request(delegate=delegate), env, own_bridge=False)
+    conf = delegate_config(parse_flannel_config(request(delegate=delegate)), env, own_bridge=False)
     assert conf == {
         "cniVersion": "1.0.0",
         "name": "pods",
@@ -180,7 +181,7 @@ def test_flannel_completes_the_delegate_as_the_meta_plugin_does() -> None:
 
 def test_flannel_on_our_own_bridge_takes_from_the_lease() -> None:
     env = SubnetEnv.parse(LEASE)
-    conf = delegate_config(request(), env, own_bridge=True)
+    conf = delegate_config(parse_flannel_config(request()), env, own_bridge=True)
     assert (conf["type"], conf["bridge"], conf["isDefaultGateway"]) == ("flatmesh", "cni0", False)
     assert conf["ipam"] == {"type": "flatmesh-ipam", "routes": []}
 
