@@ -206,7 +206,10 @@ def _has_attached(process: Path, device: str) -> bool:
     """Whether a process (`/proc/PID`) has a TUN device of that name attached; False once ended."""
     mark = f"\niff:\t{device}\n"
     with contextlib.suppress(OSError):
-        return any(mark in info.read_text() for info in (process / "fdinfo").iterdir())
+        for info in (process / "fdinfo").iterdir():
+            with contextlib.suppress(OSError):  # this descriptor was closed meanwhile
+                if mark in info.read_text():
+                    return True
     return False
 
 
