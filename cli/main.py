@@ -19,7 +19,7 @@ import click
 from base.errors import FlatmeshError
 from cli.doctor import doctor
 from cli.etcd_commands import config_group, lease_group
-from cli.plain_errors import PLAIN_ERRORS, one_line
+from cli.user_errors import USER_ERRORS, one_line
 from cli.wireguard_commands import wireguard_group
 
 
@@ -59,7 +59,7 @@ def main() -> None:
     """Run the command; an error that users can fix is printed as one line."""
     try:
         cli(prog_name="flatmesh")
-    except PLAIN_ERRORS as error:
+    except USER_ERRORS as error:
         click.echo(f"flatmesh: {one_line(error)}", err=True)
         sys.exit(1)
 

@@ -16,7 +16,7 @@ from cni.concurrency_limit import ConcurrencyLimit
 from cni.errors import NOT_AVAILABLE, NOT_AVAILABLE_AND_PODS_AFFECTED, CniError
 
 if TYPE_CHECKING:
-    from ipam.addresses import AddressBook
+    from ipam.address_store import AddressStore
 
 
 class HostStatus(NamedTuple):
@@ -47,7 +47,7 @@ class PluginHost:
     """Called after each ADD, DEL and GC that changed something. It must not raise; where the
     daemon attaches pods to a switch itself, it returns when that is done, within seconds."""
 
-    stores: dict[Path, AddressBook] = field(default_factory=dict, repr=False, compare=False)
+    stores: dict[Path, AddressStore] = field(default_factory=dict, repr=False, compare=False)
     """The address stores that are open, by their file."""
 
     concurrency: ConcurrencyLimit = field(
@@ -55,15 +55,15 @@ class PluginHost:
     )
     """The server holds a slot for each call; plugins release it while they wait."""
 
-    def address_store(self) -> AddressBook:
+    def address_store(self) -> AddressStore:
         """The store of pods' addresses, opened once; any thread may use it."""
-        from ipam.addresses import AddressBook  # noqa: PLC0415 - 10 ms that VERSION needn't pay
+        from ipam.address_store import AddressStore  # noqa: PLC0415 - 10 ms that VERSION needn't pay
 
         path = self.state_dir / ADDRESS_STORE
         # Not durable: a power cut is a reboot, after which no pod holds an address, so there
         # is no reason to wait for the disk.
         store = self.stores.get(path)
-        return store or self.stores.setdefault(path, AddressBook(path, durable=False))
+        return store or self.stores.setdefault(path, AddressStore(path, durable=False))
 
     def with_state_dir(self, state_dir: Path | None) -> PluginHost:
         """The same host with its address store in another directory; None: in the same."""

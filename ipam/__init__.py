@@ -1,1 +1,1 @@
-"""Who owns which address: cluster config, subnet leases in etcd, the pod address book."""
+"""Who owns which address: cluster config, subnet leases in etcd, the pod address store."""

@@ -21,12 +21,12 @@ import logging
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 
-from ipam.choose import fits, successor
 from ipam.lease import Lease, format_value, held_by, is_held_by, same_host
 from ipam.lease_memory import LeaseMemory
 from ipam.lease_source import LeaseRequest
 from ipam.network import NetworkConfig
 from ipam.registry import Registry
+from ipam.subnet_allocator import fits, successor
 
 log = logging.getLogger("ipam.lease")
 

@@ -25,7 +25,10 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from etcd.client import Etcd, EtcdError, KeyValue, NewKey
 from ipam import lease as codec
-from ipam.choose import (
+from ipam.lease import Lease, LeaseAttributes, LeaseError, same_host
+from ipam.lease_source import LeaseSourceError
+from ipam.network import ConfigError, NetworkConfig, parse_config
+from ipam.subnet_allocator import (
     Choice,
     Subnets,
     choices,
@@ -34,9 +37,6 @@ from ipam.choose import (
     same_lengths,
     successor,
 )
-from ipam.lease import Lease, LeaseAttributes, LeaseError, same_host
-from ipam.lease_source import LeaseSourceError
-from ipam.network import ConfigError, NetworkConfig, parse_config
 
 __all__ = [
     "LeaseLostError",

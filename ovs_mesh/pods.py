@@ -13,7 +13,7 @@ from pathlib import Path
 from base.paths import ADDRESS_STORE
 from hostnet.find_link import find_link
 from hostnet.netlink.socket import NetlinkSocket
-from ipam.addresses import AddressBook, AddressBookError
+from ipam.address_store import AddressStore, AddressStoreError
 from ovs_mesh.errors import OvsError
 from ovs_mesh.inputs import PodPort
 
@@ -42,16 +42,16 @@ def pods_of_host(state_dir: Path) -> list[Pod]:
     if not path.exists():
         return []
     try:
-        store = AddressBook(path, durable=False)
+        store = AddressStore(path, durable=False)
         try:
             records = store.list()
         finally:
             store.close()
-    except AddressBookError as error:
+    except AddressStoreError as error:
         raise OvsError(str(error)) from None
     pods = []
     for record in records:
-        metadata: Mapping[str, object] = record.note
+        metadata: Mapping[str, object] = record.metadata
         mac, ips = metadata.get("mac"), metadata.get("ips")
         if record.state != "ready" or not isinstance(mac, str) or not isinstance(ips, list):
             continue

@@ -1,6 +1,6 @@
 """The record of this host's attachments, in the terms of the plugins.
 
-A thin layer over `ipam.addresses`, which has the transactions: it translates CNI's names and
+A thin layer over `ipam.address_store`, which has the transactions: it translates CNI's names and
 turns the store's errors into CNI's codes.
 
 What a plugin has to know of an attachment later is kept with it as JSON, the metadata:
@@ -25,16 +25,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cni.config.call import AttachmentKey
 from cni.errors import ATTACHMENT_EXISTS, IO_FAILURE, NO_ADDRESS, NOT_AVAILABLE, CniError
 from cni.result.model import ResultAddress
-from ipam.addresses import (
+from ipam.address_store import (
     Address,
-    AddressBook,
-    AddressBookError,
+    AddressStore,
+    AddressStoreError,
     AddressTakenError,
     Attachment,
     AttachmentExistsError,
     NoFreeAddressError,
+    StoredAttachment,
 )
-from ipam.addresses import Record as StoredRecord
 
 if TYPE_CHECKING:
     from cni.address_pool import AddressPool
@@ -65,7 +65,7 @@ class AttachmentStore:
 
     def __init__(self, host: PluginHost) -> None:
         """Use the host's address store, whose file is made when it is absent."""
-        self._store: AddressBook = host.address_store()
+        self._store: AddressStore = host.address_store()
 
     def find(self, key: AttachmentKey) -> AttachmentRecord | None:
         """The record of an attachment. Raises CniError (5)."""
@@ -94,7 +94,7 @@ class AttachmentStore:
                 pool.requested if pool is not None else (),
                 pool=pool.name if pool is not None else "",
                 netns=netns,
-                note=metadata,
+                metadata=metadata,
             )
         pairs = zip(addresses, sets, strict=True)
         return tuple(_with_prefix(address, ranges) for address, ranges in pairs)
@@ -102,13 +102,13 @@ class AttachmentStore:
     def set_metadata(self, key: AttachmentKey, metadata: Mapping[str, Any]) -> None:
         """Replace the metadata. Raises CniError (5)."""
         with _with_codes():
-            self._store.update(Attachment(*key), note=metadata)
+            self._store.update(Attachment(*key), metadata=metadata)
 
     def finish(self, key: AttachmentKey, host_ifname: str, metadata: Mapping[str, Any]) -> None:
         """Record that the attachment is ready. Raises CniError (5)."""
         with _with_codes():
             self._store.update(
-                Attachment(*key), state="ready", host_ifname=host_ifname, note=metadata
+                Attachment(*key), state="ready", host_ifname=host_ifname, metadata=metadata
             )
 
     def forget(self, key: AttachmentKey) -> None:
@@ -122,14 +122,14 @@ class AttachmentStore:
             self._store.require_room(network, pool.sets, pool=pool.name)
 
 
-def _record(stored: StoredRecord) -> AttachmentRecord:
+def _record(stored: StoredAttachment) -> AttachmentRecord:
     return AttachmentRecord(
         AttachmentKey(*stored.attachment),
         stored.state == "ready",
         stored.netns,
         stored.host_ifname,
         tuple(map(str, stored.addresses)),
-        stored.note,
+        stored.metadata,
     )
 
 
@@ -150,5 +150,5 @@ def _with_codes(exhausted: int = NO_ADDRESS) -> Iterator[None]:
         raise CniError(exhausted, str(error)) from None
     except AddressTakenError as error:
         raise CniError(NO_ADDRESS, str(error)) from None
-    except AddressBookError as error:
+    except AddressStoreError as error:
         raise CniError(IO_FAILURE, str(error)) from None

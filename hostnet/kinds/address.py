@@ -1,7 +1,7 @@
 """Addresses in rtnetlink: encode and parse (rtnetlink(7), linux/if_addr.h).
 
 IPv6 addresses are added without duplicate address detection (IFA_F_NODAD): we hand out
-addresses by lease and address book, and a pod must be able to use its own at once.
+addresses by lease and address store, and a pod must be able to use its own at once.
 """
 
 from __future__ import annotations

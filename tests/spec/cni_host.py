@@ -216,23 +216,23 @@ class CniHost:
 
     def records(self) -> list[tuple[str, str, str]]:
         """The attachments in the address store, read without the daemon."""
-        from ipam.addresses import AddressBook
+        from ipam.address_store import AddressStore
 
-        with AddressBook(self.directory / "state" / "addresses.sqlite") as store:
+        with AddressStore(self.directory / "state" / "addresses.sqlite") as store:
             return [tuple(record.attachment) for record in store.list()]  # type: ignore[misc]
 
     def held(self) -> list[str]:
         """All addresses that somebody holds, one entry per holder."""
-        from ipam.addresses import AddressBook
+        from ipam.address_store import AddressStore
 
-        with AddressBook(self.directory / "state" / "addresses.sqlite") as store:
+        with AddressStore(self.directory / "state" / "addresses.sqlite") as store:
             return [str(address) for record in store.list() for address in record.addresses]
 
     def forget_all(self) -> None:
         """Remove what a failed test left, so that the next one does not fail too."""
-        from ipam.addresses import AddressBook
+        from ipam.address_store import AddressStore
 
-        with AddressBook(self.directory / "state" / "addresses.sqlite") as store:
+        with AddressStore(self.directory / "state" / "addresses.sqlite") as store:
             for record in store.list():
                 store.release(record.attachment)
         for link in self.ip("link", "show"):

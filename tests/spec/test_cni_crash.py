@@ -169,13 +169,13 @@ def test_add_succeeds_without_a_daemon_that_died(
 
 
 def test_a_reboot_frees_every_address(own_host: CniHost, container: str, conf: MakeConf) -> None:
-    from ipam.addresses import AddressBook
+    from ipam.address_store import AddressStore
 
     pod = own_host.pod()
     own_host.call("ADD", conf(), container, pod).result()
     own_host.remove_pod(pod)
     store_file = own_host.directory / "state" / "addresses.sqlite"
-    with AddressBook(store_file, boot_id="another-boot") as store:
+    with AddressStore(store_file, boot_id="another-boot") as store:
         assert store.list() == []
     own_host.call("DEL", conf(), container, "").result()  # the runtime cleans up, late
     own_host.call("ADD", conf(), container, own_host.pod()).result()

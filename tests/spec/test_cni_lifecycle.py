@@ -380,11 +380,11 @@ def test_gc_keeps_the_valid_and_other_networks(
 def test_gc_removes_a_veth_pair_without_a_record(
     host: CniHost, container: str, conf: MakeConf
 ) -> None:
-    from ipam.addresses import AddressBook, Attachment
+    from ipam.address_store import AddressStore, Attachment
 
     pod = host.pod()
     host.call("ADD", conf(), container, pod).result()
-    with AddressBook(host.directory / "state" / "addresses.sqlite") as store:
+    with AddressStore(host.directory / "state" / "addresses.sqlite") as store:
         store.release(Attachment("pods", container, "eth0"))
     gc(host, conf(name="another")).result()
     assert host.host_interfaces()

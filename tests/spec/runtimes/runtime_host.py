@@ -130,9 +130,9 @@ class RuntimeHost:
         return [x["ifname"] for x in links if x["ifname"].startswith("veth")]
 
     def records(self) -> list[tuple[str, str, str]]:
-        from ipam.addresses import AddressBook
+        from ipam.address_store import AddressStore
 
-        with AddressBook(self.state_dir / "addresses.sqlite") as store:
+        with AddressStore(self.state_dir / "addresses.sqlite") as store:
             return [tuple(record.attachment) for record in store.list()]  # type: ignore[misc]
 
 

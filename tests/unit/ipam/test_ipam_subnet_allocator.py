@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipam.choose import Pool, choices, fits, own_lease, successor
 from ipam.lease import Lease, LeaseAttributes
 from ipam.network import NetworkConfig, parse_config
+from ipam.subnet_allocator import Pool, choices, fits, own_lease, successor
 
 ONE, TWO = (
     LeaseAttributes(IPv4Address("192.168.64.1")),

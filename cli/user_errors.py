@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base.errors import FlatmeshError
 
-PLAIN_ERRORS = (FlatmeshError, PermissionError)
+USER_ERRORS = (FlatmeshError, PermissionError)
 
 
 def one_line(error: BaseException) -> str:

@@ -1,8 +1,8 @@
 """Which address a pod gets: a requested one, the one it had, or the next of its ranges.
 
-The search goes on behind the address given last and wraps around, so an address that was
-freed is the last to be given again. It reads the held addresses in order and only as far as
-they follow one on another: its cost is the length of that run, usually nothing.
+The search starts after the address given last and wraps around, so an address that was freed
+is the last to be given again. It reads the held addresses in order, and stops at the first gap:
+its cost is the number of held addresses before that gap, usually none.
 
 Addresses are integers with a family, stored as 4 or 16 bytes in network order, which SQLite
 sorts as numbers (an IPv6 address doesn't fit its integers).
@@ -15,16 +15,18 @@ from collections.abc import Collection, Sequence
 from socket import AF_INET, AF_INET6, inet_ntop
 from typing import NamedTuple, Protocol
 
-
-class AddressBookError(Exception):
-    """The book can't be used; one line: which file, why, the mend."""
+from base.errors import FlatmeshError
 
 
-class AddressTakenError(AddressBookError):
+class AddressStoreError(FlatmeshError):
+    """The address store can't be used; one line: which file, why, what to do."""
+
+
+class AddressTakenError(AddressStoreError):
     """A requested address is held by another attachment, or in none of the ranges."""
 
 
-class NoFreeAddressError(AddressBookError):
+class NoFreeAddressError(AddressStoreError):
     """All addresses of a set of ranges are held."""
 
 
@@ -73,7 +75,7 @@ RangeSet = Sequence[AddressRange]
 """Ranges of one family, of which an attachment gets one address."""
 
 
-def choose(
+def allocate(
     db: sqlite3.Connection,
     pool: str,
     sets: Sequence[RangeSet],
@@ -81,7 +83,10 @@ def choose(
     again: Sequence[Address],
     network: str,
 ) -> tuple[Address, ...]:
-    """One address of each set: a requested one, else the one given before, else the next."""
+    """One address of each set: a requested one, else the one given before, else the next.
+
+    Raises AddressTakenError, NoFreeAddressError.
+    """
     wanted = [Address(*each) for each in requested]
     chosen: list[Address] = []
     for ranges in sets:
@@ -117,7 +122,10 @@ def next_free(
     chosen: Collection[Address],
     network: str,
 ) -> Address:
-    """The first free address behind the one given last, going round once."""
+    """The first free address after the one given last, wrapping around once.
+
+    Raises NoFreeAddressError.
+    """
     row = db.execute(
         "SELECT address FROM given_last WHERE pool = ? AND ranges = ?", (pool, _signature(ranges))
     ).fetchone()
@@ -127,7 +135,7 @@ def next_free(
         at = next(
             (i for i, r in enumerate(ranges) if r.family == last.family and _in(r, last)), None
         )
-        if at is not None:  # the rest of its range first, what lies before it at the very end
+        if at is not None:  # the rest of its range first, and the part before it last
             family, low, high, gateway = spans[at]
             spans = [
                 (family, last.value + 1, high, gateway),
@@ -150,7 +158,7 @@ def _first_gap(
 ) -> int | None:
     """The lowest free address from `low` to `high`, None when all are held.
 
-    Reads the held ones in order, only as far as they follow one on another.
+    Reads the held ones in order up to the first gap.
     """
     if low > high:
         return None
