@@ -21,17 +21,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 
 from etcd.client import Etcd, EtcdError, KeyValue, NewKey
 from ipam import lease as codec
 from ipam.lease import Lease, LeaseAttributes, LeaseError, same_host
-from ipam.lease_source import LeaseSourceError
+from ipam.lease_candidates import (
+    NoFreeSubnetError,
+    candidates,
+    is_paired,
+    may_be_of,
+    networks,
+    only_address,
+)
 from ipam.network import ConfigError, NetworkConfig, parse_config
 from ipam.subnet_allocator import (
     Choice,
     Subnets,
-    choices,
     fits,
     own_lease,
     same_lengths,
@@ -48,16 +54,10 @@ __all__ = [
 DEFAULT_PREFIX = "/coreos.com/network"
 MARKER_TTL = 60  # seconds that etcd tells of a release to those who were away
 DEFAULT_TTL = 86400  # seconds; flanneld's
-CANDIDATES = 16
-"""Subnets that one transaction asks for in turn."""
 CHANGED = 0.05  # seconds until a second look at what changed under our hands
 RETRY = (1.0, 30.0)  # seconds: first and longest wait between two tries to renew
 
 log = logging.getLogger("ipam.registry")
-
-
-class NoFreeSubnetError(LeaseSourceError):
-    """All subnets are held; the message says of which network, and the mend."""
 
 
 class LeaseLostError(EtcdError):
@@ -147,7 +147,7 @@ class Registry:
         """
         while True:
             found, _ = await self.etcd.list(self.subnets)
-            leases = self._decoded(_may_be_of(attributes, found)).values()
+            leases = self._decoded(may_be_of(attributes, found)).values()
             own = own_lease(leases, config, attributes, previous)
             if own is not None:
                 lease = await self._take_back(own, attributes, ttl)
@@ -196,20 +196,20 @@ class Registry:
         ttl: int,
     ) -> Lease:
         held = self._held(found)
-        wanted = _wanted(config, held, previous)  # refuses before anything is written
+        wanted = candidates(config, held, previous)  # refuses before anything is written
         etcd_lease = await self.etcd.grant(ttl)
         try:
             while True:
                 lease, found = await self._create_one(wanted, attributes, etcd_lease)
                 if lease is not None:
-                    if _is_paired(lease, wanted) and same_lengths(config, held):
+                    if is_paired(lease, wanted) and same_lengths(config, held):
                         return lease  # the compare of its key has guarded all of it
                     if await self._is_first(lease):
                         return lease
                     await self.etcd.delete_if(self.subnets + lease.key, mod_revision=lease.revision)
                     found, _ = await self.etcd.list(self.subnets, keys_only=True)
                 held = self._held(found)
-                wanted = _wanted(config, held, previous)
+                wanted = candidates(config, held, previous)
         except BaseException:
             await asyncio.shield(self._forget(etcd_lease))
             raise
@@ -345,11 +345,11 @@ class Registry:
         The lease that this host already has of them becomes a reservation. Raises LeaseError
         when they, or a part of them, are another's or none of the network's; EtcdError.
         """
-        attributes = _host(public_ip)
+        attributes = only_address(public_ip)
         key = codec.format_key(subnet, ipv6)
         config, _ = await self.config()
         if not fits(config, subnet, ipv6):
-            raise LeaseError(f"{key.replace('-', '/')} is no subnet of {_networks(config)}")
+            raise LeaseError(f"{key.replace('-', '/')} is no subnet of {networks(config)}")
         found, _ = await self.etcd.list(self.subnets)
         there = self._decoded(found).get(key)
         if there is not None and same_host(there.attributes, attributes):
@@ -379,44 +379,3 @@ def no_config(key: str) -> str:
     """The line for a cluster without a config."""
     example = '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}'
     return f"no cluster config at {key}: write one with flatmesh config set '{example}'"
-
-
-def _networks(config: NetworkConfig) -> str:
-    return " and ".join(str(n) for n in (config.network, config.ipv6_network) if n is not None)
-
-
-def _wanted(config: NetworkConfig, held: list[Subnets], previous: Lease | None) -> list[Choice]:
-    """What to ask for in one transaction. Raises NoFreeSubnetError."""
-    wanted = choices(config, held, previous=previous, count=CANDIDATES)
-    if not wanted:
-        raise NoFreeSubnetError(
-            f"no free subnet in {_networks(config)}: release one "
-            "(flatmesh lease list, flatmesh lease release) or widen the network"
-        )
-    return wanted
-
-
-def _is_paired(lease: Lease, wanted: list[Choice]) -> bool:
-    """Whether whoever asks for one of its subnets asks for the other, too."""
-    return any(
-        choice.paired and choice.subnets == (lease.subnet, lease.ipv6_subnet) for choice in wanted
-    )
-
-
-def _may_be_of(attributes: LeaseAttributes, found: list[KeyValue]) -> list[KeyValue]:
-    """Leave out what can't be this host's: decoding thousands of leases takes a while."""
-    if attributes.public_ip is None:
-        return found
-    address = str(attributes.public_ip).encode()
-    return [kv for kv in found if address in kv.value]
-
-
-def _host(public_ip: str) -> LeaseAttributes:
-    """Attributes that say no more than whose lease it is. Raises LeaseError."""
-    try:
-        address = ip_address(public_ip)
-    except ValueError as error:
-        raise LeaseError(f"public IP: {error}") from None
-    if address.version == 4:
-        return LeaseAttributes(public_ip=address)
-    return LeaseAttributes(public_ipv6=address)
