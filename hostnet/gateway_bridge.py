@@ -6,6 +6,7 @@ here it bears the pods' mark, so that no reconcile ever sweeps a bridge that pod
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from ipaddress import IPv4Interface, IPv6Interface
 
@@ -14,10 +15,11 @@ from hostnet.find_link import find_link
 from hostnet.kinds.address import Address, dump_addresses, parse_addresses, put_addresses
 from hostnet.kinds.found_link import FoundLink
 from hostnet.kinds.link_messages import add_link, change_link, settings
-from hostnet.netlink.socket import NetlinkSocket
+from hostnet.netlink.socket import NetlinkError, NetlinkSocket
 from hostnet.ownership import POD_ALIAS
 
 Interface = IPv4Interface | IPv6Interface
+BRIDGE_ALIAS = f"{POD_ALIAS} bridge"
 
 
 class BridgeInTheWayError(OSError):
@@ -26,6 +28,29 @@ class BridgeInTheWayError(OSError):
     def __str__(self) -> str:
         """The message alone."""
         return str(self.args[-1])
+
+
+def make_gateway_bridge(
+    sock: NetlinkSocket, name: str, mtu: int | None, mac: str, data: bytes = b""
+) -> None:
+    """Make the bridge, up and with the pods' mark; one that is there is left as it is.
+
+    `mtu` in bytes, None for the kernel's default; `data` is the bridge's IFLA_INFO_DATA. It is the
+    only function that makes one: for the CNI plugins and for the data planes. Raises NetlinkError.
+    """
+    common = settings(name=name, mtu=mtu, mac=mac)
+    try:
+        sock.request(add_link("bridge", common, data, up=True), f"ip link add {name} type bridge")
+    except NetlinkError as error:
+        if error.errno == errno.EEXIST:
+            return  # an ADD, or the daemon, made it meanwhile
+        raise
+    # An MTU that is set after the bridge was made stays when ports come and go; one given with
+    # RTM_NEWLINK does not.
+    sock.request(
+        change_link(name, settings(alias=BRIDGE_ALIAS, mtu=mtu)),
+        f"ip link set {name} alias '{BRIDGE_ALIAS}' mtu {mtu}",
+    )
 
 
 def ensure_gateway_bridge(
@@ -37,13 +62,12 @@ def ensure_gateway_bridge(
     """
     found = find_link(sock, name)
     if found is None:
-        common = settings(name=name, mtu=mtu, mac=mac_after(gateways[0].ip.packed, GATEWAY_PREFIX))
-        sock.request(add_link("bridge", common, up=True), f"ip link add {name} type bridge")
+        make_gateway_bridge(sock, name, mtu, mac_after(gateways[0].ip.packed, GATEWAY_PREFIX))
         found = find_link(sock, name)
     if found is None or found.kind != "bridge":
         raise BridgeInTheWayError(f"device {name} exists and is no bridge: rename or remove it")
     if not found.alias:
-        common = settings(alias=f"{POD_ALIAS} bridge", mtu=mtu, mac=found.mac)
+        common = settings(alias=BRIDGE_ALIAS, mtu=mtu, mac=found.mac)
         sock.request(change_link(found.index, common), f"ip link set {name} mtu {mtu}")
     elif found.alias.startswith(POD_ALIAS) and found.mtu != mtu:
         sock.request(change_link(found.index, settings(mtu=mtu)), f"ip link set {name} mtu {mtu}")

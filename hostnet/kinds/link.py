@@ -25,8 +25,12 @@ from hostnet.kinds.link_messages import (
 )
 from hostnet.kinds.links.table import device_kind
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket, Request
+from hostnet.netns import run_in
 from hostnet.ownership import OVERLAY_KINDS, Mark
 from hostnet.state import HostState
+
+Change = Request | Callable[[], None]
+"""A message, or a function that is called in the namespace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ class LinkKind:
     def apply(self, step: Step, view: KernelView) -> list[Failure]:
         """One device after the other."""
         failures: list[Failure] = []
-        encode: Mapping[str, Callable[[Any, Mapping[str, int]], list[Request]]] = {
+        encode: Mapping[str, Callable[[Any, Mapping[str, int]], list[Change]]] = {
             "delete": _delete,
             "add": _add,
             "set": _set,
@@ -114,7 +118,7 @@ class LinkKind:
         for one in step.objects:
             line = self.line(step.verb, one)
             try:
-                requests = encode[step.verb](one, view.index)
+                requests = _call(encode[step.verb](one, view.index), view.netns_fd)
             except (OSError, ValueError, LookupError) as error:
                 failures.append(Failure(line, str(error)))
                 continue
@@ -170,12 +174,12 @@ def _changes(context: DiffContext) -> _Changes:
     # bridges first: other devices name them as their master
     for want in sorted(desired, key=lambda w: (w.kind != "bridge", w.name)):
         have = found.get(want.name)
+        if have is not None and _is_held(have, want, mark):
+            result.conflicts.append(_in_the_way(have, want))
+            continue
         if have is not None and not _can_become(have, want):
-            if have.kind not in OVERLAY_KINDS and not _is_marked(have, mark):
-                result.conflicts.append(
-                    f"device {have.name} exists, is of type {have.kind or 'hardware'} and not "
-                    f"ours, a {want.kind} of this name is wanted: rename or remove it"
-                )
+            if not _is_marked(have, mark) and not _is_adopted(have, want):
+                result.conflicts.append(_in_the_way(have, want))
                 continue
             result.remade.append(have)
             have = None
@@ -199,6 +203,28 @@ def _changes(context: DiffContext) -> _Changes:
 def _is_marked(link: Link, mark: Mark) -> bool:
     """None stands for the usual mark: a link that was itself a desired one (delta)."""
     return link.alias is None or link.alias == mark.alias
+
+
+def _is_adopted(have: Link, want: Link) -> bool:
+    """Whether a device without any mark is deleted and made anew as ours: a flanneld's."""
+    if have.alias or have.kind != want.kind:
+        return False
+    kind = device_kind(have.kind)
+    return kind.adopts_unmarked if kind is not None else have.kind in OVERLAY_KINDS
+
+
+def _is_held(have: Link, want: Link, mark: Mark) -> bool:
+    """Whether a device that is not ours, and equal to the wanted one, is left to its maker."""
+    kind = device_kind(have.kind)
+    adopts = kind is None or kind.adopts_unmarked or have.kind not in OVERLAY_KINDS
+    return not adopts and want.details is not None and not _is_marked(have, mark)
+
+
+def _in_the_way(have: Link, want: Link) -> str:
+    return (
+        f"device {have.name} exists, is of type {have.kind or 'hardware'} and not ours, "
+        f"a {want.kind} of this name is wanted: rename or remove it"
+    )
 
 
 def _can_become(have: Link, want: Link) -> bool:
@@ -245,12 +271,23 @@ def _fields(want: Link, have: Link | None, mark: Mark) -> dict[str, Any]:
     return fields
 
 
-def _delete(link: Link, index: Mapping[str, int]) -> list[Request]:
+def _call(changes: Iterable[Change], netns_fd: int) -> list[Request]:
+    """Call the functions among the changes in the namespace; returns the messages to be sent."""
+    requests = []
+    for change in changes:
+        if isinstance(change, Request):
+            requests.append(change)
+        else:
+            run_in(netns_fd, change)
+    return requests
+
+
+def _delete(link: Link, index: Mapping[str, int]) -> list[Change]:
     del index
     return [delete_link(link.name)]
 
 
-def _add(link: Link, index: Mapping[str, int]) -> list[Request]:
+def _add(link: Link, index: Mapping[str, int]) -> list[Change]:
     common = settings(name=link.name, mac=link.mac, mtu=link.mtu)
     kind = device_kind(link.kind)
     if kind is None or link.details is None:
@@ -258,8 +295,9 @@ def _add(link: Link, index: Mapping[str, int]) -> list[Request]:
     return [kind.add(link.name, common, link.details, index)]
 
 
-def _set(change: LinkChange, index: Mapping[str, int]) -> list[Request]:
-    fields, requests = change.fields, []
+def _set(change: LinkChange, index: Mapping[str, int]) -> list[Change]:
+    fields = change.fields
+    requests: list[Change] = []
     master = fields.get("master")
     if master is not None and master not in index:
         raise LookupError(f"no device {master}")
@@ -292,6 +330,10 @@ def _is_harmless(verb: str, error: NetlinkError) -> bool:
 
 def _add_line(link: Link) -> str:
     kind = device_kind(link.kind)
+    if kind is not None and link.details is not None:
+        line = kind.line(link.name, link.details)
+        if line is not None:
+            return line
     words = ["ip link add", link.name]
     if kind is None or kind.takes_common():
         words += ["address", link.mac] if link.mac else []

@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 
 from hostnet.kinds.address import AddressKind
 from hostnet.kinds.fdb import FdbKind
+from hostnet.kinds.gateway_bridge import GatewayBridgeKind
 from hostnet.kinds.kind import Kind
 from hostnet.kinds.link import LinkKind
 from hostnet.kinds.neighbour import NeighbourKind
 from hostnet.kinds.nft_element import NftElementKind
 from hostnet.kinds.nft_set import NftSetKind
 from hostnet.kinds.nft_table import NftTableKind
+from hostnet.kinds.offload import TxChecksumKind
 from hostnet.kinds.route import RouteKind
 from hostnet.kinds.rule import RuleKind
 from hostnet.kinds.sysctl import SysctlKind
@@ -31,6 +33,8 @@ KINDS: list[Callable[[], Kind]] = [
     FdbKind,
     RouteKind,
     RuleKind,
+    TxChecksumKind,
+    GatewayBridgeKind,
 ]
 
 

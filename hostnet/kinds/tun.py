@@ -84,6 +84,18 @@ def make(name: str, *, single: bool = False) -> int:
         os.close(fd)
 
 
+def make_persistent(name: str, *, single: bool) -> None:
+    """Make the device in the caller's namespace, without mark and without a queue attached.
+
+    `single` as for `attach`. Raises TunError without /dev/net/tun, OSError.
+    """
+    fd = attach(name, single=single)
+    try:
+        fcntl.ioctl(fd, TUNSETPERSIST, 1)
+    finally:
+        os.close(fd)
+
+
 def attach(name: str, *, single: bool = False) -> int:
     """A descriptor of one more queue of the device, which is made if it isn't there.
 

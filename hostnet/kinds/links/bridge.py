@@ -36,6 +36,7 @@ class BridgeKind:
 
     name = "bridge"
     details = Bridge
+    adopts_unmarked = False
 
     def add(self, name: str, common: bytes, details: Bridge, index: Mapping[str, int]) -> Request:
         """Make it without ports."""
@@ -59,6 +60,9 @@ class BridgeKind:
     def words(self, details: Bridge) -> Sequence[str]:
         """What differs from a new bridge."""
         return ("vlan_filtering", "1") if details.vlan_filtering else ()
+
+    def line(self, name: str, details: Bridge) -> None:
+        """`ip link add`."""
 
     def also_makes(self, details: Bridge) -> Sequence[str]:
         """Nothing."""

@@ -5,7 +5,7 @@ A device whose kind has no module here is made without settings of its own (`dum
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from hostnet.kinds.found_link import FoundLink
@@ -25,10 +25,20 @@ class DeviceKind(Protocol[Details]):
     def details(self) -> type[Any]:
         """The type of `Link.details`: the settings that this kind has of its own."""
 
-    def add(self, name: str, common: bytes, details: Details, index: Mapping[str, int]) -> Request:
-        """Make the device. `common` are packed attributes that every kind has.
+    @property
+    def adopts_unmarked(self) -> bool:
+        """Whether a device of this name and kind that nobody has marked is taken over.
 
-        Raises LookupError for a device that `index` lacks.
+        That is how the devices of a flanneld that was stopped become ours.
+        """
+
+    def add(
+        self, name: str, common: bytes, details: Details, index: Mapping[str, int]
+    ) -> Request | Callable[[], None]:
+        """What makes the device: a message, or a function that is called in the namespace.
+
+        `common` are packed attributes that every kind has. Raises LookupError for a device that
+        `index` lacks; the function raises OSError.
         """
 
     def parse(self, found: FoundLink, names: Mapping[int, str]) -> Details | None:
@@ -42,6 +52,9 @@ class DeviceKind(Protocol[Details]):
 
     def words(self, details: Details) -> Sequence[str]:
         """The settings, as they follow `ip link add NAME type KIND`."""
+
+    def line(self, name: str, details: Details) -> str | None:
+        """The command that makes it, where that is not `ip link add`."""
 
     def also_makes(self, details: Details) -> Sequence[str]:
         """Names of other devices that are made together with this one."""

@@ -6,10 +6,11 @@ from typing import Any
 
 from hostnet.kinds.links.bridge import BridgeKind
 from hostnet.kinds.links.device_kind import DeviceKind
+from hostnet.kinds.links.tun import TunKind
 from hostnet.kinds.links.veth import VethKind
 from hostnet.kinds.links.vxlan import VxlanKind
 
-DEVICE_KINDS: list[DeviceKind[Any]] = [BridgeKind(), VethKind(), VxlanKind()]
+DEVICE_KINDS: list[DeviceKind[Any]] = [BridgeKind(), TunKind(), VethKind(), VxlanKind()]
 
 
 def device_kind(name: str) -> DeviceKind[Any] | None:

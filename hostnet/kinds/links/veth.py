@@ -22,6 +22,7 @@ class VethKind:
 
     name = "veth"
     details = Veth
+    adopts_unmarked = False
 
     def add(self, name: str, common: bytes, details: Veth, index: Mapping[str, int]) -> Request:
         """Make both devices, with no more than their names: each has its own settings."""
@@ -45,6 +46,9 @@ class VethKind:
     def words(self, details: Veth) -> Sequence[str]:
         """`peer name PEER`."""
         return ("peer", "name", details.peer)
+
+    def line(self, name: str, details: Veth) -> None:
+        """`ip link add`."""
 
     def also_makes(self, details: Veth) -> Sequence[str]:
         """The other device."""

@@ -45,6 +45,7 @@ class VxlanKind:
 
     name = "vxlan"
     details = Vxlan
+    adopts_unmarked = True
 
     def add(self, name: str, common: bytes, details: Vxlan, index: Mapping[str, int]) -> Request:
         """Make it on its underlay device."""
@@ -82,6 +83,9 @@ class VxlanKind:
         words += ["dev", details.underlay_link] if details.underlay_link else []
         words += ["local", details.local, "dstport", str(details.port)]
         return [*words, "learning" if details.learning else "nolearning"]
+
+    def line(self, name: str, details: Vxlan) -> None:
+        """`ip link add`."""
 
     def also_makes(self, details: Vxlan) -> Sequence[str]:
         """Nothing."""

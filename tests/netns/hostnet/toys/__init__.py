@@ -1,0 +1,1 @@
+"""Kinds that only tests have: each is one module here and one line in a table."""
