@@ -7,8 +7,10 @@ NUD_NOARP beside NUD_PERMANENT.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace as changed
 from typing import NamedTuple
 
 from hostnet.kinds.bulk import apply_bulk
@@ -21,8 +23,10 @@ from hostnet.kinds.kind import (
     compare,
     ordered,
     step,
+    without_occupied,
 )
 from hostnet.kinds.neighbour import (
+    ADD,
     FRONT,
     HEADER,
     NDA_DST,
@@ -42,10 +46,10 @@ from hostnet.netlink.attributes import (
     unpack_address,
     unpack_mac,
 )
-from hostnet.netlink.socket import Bulk, Request
+from hostnet.netlink.socket import Bulk, NetlinkError, Request, parts_of
 from hostnet.netlink.socket import Part as Message
 from hostnet.netlink.table_reader import TableReader
-from hostnet.state import HostState
+from hostnet.state import HostState, Occupant
 
 
 class FdbEntry(NamedTuple):
@@ -62,13 +66,13 @@ class FdbEntry(NamedTuple):
         return (self.link, self.mac)
 
 
-def put_fdb(entries: Iterable[FdbEntry], index: Mapping[str, int]) -> Bulk:
+def put_fdb(entries: Iterable[FdbEntry], index: Mapping[str, int], *, replace: bool = True) -> Bulk:
     """`bridge fdb replace MAC dev LINK dst REMOTE self permanent` each.
 
     Raises KeyError for a link that `index` lacks, OSError or ValueError for a bad address.
     """
     state = NUD_PERMANENT | NUD_NOARP
-    return Bulk(RTM_NEWNEIGH, PUT, _fdb(entries, index, state))
+    return Bulk(RTM_NEWNEIGH, PUT if replace else ADD, _fdb(entries, index, state))
 
 
 def delete_fdb(entries: Iterable[FdbEntry], index: Mapping[str, int]) -> Bulk:
@@ -124,9 +128,12 @@ class FdbKind:
     def __init__(self) -> None:
         self._readers: dict[tuple[str, int], TableReader[FdbEntry]] = {}
 
-    def read(self, view: KernelView, wanted: HostState) -> Iterable[FdbEntry]:
-        """All on VXLAN devices of ours: such a device is made for them."""
-        del wanted
+    def read(self, view: KernelView, wanted: HostState) -> Iterable[FdbEntry | Occupant]:
+        """All on VXLAN devices of ours, which are made for them; elsewhere those at wanted keys.
+
+        An equal entry of another program is as good as one of ours.
+        """
+        yield from self._elsewhere(view, wanted)
         for link in view.links:
             if link.kind != "vxlan":
                 continue
@@ -138,28 +145,71 @@ class FdbKind:
             )
             yield from (one for one in reader.read(buffers, view.names) if one.link == link.name)
 
+    def _elsewhere(self, view: KernelView, wanted: HostState) -> Iterable[FdbEntry | Occupant]:
+        ours = {link.name for link in view.links if link.kind == "vxlan"}
+        right = {one.key: one for one in wanted.of(FdbEntry) if one.link not in ours}
+        for name in sorted({link for link, _ in right} & view.index.keys()):
+            request = dump_fdb(view.index[name])
+            for buffer in view.socket.dump_what_there_is(request, f"bridge fdb show dev {name}"):
+                for part in parts_of(buffer):
+                    one, _ = parse_fdb(part, view.names)
+                    if one is None or one.key not in right:
+                        continue
+                    yield one if one == right[one.key] else _occupant(one)
+
     def diff(self, context: DiffContext) -> PlanPart:
         """Wrong ones are overwritten, stale ones deleted."""
         actual = context.actual.of(FdbEntry)
         if context.gone:
             actual = frozenset(one for one in actual if one.link not in context.gone)
         missing, wrong = compare(context.desired.of(FdbEntry), actual)
-        replaced = {one.key for one in missing} if wrong else set()
+        put, conflicts = without_occupied(missing, context, FdbEntry)
+        replaced = {one.key for one in put} if wrong else set()
         stale = [one for one in wrong if one.key not in replaced]
         return PlanPart(
-            put=step(self, "put", ordered(missing)), delete=step(self, "delete", ordered(stale))
+            put=step(self, "put", ordered(put)),
+            delete=step(self, "delete", ordered(stale)),
+            conflicts=conflicts,
         )
 
     def apply(self, step: Step, view: KernelView) -> list[Failure]:
         """Write them."""
 
-        def encode(objects: Sequence[FdbEntry]) -> Bulk:
-            write = delete_fdb if step.verb == "delete" else put_fdb
-            return write(objects, view.index)
+        def overwrite(objects: Sequence[FdbEntry]) -> Bulk:
+            return put_fdb(objects, view.index)
 
-        return apply_bulk(step, view, encode)[0]
+        def add(objects: Sequence[FdbEntry]) -> Bulk:
+            return put_fdb(objects, view.index, replace=False)
+
+        def delete(objects: Sequence[FdbEntry]) -> Bulk:
+            return delete_fdb(objects, view.index)
+
+        if step.verb == "delete":
+            return apply_bulk(step, view, delete)[0]
+        elsewhere = [one for one in step.objects if one.link not in view.overlay]
+        if not elsewhere:
+            return apply_bulk(step, view, overwrite)[0]
+        ours = changed(step, objects=[one for one in step.objects if one.link in view.overlay])
+        failures = apply_bulk(ours, view, overwrite)[0]
+        return (
+            failures + apply_bulk(changed(step, objects=elsewhere), view, add, explain=_explain)[0]
+        )
 
     def line(self, verb: str, one: FdbEntry) -> str:
         """`bridge fdb replace MAC dev LINK dst REMOTE self permanent`."""
         word, state = ("del", "") if verb == "delete" else ("replace", " permanent")
         return f"bridge fdb {word} {one.mac} dev {one.link} dst {one.remote} self{state}"
+
+
+def _occupant(one: FdbEntry) -> Occupant:
+    text = (
+        f"a forwarding entry {one.mac} dst {one.remote} on {one.link} is not ours: "
+        f"remove it (bridge fdb del {one.mac} dev {one.link} dst {one.remote} self)"
+    )
+    return Occupant(FdbEntry, one.key, text)
+
+
+def _explain(one: FdbEntry, error: NetlinkError) -> str:
+    if error.errno == errno.EEXIST:
+        return f"another program has an entry for {one.mac} on {one.link}: remove it"
+    return error.reason

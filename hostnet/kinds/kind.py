@@ -36,7 +36,7 @@ class KernelView:
     links: Sequence[FoundLink] = ()
     """The devices that are named in the wanted state, or ours; as of the last dump."""
     overlay: frozenset[str] = frozenset()
-    """Names of our overlay devices: what is on them is ours. As of the last dump."""
+    """Names of our overlay devices: what is on them is ours. As of the last look."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,9 +145,11 @@ def read_links(sock: NetlinkSocket) -> list[FoundLink]:
 
 
 def remember(view: KernelView, found: Iterable[FoundLink]) -> None:
-    """Let the view know the devices' indexes."""
+    """Let the view know the devices' indexes, and the overlay devices that bear our mark."""
     view.index = {link.name: link.index for link in found}
     view.names = {index: name for name, index in view.index.items()}
+    ours = {f.name for f in found if f.kind in OVERLAY_KINDS and f.alias == view.mark.alias}
+    view.overlay = (view.overlay & view.index.keys()) | ours
 
 
 def state_of(found: FoundLink, names: Mapping[int, str]) -> Link:

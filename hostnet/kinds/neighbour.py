@@ -6,9 +6,12 @@ is ever resolved, learned or aged.
 
 from __future__ import annotations
 
+import errno
+import itertools
 import socket
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace as changed
 from typing import NamedTuple
 
 from hostnet.kinds.bulk import apply_bulk
@@ -35,10 +38,13 @@ from hostnet.netlink.attributes import (
 )
 from hostnet.netlink.socket import (
     NLM_F_CREATE,
+    NLM_F_EXCL,
     NLM_F_REPLACE,
     Bulk,
+    NetlinkError,
     Part,
     Request,
+    parts_of,
 )
 from hostnet.netlink.table_reader import TableReader
 from hostnet.state import HostState, Occupant
@@ -50,6 +56,7 @@ NTF_SELF = 0x02
 
 HEADER = struct.Struct("=BBHiHBB")  # struct ndmsg
 PUT = NLM_F_CREATE | NLM_F_REPLACE
+ADD = NLM_F_CREATE | NLM_F_EXCL
 
 
 class Neighbour(NamedTuple):
@@ -70,7 +77,11 @@ FRONT: Mapping[int, int] = {socket.AF_INET: 32, socket.AF_INET6: 44}
 
 
 def put_neighbours(
-    neighbours: Iterable[Neighbour], index: Mapping[str, int], protocol: int
+    neighbours: Iterable[Neighbour],
+    index: Mapping[str, int],
+    protocol: int,
+    *,
+    replace: bool = True,
 ) -> Bulk:
     """`ip neigh replace ADDRESS lladdr MAC dev LINK nud permanent proto P` each.
 
@@ -87,7 +98,7 @@ def put_neighbours(
             head += ATTRIBUTE.pack(4 + len(packed), NDA_DST)
             heads[link, family] = head
         bodies.append(head + packed + lladdr + unhex(mac.replace(":", "")) + tail)
-    return Bulk(RTM_NEWNEIGH, PUT, bodies)
+    return Bulk(RTM_NEWNEIGH, PUT if replace else ADD, bodies)
 
 
 def delete_neighbours(neighbours: Iterable[Neighbour], index: Mapping[str, int]) -> Bulk:
@@ -180,25 +191,65 @@ class NeighbourKind:
     def apply(self, step: Step, view: KernelView) -> list[Failure]:
         """Write them."""
 
-        def encode(objects: Sequence[Neighbour]) -> Bulk:
-            if step.verb == "delete":
-                return delete_neighbours(objects, view.index)
+        def overwrite(objects: Sequence[Neighbour]) -> Bulk:
             return put_neighbours(objects, view.index, view.mark.protocol)
 
-        failures, failed = apply_bulk(step, view, encode)
-        keys = {
-            o.key
-            for n, o in enumerate(step.objects)
-            if o.link not in view.overlay and n not in failed
-        }
-        self._held = self._held - keys if step.verb == "delete" else self._held | keys
+        def add(objects: Sequence[Neighbour]) -> Bulk:
+            return put_neighbours(objects, view.index, view.mark.protocol, replace=False)
+
+        def delete(objects: Sequence[Neighbour]) -> Bulk:
+            return delete_neighbours(objects, view.index)
+
+        encode = {"put": overwrite, "add": add, "delete": delete}
+
+        failures: list[Failure] = []
+        steps = [step] if step.verb == "delete" else self._split(step, view)
+        for one in steps:
+            problems, failed = apply_bulk(one, view, encode[one.verb], explain=_explain)
+            failures += problems
+            keys = {
+                o.key
+                for n, o in enumerate(one.objects)
+                if o.link not in view.overlay and n not in failed
+            }
+            self._held = self._held - keys if step.verb == "delete" else self._held | keys
         return failures
+
+    def _split(self, step: Step, view: KernelView) -> list[Step]:
+        """What may be overwritten: on our devices, held before, or learned by the kernel."""
+        others = [o for o in step.objects if o.link not in view.overlay]
+        if not others:
+            return [step]
+        learned = _learned(view, {one.link for one in others})
+        new = [one for one in others if one.key not in self._held and one.key not in learned]
+        exclusive = set(new)
+        rest = [one for one in step.objects if one not in exclusive]
+        parts = [changed(step, objects=rest), changed(step, verb="add", objects=new)]
+        return [part for part in parts if part.objects]
 
     def line(self, verb: str, one: Neighbour) -> str:
         """`ip neigh replace ADDRESS lladdr MAC dev LINK nud permanent`."""
         if verb == "delete":
             return f"ip neigh del {one.address} dev {one.link}"
         return f"ip neigh replace {one.address} lladdr {one.mac} dev {one.link} nud permanent"
+
+
+def _learned(view: KernelView, links: set[str]) -> set[tuple[str, str]]:
+    """Keys of neighbours that the kernel resolved, or tries to: not written by a program."""
+    found = set()
+    for name, family in itertools.product(sorted(links & view.index.keys()), FRONT):
+        request = dump_neighbours(family, view.index[name])
+        for buffer in view.socket.dump_what_there_is(request, f"ip neigh show dev {name}"):
+            for data, begin, end in parts_of(buffer):
+                state = HEADER.unpack_from(data, begin)[4]
+                address = attributes(data, begin + 12, end).get(NDA_DST)
+                if address and not state & NUD_PERMANENT:
+                    found.add((name, unpack_address(address)))
+    return found
+
+
+def _explain(one: Neighbour, error: NetlinkError) -> str:
+    return _in_the_way(one) if error.errno == errno.EEXIST else error.reason
 
 
 def _marked(view: KernelView, name: str, family: int) -> frozenset[tuple[str, str]]:

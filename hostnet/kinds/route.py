@@ -50,7 +50,8 @@ from hostnet.ownership import PROTOCOL
 from hostnet.state import HostState, Occupant
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
-RTPROT_BY_HAND = (3, 4)  # RTPROT_BOOT, which ip(8) and flanneld say, and RTPROT_STATIC
+RTPROT_BOOT, RTPROT_STATIC = 3, 4  # linux/rtnetlink.h; boot: what ip(8) and flanneld set
+RTPROT_BY_HAND = (RTPROT_BOOT, RTPROT_STATIC)
 FLUSHED_BY_KERNEL = 256
 """Routes that may vanish with their device; more are deleted one by one before it."""
 
@@ -117,8 +118,13 @@ class RouteKind:
         return [route for route in found if route is not None]
 
     def _strangers(self, view: KernelView, wanted: HostState, ours: set[RouteKey]) -> list[Any]:
-        """Other programs' routes at wanted keys: occupants, or what overwrote a route of ours."""
-        missing = {route.key for route in wanted.of(Route)} - ours
+        """Other programs' routes at wanted keys: occupants, or what is ours to overwrite.
+
+        That is what overwrote a route of ours, and a route equal to the wanted one without any
+        protocol: a flanneld's, that we follow.
+        """
+        right = wanted.of(Route)
+        missing = {route.key for route in right} - ours
         if not missing:
             return []
         found: list[Any] = []
@@ -131,7 +137,8 @@ class RouteKind:
                 protocol = route_protocol(part)
                 if route is None or route.key not in missing or protocol == view.mark.protocol:
                     continue
-                if route.key in self._held:
+                left_by_flanneld = protocol == RTPROT_BOOT and route in right
+                if route.key in self._held or left_by_flanneld:
                     found.append(UnmarkedRoute(route))
                 else:
                     found.append(Occupant(Route, route.key, _in_the_way(route, protocol)))
