@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from ipaddress import IPv4Interface, IPv6Interface
 
 from hostnet.address_mac import GATEWAY_PREFIX, mac_after
 from hostnet.find_link import find_link
 from hostnet.kinds.address import Address, dump_addresses, parse_addresses, put_addresses
 from hostnet.kinds.found_link import FoundLink
 from hostnet.kinds.link_messages import add_link, change_link, settings
+from hostnet.netlink.attributes import pack_address
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket
 from hostnet.ownership import POD_ALIAS
 
-Interface = IPv4Interface | IPv6Interface
 BRIDGE_ALIAS = f"{POD_ALIAS} bridge"
 
 
@@ -54,15 +53,16 @@ def make_gateway_bridge(
 
 
 def ensure_gateway_bridge(
-    sock: NetlinkSocket, name: str, mtu: int, gateways: Sequence[Interface]
+    sock: NetlinkSocket, name: str, mtu: int, gateways: Sequence[str]
 ) -> FoundLink:
-    """The bridge, up, with these addresses; what else it has stays.
+    """The bridge, up, with these addresses (`10.5.76.1/24`); what else it has stays.
 
     Raises BridgeInTheWayError, NetlinkError.
     """
     found = find_link(sock, name)
     if found is None:
-        make_gateway_bridge(sock, name, mtu, mac_after(gateways[0].ip.packed, GATEWAY_PREFIX))
+        _, first = pack_address(gateways[0].partition("/")[0])
+        make_gateway_bridge(sock, name, mtu, mac_after(first, GATEWAY_PREFIX))
         found = find_link(sock, name)
     if found is None or found.kind != "bridge":
         raise BridgeInTheWayError(f"device {name} exists and is no bridge: rename or remove it")
@@ -73,7 +73,7 @@ def ensure_gateway_bridge(
         sock.request(change_link(found.index, settings(mtu=mtu)), f"ip link set {name} mtu {mtu}")
     if not found.up:
         sock.request(change_link(found.index, up=True), f"ip link set {name} up")
-    ensure_addresses(sock, found, [str(gateway) for gateway in gateways])
+    ensure_addresses(sock, found, gateways)
     return found
 
 

@@ -20,7 +20,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from ipaddress import ip_interface
 from pathlib import Path
 
 from backend.metric_sample import MetricSample
@@ -98,7 +97,7 @@ class OvsDataPlane:
             if self.config.attach == KBR0:
                 attach_file.withdraw(self.run_dir)
                 with NetlinkSocket() as sock:
-                    ensure_gateway_bridge(sock, KBR0, mtu, [ip_interface(g) for g in gateways])
+                    ensure_gateway_bridge(sock, KBR0, mtu, gateways)
                 return
             rows = desired_rows(self.config, self.datapath, underlay.mac, [], [], [])
             missing = [c for c in self._row_changes(rows) if c.verb == "add-br"]

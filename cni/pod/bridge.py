@@ -13,6 +13,7 @@ from cni.pod.naming import mac_for
 from cni.result.model import ResultAddress
 from hostnet.address_mac import GATEWAY_PREFIX
 from hostnet.find_link import find_link
+from hostnet.gateway_bridge import make_gateway_bridge
 from hostnet.kinds.address import (
     Address,
     delete_addresses,
@@ -22,7 +23,6 @@ from hostnet.kinds.address import (
 )
 from hostnet.kinds.found_link import IFF_PROMISC, FoundLink
 from hostnet.kinds.link_messages import (
-    add_link,
     bridge_pvid_data,
     change_kind_data,
     change_link,
@@ -69,27 +69,15 @@ def ensure_bridge(
 def _make_bridge(sock: NetlinkSocket, config: BridgeConfig, gateways: Sequence[cidr.Cidr]) -> None:
     mac = mac_for([ResultAddress(str(g)) for g in gateways], GATEWAY_PREFIX)
     mtu = config.mtu or None
-    common = settings(name=config.bridge, mtu=mtu, mac=mac)
     data = bridge_data(Bridge(vlan_filtering=True)) if config.vlan_filtering else b""
     if config.vlan_filtering and not config.preserve_default_vlan:
         data += bridge_pvid_data(0)
-    line = f"ip link add {config.bridge} type bridge"
     try:
-        sock.request(add_link("bridge", common, data, up=True), line)
+        make_gateway_bridge(sock, config.bridge, mtu, mac, data)
     except NetlinkError as error:
-        if error.errno == errno.EEXIST:
-            return  # another ADD made it meanwhile
         if error.errno == errno.EOPNOTSUPP and config.vlan_filtering:
             raise _no_vlan_filtering() from None
         raise
-    alias = f"{POD_ALIAS} bridge"
-    # An MTU that is set after the bridge was made stays when ports come and go; one given
-    # with RTM_NEWLINK does not.
-    send_batch(
-        sock,
-        [change_link(config.bridge, settings(alias=alias, mtu=mtu))],
-        [f"ip link set {config.bridge} alias '{alias}' mtu {config.mtu}"],
-    )
 
 
 def _filter_vlans(sock: NetlinkSocket, bridge: FoundLink) -> None:

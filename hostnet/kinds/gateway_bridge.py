@@ -8,7 +8,6 @@ before the first pod. It is made by `hostnet.gateway_bridge`, as the CNI plugins
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import ip_interface
 from typing import NamedTuple
 
 from hostnet.find_link import find_link
@@ -89,9 +88,8 @@ class GatewayBridgeKind:
         """Make or complete each."""
         failures = []
         for one in step.objects:
-            gateways = [ip_interface(text) for text in one.gateways]
             try:
-                ensure_gateway_bridge(view.socket, one.name, one.mtu, gateways)
+                ensure_gateway_bridge(view.socket, one.name, one.mtu, one.gateways)
             except OSError as error:
                 failures.append(Failure(self.line(step.verb, one), str(error)))
         remember(view, read_links(view.socket))
