@@ -13,11 +13,16 @@ The names of tables and sets are those of every version, since pods outlive an u
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 from cni import cidr
 from cni.errors import NETWORK_FAILURE, CniError
+from hostnet.netlink.socket import NetlinkError
+
+if TYPE_CHECKING:
+    from hostnet.nft.sets import NftElement
 
 TABLE = "flatmesh_cni"
 
@@ -46,100 +51,129 @@ _BODIES = {"inet": _MASQUERADE, "bridge": _SPOOFING}
 def add_masquerade(addresses: Sequence[str]) -> None:
     """Masquerade what pods with these addresses (`10.5.1.2/24`) send beyond their subnets.
 
-    Raises CniError (100), as all functions here.
+    Raises CniError (100) and NetlinkError, as all functions here.
     """
-    _add("inet", _masquerade_commands("add", addresses))
+    # hostnet.nft.sets has no intervals yet, so the pairs of subnets are added as text
+    _run("inet", "".join(map(_pair_command, addresses)))
+    _add("inet", _masquerade_elements(addresses))
 
 
 def delete_masquerade(addresses: Sequence[str]) -> None:
     """Undo `add_masquerade`, if it was done. The pairs of subnets stay: other pods use them."""
-    _delete("inet", _masquerade_commands("delete", addresses, pairs=False))
+    _delete(_masquerade_elements(addresses))
 
 
 def add_mac_spoof_check(host_name: str, mac: str) -> None:
     """Drop what comes from this host interface with another source MAC than this one."""
-    _add("bridge", _spoof_check_commands("add", host_name, mac))
+    _add("bridge", _spoof_check_elements(host_name, mac))
 
 
 def delete_mac_spoof_check(host_name: str, mac: str) -> None:
     """Undo `add_mac_spoof_check`, if it was done."""
-    _delete("bridge", _spoof_check_commands("delete", host_name, mac))
+    _delete(_spoof_check_elements(host_name, mac))
 
 
-def _masquerade_commands(
-    verb: str, addresses: Sequence[str], *, pairs: bool = True
-) -> list[tuple[str, str]]:
-    """Each command in two parts: `add element FAMILY TABLE`, and set with element."""
-    commands = []
+def _masquerade_elements(addresses: Sequence[str]) -> list[NftElement]:
+    from hostnet.nft.sets import NftElement, NftSet  # noqa: PLC0415 - see _add
+
+    elements = []
     for text in addresses:
-        parsed = cidr.parse_cidr(text)
-        where = f"{verb} element inet {TABLE}"
-        commands.append((where, f"masq{parsed.family} {{ {parsed.address} }}"))
-        if pairs:
-            network = parsed.network
-            commands.append((where, f"near{parsed.family} {{ {network} . {network} }}"))
-    return commands
+        family, value, _ = cidr.parse_cidr(text)
+        of = NftSet("inet", TABLE, f"masq{family}", (f"ipv{family}_addr",))
+        elements.append(NftElement(of, value.to_bytes(4 if family == 4 else 16, "big")))
+    return elements
 
 
-def _spoof_check_commands(verb: str, host_name: str, mac: str) -> list[tuple[str, str]]:
-    where = f"{verb} element bridge {TABLE}"
+def _pair_command(address: str) -> str:
+    network = cidr.parse_cidr(address).network
+    where = f"inet {TABLE} near{network.family}"
+    return f"add element {where} {{ {network} . {network} }}\n"
+
+
+def _spoof_check_elements(host_name: str, mac: str) -> list[NftElement]:
+    from hostnet.nft.datatypes import pack  # noqa: PLC0415 - see _add
+    from hostnet.nft.sets import NftElement, NftSet  # noqa: PLC0415
+
+    guarded = NftSet("bridge", TABLE, "guarded", ("ifname",))
+    allowed = NftSet("bridge", TABLE, "allowed", ("ifname", "ether_addr"))
+    name = host_name.encode().ljust(16, b"\0")  # bytes: IFNAMSIZ, linux/if.h
+    address = bytes.fromhex(mac.replace(":", ""))
     return [
-        (where, f'guarded {{ "{host_name}" }}'),
-        (where, f'allowed {{ "{host_name}" . {mac} }}'),
+        NftElement(guarded, pack(guarded.types, name)),
+        NftElement(allowed, pack(allowed.types, name, address)),
     ]
 
 
-def _text(commands: list[tuple[str, str]]) -> str:
-    return "".join(f"{where} {what}\n" for where, what in commands)
+def _add(family: str, elements: Sequence[NftElement]) -> None:
+    """Add elements; where the table is missing, make it and try again.
 
+    The modules of nftables are imported when a pod needs them: most pods never do, and a call
+    without a daemon would pay for them.
+    """
+    from hostnet.nft.sets import SetSocket, change_elements  # noqa: PLC0415
 
-def _nftables() -> ModuleType:
-    """The module, imported when a pod needs it: that takes 15 ms, and most pods never do."""
-    from hostnet.nft import tables as nftables  # noqa: PLC0415
-
-    return nftables
-
-
-def _add(family: str, commands: list[tuple[str, str]]) -> None:
-    """Add elements; if that fails, make the table and try again."""
-    nftables = _nftables()
-    try:
-        nftables.run(_text(commands))
-    except nftables.NftMissingError as error:
-        raise CniError(NETWORK_FAILURE, str(error)) from None
-    except nftables.NftError:
+    requests = list(change_elements((), elements))
+    with SetSocket() as sets:
         try:
+            sets.apply(requests)
+        except NetlinkError as error:
+            if error.errno != errno.ENOENT:
+                raise
             _make_table(family)
-            nftables.run(_text(commands))
-        except nftables.NftError as error:
+            sets.apply(requests)
+
+
+def _delete(elements: Sequence[NftElement]) -> None:
+    """Delete elements. They are added first, in the same transaction.
+
+    Deleting an element that does not exist would fail the whole transaction.
+    """
+    from hostnet.nft.sets import SetSocket, change_elements  # noqa: PLC0415
+
+    requests = [*change_elements((), elements), *change_elements(elements, ())]
+    with SetSocket() as sets:
+        try:
+            sets.apply(requests)
+        except NetlinkError:
+            if _table_exists(elements[0].set.family):
+                raise  # without the table, or without nftables in the kernel, nothing was added
+
+
+def _table_exists(family: str) -> bool:
+    from hostnet.nft import tables  # noqa: PLC0415 - 15 ms, see _add
+
+    try:
+        return (family, TABLE) in tables.list_tables()
+    except tables.NftError:
+        return False
+
+
+def _run(family: str, commands: str) -> None:
+    """Run nft commands; where the table is missing, make it and try again."""
+    from hostnet.nft import tables  # noqa: PLC0415 - 15 ms, see _add
+
+    try:
+        tables.run(commands)
+    except tables.NftMissingError as error:
+        raise CniError(NETWORK_FAILURE, str(error)) from None
+    except tables.NftError:
+        _make_table(family)
+        try:
+            tables.run(commands)
+        except tables.NftError as error:
             raise CniError(NETWORK_FAILURE, str(error)) from None
 
 
 def _make_table(family: str) -> None:
     """Make the table in one transaction; one that another ADD made meanwhile will do."""
-    nftables = _nftables()
-    if (family, TABLE) in nftables.list_tables():
+    from hostnet.nft import tables  # noqa: PLC0415 - 15 ms, see _add
+
+    if _table_exists(family):
         return
-    body = _BODIES[family]
     try:
         # `create` fails for a table that exists, where `add` would add the rules a second time
-        nftables.run(f"create table {family} {TABLE}\ntable {family} {TABLE} {{{body}}}\n")
-    except nftables.NftError:
-        if (family, TABLE) not in nftables.list_tables():
-            raise
-
-
-def _delete(family: str, commands: list[tuple[str, str]]) -> None:
-    """Delete elements. They are added first, in the same transaction.
-
-    Deleting an element that does not exist would fail the whole transaction.
-    """
-    nftables = _nftables()
-    added = [(where.replace("delete ", "add ", 1), what) for where, what in commands]
-    try:
-        nftables.run(_text(added) + _text(commands))
-    except nftables.NftMissingError:
-        return  # without libnftables nothing was ever added
-    except nftables.NftError as error:
-        if (family, TABLE) in nftables.list_tables():
+        body = _BODIES[family]
+        tables.run(f"create table {family} {TABLE}\ntable {family} {TABLE} {{{body}}}\n")
+    except tables.NftError as error:
+        if not _table_exists(family):
             raise CniError(NETWORK_FAILURE, str(error)) from None
