@@ -19,7 +19,7 @@ A new controller is: one module in `agent/controllers/`, and one line in its tab
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from enum import Flag, auto
 from typing import Protocol, TypeVar
@@ -85,8 +85,8 @@ class Report:
     """What an apply did."""
 
     changes: int = 0
-    lines: list[str] = field(default_factory=list)
-    """The changes as commands; may be fewer than there are."""
+    lines: Callable[[], Sequence[str]] = tuple
+    """Returns the changes as commands. Thousands take a while, and few logs want them."""
     failures: list[str] = field(default_factory=list)
     """One line for each change that could not be made; they are tried again."""
     again: list[str] = field(default_factory=list)

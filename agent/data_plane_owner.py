@@ -35,6 +35,11 @@ class DataPlaneOwner:
     _earlier: list[DataPlane] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    @property
+    def empty(self) -> bool:
+        """Whether the backend is known to have no data plane, and none is left to clean up."""
+        return self._made and self.plane is None and not self._earlier
+
     def without_plane(self, backend: Backend) -> bool:
         """Whether this backend is known to have no data plane."""
         return self._made and self._backend is backend and self.plane is None

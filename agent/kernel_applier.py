@@ -98,4 +98,4 @@ class KernelApplier:
 
 def _report(outcome: Outcome, again: list[str]) -> Report:
     failures = [str(failure) for failure in outcome.failures]
-    return Report(outcome.changes, outcome.lines(), failures, again)
+    return Report(outcome.changes, outcome.lines, failures, again)

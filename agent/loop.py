@@ -184,7 +184,16 @@ class HostController:
             self._snapshot = snapshot
             self._grace.update(snapshot.expired, snapshot.released, time.monotonic())
             self._take_leases(snapshot.changed | snapshot.released)
-            self._bring_up_to_date()
+            if self._concerns_us(snapshot):
+                self._bring_up_to_date()
+
+    def _concerns_us(self, snapshot: Snapshot) -> bool:
+        """Whether more than other hosts' leases changed, as far as we know."""
+        if self.inputs is None or snapshot.config != self._config or self._look:
+            return True
+        changed = snapshot.changed | snapshot.released
+        ours = self.inputs.host.own.key
+        return not changed or ours in changed or self.source.problem() is not None
 
     async def _follow_kernel(self, applier: KernelApplier, change: Change) -> None:
         readable = asyncio.Event()
@@ -299,7 +308,7 @@ class HostController:
                 underlay.public_ip,
                 underlay.public_ipv6,
                 partial(backend.attributes, underlay),
-                previous_lease(self.settings.subnet_file),
+                previous_lease(self.settings.subnet_file) if self.inputs is None else None,
             )
             try:
                 own = await self.source.hold(request)

@@ -67,8 +67,12 @@ class Runner:
         self._retry_interval = RETRY_INTERVALS[0]
         self._retry: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
-        self.settled = asyncio.Event()
-        """Set while nothing is left to do."""
+        self._marks = 0
+        """How often it was marked dirty."""
+        self._applied_marks = 0
+        """As many of them as were taken in by an apply that has ended well."""
+        self._ended = asyncio.Event()
+        """Set when the apply that runs, or the next one, has ended; then replaced."""
         self._started: float | None = None
         """When the apply that runs now began, in monotonic seconds."""
         self._applying: Dirty | None = None
@@ -129,7 +133,7 @@ class Runner:
         self._marked()
 
     def _marked(self) -> None:
-        self.settled.clear()
+        self._marks += 1
         self._wake.set()
 
     def wake(self) -> None:
@@ -161,12 +165,22 @@ class Runner:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ORDER_TIMEOUT):
                 for other in [*self.before, *self.preferred_before]:
-                    if other.problems.text("apply") is None:
-                        await other.settled.wait()
+                    await other.caught_up()
+
+    async def caught_up(self) -> None:
+        """Wait until all that was marked so far has been applied, or can't be.
+
+        Waiting until nothing is marked was tried before: it never comes to that while leases
+        change faster than they are applied.
+        """
+        marks = self._marks
+        while self._applied_marks < marks and self.problems.text("apply") is None:
+            await self._ended.wait()
 
     async def _apply(self, inputs: ReconcileInputs) -> None:
         """Apply the inputs as they are now: all changes marked so far are in them."""
         dirty, self._dirty = self._dirty, Dirty()
+        marks = self._marks
         controller = self.controller
 
         def work() -> Report:
@@ -185,14 +199,15 @@ class Runner:
         else:
             self.problems.clear("apply")
             self.applied_for = inputs.host
+            self._applied_marks = marks
             self._finish(report, dirty, time.monotonic() - started)
         finally:
             self._started = None
             for event in dirty.waiting:
                 event.set()
             self._applying = None
-        if not self._dirty:
-            self.settled.set()
+        ended, self._ended = self._ended, asyncio.Event()
+        ended.set()
 
     def _failed(self, dirty: Dirty, text: str) -> None:
         self.problems.report("apply", text)
@@ -218,7 +233,7 @@ class Runner:
         if report.changes:
             why = ", ".join(dirty.reasons) or "leases changed"
             log.info("%s: made %d changes in %.1f ms (%s)", name, report.changes, took * 1e3, why)
-            for line in report.lines if log.isEnabledFor(logging.DEBUG) else ():
+            for line in report.lines() if log.isEnabledFor(logging.DEBUG) else ():
                 log.debug("%s", line)
         self.problems.replace("kernel ", {line: line for line in report.failures})
         if report.failures:

@@ -87,6 +87,8 @@ class Monitor:
         self._mark = mark
         self._ports: set[int] = set()
         self._sockets: list[NetlinkSocket] = []
+        self._rtnl: NetlinkSocket | None = None
+        """None for an owner of nftables only: it is not woken by every route."""
         self._links: dict[int, FoundLink] = {}
         self._addresses: set[tuple[int, str]] = set()
         self._expected: set[tuple[str, str]] = set()
@@ -99,16 +101,22 @@ class Monitor:
             raise
 
     def _open(self, netns: NetnsRef | None) -> None:
-        self._rtnl = self._add(NetlinkSocket(netns, groups=GROUPS))
-        with contextlib.suppress(OSError):  # a kernel without nexthop objects
-            self._rtnl.join(NEXTHOP_GROUP)
-        try:
-            nft = NetlinkSocket(netns, protocol=NETLINK_NETFILTER, groups=(NFTABLES_GROUP,))
-        except OSError as error:
-            if error.errno not in (errno.EPROTONOSUPPORT, errno.ENOENT):
-                raise  # a kernel without nftables has nothing to tell of it
-        else:
-            self._add(nft)
+        if self._mark.tables:
+            try:
+                nft = NetlinkSocket(netns, protocol=NETLINK_NETFILTER, groups=(NFTABLES_GROUP,))
+            except OSError as error:
+                if error.errno not in (errno.EPROTONOSUPPORT, errno.ENOENT):
+                    raise  # a kernel without nftables has nothing to tell of it
+            else:
+                self._add(nft)
+        if self._mark.has("link"):
+            self._rtnl = self._add(NetlinkSocket(netns, groups=GROUPS))
+            with contextlib.suppress(OSError):  # a kernel without nexthop objects
+                self._rtnl.join(NEXTHOP_GROUP)
+            self._read_links(netns)
+
+    def _read_links(self, netns: NetnsRef | None) -> None:
+        """Learn what is there, to tell what has changed from what was only said again."""
         with NetlinkSocket(netns) as dump:
             request = dump_links()
             for part in dump.dump(request.type, request.body, "ip link show"):
@@ -145,7 +153,8 @@ class Monitor:
     def ignore(self, *ports: int) -> None:
         """Changes that come from these netlink ports are no news: they are our own."""
         self._ports |= set(ports)
-        self._rtnl.attach_filter(packet_filter(self._ports))
+        if self._rtnl is not None:
+            self._rtnl.attach_filter(packet_filter(self._ports))
 
     def settle(self, plans: Iterable[Plan]) -> list[str]:
         """Drain after applying `plans`: what they deleted is no news. Returns as `drain` does.
@@ -192,8 +201,6 @@ class Monitor:
         """Why a message is worth a look, or None."""
         if kind >> 8 == NFNL_SUBSYS_NFTABLES:
             return self._table(part)
-        if not self._mark.has("link"):
-            return None
         if kind in (RTM_NEWLINK, RTM_DELLINK):
             return self._link(kind, part)
         if kind in (RTM_NEWADDR, RTM_DELADDR):

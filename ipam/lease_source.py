@@ -65,7 +65,8 @@ class LeaseRequest:
     """Called with what this host's lease says now (None: there is none); returns what it should
     say. A key or a MAC that peers know already is so kept."""
     previous: Lease | None = None
-    """The subnets of the last run. Asked for again where the source lets a host choose."""
+    """The subnets of the last run, until a lease is held. Asked for again where the source lets
+    a host choose; from then on the source knows them itself."""
 
 
 class LeaseSource(Protocol):

@@ -41,7 +41,7 @@ class ToyController:
         if self.file.exists() and self.file.read_text() == desired:
             return Report()
         self.file.write_text(desired)
-        return Report(1, [f"# write {self.file}"])
+        return Report(1)
 
     def plan(self, inputs: ReconcileInputs) -> list[str]:
         current = self.file.read_text() if self.file.exists() else ""
