@@ -52,9 +52,7 @@ class Seam:
 
 SEAMS = [
     Seam("flannel", "HostGwBackend.peer"),
-    Seam("flannel", "VxlanBackend.attributes"),
     Seam("flannel", "UdpDataPlane.samples"),
-    Seam("flannel", "WireguardDataPlane.plan"),
     Seam("ovs_mesh", "OvsDataPlane.mark_dirty"),
     Seam("ovs_mesh", "OvsDataPlane.reconcile"),
     Seam("agent/controllers", "OverlayController.desired"),
@@ -64,12 +62,10 @@ SEAMS = [
     Seam("cni/pod/plugin.py", "delete"),
     Seam("cni/ipam_plugin.py", "check"),
     Seam("cni/flannel_alias/plugin.py", "gc"),
-    Seam("ipam", "EtcdLeaseSource.hold"),
-    Seam("ipam", "EtcdLeaseSource.problem"),
-    Seam("agent/controllers", "OverlayController.desired"),
-    Seam("agent/controllers", "ForwardingController.plan"),
-    Seam("agent/controllers", "PublishController.apply"),
     Seam("agent/controllers", "DataPlaneController.status"),
+    Seam("hostnet/kinds", "RouteKind.read"),
+    Seam("hostnet/kinds", "RuleKind.apply"),
+    Seam("hostnet/kinds/links", "VethKind.parse"),
 ]
 
 
