@@ -18,7 +18,7 @@ then, the next DEL, GC or start of the daemon undoes."""
 
 @contextlib.contextmanager
 def serve_pods(settings: Settings, host_controller: HostController) -> Iterator[CniServer]:
-    """Serve CNI requests inside the block. Raises cni.socket.server.CniServerError."""
+    """Serve CNI requests inside the block. Raises cni.socket.listener.CniServerError."""
     host = PluginHost(
         settings.run_dir,
         settings.state_dir,

@@ -14,6 +14,8 @@ SUBNET_FILE = "/run/flannel/subnet.env"
 """flanneld's path (flag `--subnet-file`), so that the flannel CNI plugin finds it."""
 LAB_DIR = "/var/lib/flatmesh-lab"
 """One directory for each lab on this machine."""
+CNI_BIN_DIR = "/opt/cni/bin"
+"""Container runtimes look for CNI executables here (CNI SPEC, libcni's default)."""
 NETNS_DIR = "/run/netns"
 """Named network namespaces (ip-netns(8))."""
 

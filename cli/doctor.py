@@ -20,6 +20,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from base.paths import CNI_BIN_DIR
 from cni.host import host_from_environment, socket_path
 from cni.install import EXECUTABLES
 from flannel.udp.backend import NOT_COMPILED
@@ -30,7 +31,7 @@ from hostnet.netns import run_in_new
 from hostnet.nft import tables as nftables
 from ipam.subnet_env import SubnetEnv, SubnetEnvError
 
-BIN_DIR = Path("/opt/cni/bin")
+BIN_DIR = Path(CNI_BIN_DIR)
 KINDS = ("vxlan", "bridge", "veth", "wireguard")
 NEEDED_KINDS = ("bridge", "veth")
 

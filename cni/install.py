@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 from base.errors import FlatmeshError
+from base.paths import CNI_BIN_DIR
 
 EXECUTABLES = ("flatmesh", "flatmesh-ipam", "flannel")
 MARKS = (b"FLATMESH_SOCKET",)  # text that all executables of ours contain, and no others
@@ -124,7 +125,7 @@ def _replace(target: Path, program: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run `python -m cni.install`."""
     parser = argparse.ArgumentParser(prog="cni.install", description="Install the CNI executables.")
-    parser.add_argument("--bin-dir", type=Path, default=Path("/opt/cni/bin"))
+    parser.add_argument("--bin-dir", type=Path, default=Path(CNI_BIN_DIR))
     parser.add_argument("--python", default=sys.executable, help="interpreter of the fallback")
     parser.add_argument("--uninstall", action="store_true")
     options = parser.parse_args(arguments)

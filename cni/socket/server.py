@@ -31,21 +31,16 @@ from cni.handle import CniResponse, handle
 from cni.host import PluginHost, host_from_environment, socket_path
 from cni.pod.collect import sweep
 from cni.socket import protocol
+from cni.socket.listener import open_listener
 
 WORKERS = 32  # threads; more than processors, because calls wait for delegated plugins
-BACKLOG = 1024
 REQUEST_TIMEOUT = 10.0  # seconds for a client to send its request
 ANSWER_TIMEOUT = 10.0  # seconds for a client to take its answer
-MAX_PATH = 107  # bytes: sun_path less the terminating zero, unix(7)
 ACCEPT_RETRY_INTERVAL = 0.05  # seconds after accept() failed for lack of descriptors
 
 _UCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 
 log = logging.getLogger("cni")
-
-
-class CniServerError(FlatmeshError):
-    """The socket can't be opened; one line says why and what to do."""
 
 
 class CniServer:
@@ -66,7 +61,8 @@ class CniServer:
         A socket file that a killed daemon left is replaced. One that somebody serves is
         another daemon's, and an error.
         """
-        self._listener = self._listen()
+        self._listener = open_listener(self.socket_path)
+        self._inode = self.socket_path.stat().st_ino
         self._start("cni-sweep", self._sweep)
         for number in range(self.workers):
             self._start(f"cni-{number}", self._serve)
@@ -102,33 +98,6 @@ class CniServer:
         self._listener = None
         self._threads.clear()
         self.host.close()
-
-    def _listen(self) -> socket.socket:
-        path = str(self.socket_path)
-        # Bound under a temporary name, and renamed when it has its mode and is listening: so
-        # no other user can ever connect, and no client ever finds a socket without a listener.
-        temporary = self.socket_path.with_name(f".{os.getpid()}")
-        if max(len(os.fsencode(p)) for p in (path, temporary)) > MAX_PATH:
-            raise CniServerError(f"socket {path}: longer than {MAX_PATH} bytes; use a shorter path")
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            self.socket_path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            _require_unserved(path)
-            temporary.unlink(missing_ok=True)
-            listener.bind(str(temporary))
-            temporary.chmod(0o600)
-            listener.listen(BACKLOG)
-            temporary.rename(self.socket_path)
-            self._inode = self.socket_path.stat().st_ino
-        except OSError as error:
-            listener.close()
-            raise CniServerError(f"socket {path}: {error.strerror}") from None
-        except CniServerError:
-            listener.close()
-            raise
-        finally:
-            temporary.unlink(missing_ok=True)
-        return listener
 
     def _serve(self) -> None:
         listener = self._listener
@@ -187,24 +156,6 @@ class CniServer:
                 return handle(call, self.host)
         except RunInClientError:
             return CniResponse(protocol.RUN_IT_YOURSELF, b"")
-
-
-def _require_unserved(path: str) -> None:
-    if _is_served(path):
-        raise CniServerError(f"socket {path}: another daemon serves it; stop that first")
-
-
-def _is_served(path: str) -> bool:
-    """Whether somebody listens on a socket file."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(path)
-        except TimeoutError:
-            return True  # its backlog is full
-        except OSError:
-            return False
-        return True
 
 
 def main() -> int:

@@ -20,7 +20,8 @@ import pytest
 
 from cni.host import HostStatus, PluginHost, host_from_environment, socket_path
 from cni.socket import protocol
-from cni.socket.server import CniServer, CniServerError
+from cni.socket.listener import CniServerError
+from cni.socket.server import CniServer
 
 VERSION = {"CNI_COMMAND": "VERSION"}
 
