@@ -10,7 +10,7 @@ A controller has three parts, and the loop (`agent.loop`) drives them:
 may be called from any thread meanwhile. `status` and `samples` may wait for another program: they
 are asked in threads of their own (`agent.probe`).
 
-Whatever made a controller dirty, it does the same: look at what is wanted, make it so. So a
+Whatever made a controller dirty, it does the same: compute what is wanted, make it so. So a
 missed, doubled or reordered event does no harm.
 
 A new controller is: one module in `agent/controllers/`, and one line in its table.
@@ -90,7 +90,7 @@ class Report:
     failures: list[str] = field(default_factory=list)
     """One line for each change that could not be made; they are tried again."""
     again: list[str] = field(default_factory=list)
-    """Why another look is needed at once: somebody changed something meanwhile."""
+    """Why it must be applied again at once: another program changed something meanwhile."""
 
 
 class Controller(Protocol[Desired]):
@@ -98,7 +98,7 @@ class Controller(Protocol[Desired]):
 
     @property
     def name(self) -> str:
-        """A word or two, for logs, metrics and /readyz."""
+        """One or two words, for logs, metrics and /readyz."""
 
     @property
     def depends_on(self) -> Change:
@@ -143,7 +143,7 @@ class Controller(Protocol[Desired]):
         """What it counts itself, for Prometheus."""
 
     def close(self) -> None:
-        """Let go of sockets, as the daemon stops; what was applied stays.
+        """Close sockets, as the daemon stops; what was applied stays.
 
         Called in the worker thread, and not at all when that is still busy then.
         """

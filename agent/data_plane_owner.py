@@ -77,7 +77,7 @@ class DataPlaneOwner:
             self._earlier.pop()
 
     def close(self) -> None:
-        """Let go of sockets; the data plane stays as it is."""
+        """Close sockets; the data plane stays as it is."""
         for plane in (*self._earlier, self.plane):
             if plane is not None:
                 plane.close()

@@ -1,7 +1,7 @@
 """`flatmeshd --dry-run`: what this host's daemon would change now, as commands.
 
-Reads the lease source and the kernel, writes neither. A host without a lease gets only the news
-that it would take one: what follows from it is not known before.
+Reads the lease source and the kernel, writes neither. For a host without a lease it prints only
+that one would be taken: which subnet it gets, and so all that follows, is not known before.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Peers whose leases vanished although nobody released them: traffic to them goes on for a while.
 
-A lease that runs out says that its host didn't reach etcd for a day, not that the host or its
-pods are dead; and when etcd comes back empty or from a backup, all leases are gone at once
-while everybody is alive. Taking the routes away would stop traffic for etcd's sake. So a
-lease that vanished stays in use until
+An expired lease means that its host didn't reach the lease source for a day, not that the host or
+its pods are dead; and when etcd is started empty or from a backup, all leases are gone at once
+while all hosts are alive. Removing the routes would stop traffic that still works. So a lease that
+vanished stays in use until
 
-    its release is said (`flatmesh lease release`),
+    it is released (`flatmesh lease release`),
     the same host registers again (under whatever subnet),
-    somebody else holds a subnet that overlaps, or
-    GRACE is over: then the host has really gone.
+    another host holds a subnet that overlaps, or
+    GRACE is over: then the host is taken for gone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GRACE = 3600.0  # seconds
 
 @dataclass(slots=True)
 class LeaseGrace:
-    """The leases kept in use after etcd forgot them."""
+    """The leases kept in use after they vanished from the lease source."""
 
     kept: dict[str, tuple[Lease, float]] = field(default_factory=dict)
     """By key: the lease, and the moment (monotonic seconds) until which it is kept."""

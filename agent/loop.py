@@ -90,8 +90,8 @@ class HostController:
         self._config: NetworkConfig | None = None
         self._backend: Backend | None = None
         self._underlay: Underlay | None = None
-        self._look = True
-        """Whether the underlay has to be looked for."""
+        self._find_underlay = True
+        """Whether the underlay may have changed: then it is detected again."""
         self._grace = LeaseGrace()
         self._problems = Problems(log)
         self._hold_lease = asyncio.Event()
@@ -189,7 +189,7 @@ class HostController:
 
     def _concerns_us(self, snapshot: Snapshot) -> bool:
         """Whether more than other hosts' leases changed, as far as we know."""
-        if self.inputs is None or snapshot.config != self._config or self._look:
+        if self.inputs is None or snapshot.config != self._config or self._find_underlay:
             return True
         changed = snapshot.changed | snapshot.released
         ours = self.inputs.host.own.key
@@ -212,7 +212,7 @@ class HostController:
                 if reasons is None:  # an apply runs, and reads them at its end
                     await asyncio.sleep(BUSY_INTERVAL)
                 elif reasons:
-                    self._look = True
+                    self._find_underlay = True
                     self._changed(change, reasons)
                     self._bring_up_to_date()
         finally:
@@ -221,7 +221,7 @@ class HostController:
     async def _resync(self) -> None:
         while True:
             await asyncio.sleep(self.settings.resync)
-            self._look = True
+            self._find_underlay = True
             self._take_leases(frozenset())
             for runner in self.runners:
                 runner.mark_whole("resync")
@@ -261,10 +261,10 @@ class HostController:
             return
         try:
             self._take_config(self._snapshot)
-            if self._config is not None and (self._look or self._underlay is None):
+            if self._config is not None and (self._find_underlay or self._underlay is None):
                 before = self._underlay
                 self._underlay = find_underlay(self.settings, self._config, self._reader)
-                self._look = False
+                self._find_underlay = False
                 if before is not None and before.addresses != self._underlay.addresses:
                     self.source.underlay_changed()
         except (FlatmeshError, OSError) as problem:
@@ -277,7 +277,7 @@ class HostController:
     def _try_again(self) -> None:
         if self._retry is not None:
             self._retry.cancel()
-        self._look = True
+        self._find_underlay = True
         self._retry = self._loop.call_later(RETRY_INTERVAL, self._bring_up_to_date)
 
     def _take_config(self, snapshot: Snapshot) -> None:
@@ -294,7 +294,7 @@ class HostController:
             snapshot.config, self.settings.state_dir, self.settings.run_dir
         )
         self._config = snapshot.config
-        self._look = True
+        self._find_underlay = True
 
     async def _keep_lease(self) -> None:
         while True:

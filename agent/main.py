@@ -2,8 +2,8 @@
 
 Exit status: 0 after a stop that was asked for (SIGTERM, SIGINT), after --cleanup, --dry-run;
 1 when it can't run here (not root, another one runs, a port is taken); 2 for wrong usage.
-Trouble that may pass (no etcd, no config, no free subnet) never ends it: it says so once and
-goes on trying.
+A problem that may pass (no etcd, no config, no free subnet) never ends it: it is logged once, and
+tried again.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ def command(
     log_level: str, log_format: str, verbosity: int, *, only_plan: bool, cleanup: bool, **flags: Any
 ) -> None:
     """Keep this host in the overlay network: lease a subnet, reach every peer's."""
-    # flanneld's -v counts; what it tunes by the hidden flags we do without: renewing is by
-    # keepalive, repair by the kernel's own news
+    # flanneld's -v is a number. The other hidden flags of flanneld are accepted and ignored: our
+    # lease is renewed by keepalives, and changes by other programs are told by netlink
     logs.set_up("debug" if verbosity > 0 else log_level, as_json=log_format == "json")
     etcd = etcd_settings(flags)
     settings = Settings(etcd=etcd, **flags)
@@ -135,7 +135,7 @@ def command(
 
 @contextlib.contextmanager
 def only_one(run_dir: Path) -> Iterator[None]:
-    """Hold this host's lock; the kernel frees it when we die. Raises ClickException."""
+    """Hold this host's lock; the kernel frees it when the process ends. Raises ClickException."""
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / "flatmeshd.lock").open("w") as lock:
         try:

@@ -137,7 +137,7 @@ class Runner:
         self._wake.set()
 
     def wake(self) -> None:
-        """Look whether it can be applied now."""
+        """Check again whether it can be applied now."""
         if self._dirty:
             self._wake.set()
 
@@ -260,7 +260,7 @@ class Runner:
                 event.set()
 
     async def close(self) -> None:
-        """Let go, if the worker is idle by then; what was applied stays."""
+        """Close the controller, if its worker is idle in time; what was applied stays."""
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self.worker.submit(self.controller.close)

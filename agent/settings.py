@@ -2,8 +2,8 @@
 
 Each flag has an environment variable, `FLANNELD_` plus the flag in capitals (flanneld's
 rule), so a unit file written for flanneld works unchanged; paths of our own have
-`FLATMESH_` ones, shared with the CNI executables. Go's habits are understood: a single dash
-before a long flag, and `--ip-masq=true`.
+`FLATMESH_` ones, shared with the CNI executables. Go's ways of writing flags are accepted: a single
+dash before a long flag, and `--ip-masq=true`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Settings:
     healthz_ip: str = "0.0.0.0"
     healthz_port: int = 0
     resync: float = 300.0
-    """Seconds between two looks at the kernel when nothing seems to happen."""
+    """Seconds between two comparisons of everything when nothing seems to happen."""
     lease_source: str = "etcd"
     """A key of `agent.lease_sources.SOURCES`."""
     etcd: EtcdSettings | None = None

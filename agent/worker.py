@@ -66,6 +66,6 @@ Told = TypeVar("Told")
 
 
 def _tell(loop: asyncio.AbstractEventLoop, callback: Callable[[Told], None], value: Told) -> None:
-    """Call back in the loop; a loop that has ended needs no news."""
+    """Call back in the loop, unless that has ended."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(callback, value)

@@ -79,7 +79,7 @@ class DataPlane(Protocol):
         """
 
     def close(self) -> None:
-        """The daemon stops: let go, and leave packets flowing."""
+        """Close sockets, as the daemon stops; packets are still forwarded."""
 
     def cleanup(self) -> None:
         """Remove every trace (`flatmeshd --cleanup`)."""

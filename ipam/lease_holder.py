@@ -6,7 +6,7 @@ holds, at every call of `ensure`:
     key as we wrote it          nothing to do
     key gone                    somebody deleted it, or etcd lost it: take the same subnet again
     key is another host's       a conflict: log an error, stop renewing, take nothing away.
-                                Pods keep running; when the other host lets go, we take it back
+                                Pods keep running; we take it back when the other host's is gone
     key ours, attributes old    publish the new ones, comparing mod_revision
 
 Renewing is a task of its own: keepalives of one etcd lease, never a put, so that a renewal

@@ -39,7 +39,7 @@ def open_resources(
 ) -> Resources:
     """Open the sockets; `stack` closes them. Raises OSError.
 
-    A change that one of our appliers makes is no news for the others.
+    Netlink messages on changes that one of our appliers makes are not shown to the others.
     """
     overlay, forwarding = KernelApplier(OVERLAY), KernelApplier(FORWARDING)
     for applier in (overlay, forwarding):

@@ -109,7 +109,7 @@ class DataPlaneController:
         return plane.samples() if plane is not None else []
 
     def close(self) -> None:
-        """Let go of the data plane; packets flow on."""
+        """Close its sockets; packets are still forwarded."""
         self._owner.close()
 
     def cleanup(self) -> list[str]:
