@@ -22,7 +22,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -44,7 +44,7 @@ from backend.protocol import Backend
 from base.errors import FlatmeshError
 from hostnet.kernel import Kernel
 from hostnet.underlay import Underlay
-from ipam.lease import Lease
+from ipam.lease import Lease, LeaseAttributes
 from ipam.lease_source import LeaseRequest, LeaseSource, Snapshot
 from ipam.network import NetworkConfig
 
@@ -101,6 +101,7 @@ class HostController:
         for controller in controllers:
             workers.setdefault(controller.worker, Worker(controller.worker))
         self._workers = workers
+        self._attributes_worker = Worker("lease attributes")
         self.runners = [
             Runner(c, workers[c.worker], self.metrics, lambda: self.inputs, self._applied)
             for c in controllers
@@ -176,7 +177,7 @@ class HostController:
             for runner in self.runners:
                 runner.release_waiting()
             await asyncio.gather(self.source.close(), *(r.close() for r in reversed(self.runners)))
-            for worker in self._workers.values():
+            for worker in (*self._workers.values(), self._attributes_worker):
                 worker.stop()
 
     async def _follow_leases(self) -> None:
@@ -307,7 +308,7 @@ class HostController:
                 config,
                 underlay.public_ip,
                 underlay.public_ipv6,
-                partial(backend.attributes, underlay),
+                partial(self._attributes, backend, underlay),
                 previous_lease(self.settings.subnet_file) if self.inputs is None else None,
             )
             try:
@@ -318,6 +319,12 @@ class HostController:
                 continue
             self._problems.clear("lease")
             self._take_own(backend, config, own, underlay)
+
+    def _attributes(
+        self, backend: Backend, underlay: Underlay, previous: LeaseAttributes | None
+    ) -> Awaitable[LeaseAttributes]:
+        """What our lease should say. In a thread: WireGuard's key goes to its process before."""
+        return self._attributes_worker.submit(partial(backend.attributes, underlay, previous))
 
     def _take_own(
         self, backend: Backend, config: NetworkConfig, own: Lease, underlay: Underlay

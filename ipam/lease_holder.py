@@ -70,7 +70,7 @@ class LeaseHolder:
                 log.warning("our lease %s is gone from etcd: taking it again", self.own.key)
             previous = self.own
         known = held_by(self.leases, request.public_ip, request.public_ipv6) or self.own
-        attributes = request.attributes(known.attributes if known else None)
+        attributes = await request.attributes(known.attributes if known else None)
         lease = await self.registry.acquire(
             request.config, attributes, previous=previous, ttl=self.ttl
         )
@@ -94,7 +94,7 @@ class LeaseHolder:
         )
 
     async def _publish(self, there: Lease, request: LeaseRequest) -> Lease:
-        wanted = request.attributes(there.attributes)
+        wanted = await request.attributes(there.attributes)
         # as written: udp has no name in etcd, so the values may differ where the text doesn't
         if format_value(wanted) == format_value(there.attributes):
             if self.problem is not None or self.own != there:

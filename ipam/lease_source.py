@@ -15,7 +15,7 @@ blocks the loop, and each can be cancelled at once.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
@@ -61,7 +61,7 @@ class LeaseRequest:
     public_ip: IPv4Address | None
     """With `public_ipv6`, what the host is known by: at least one of them is given."""
     public_ipv6: IPv6Address | None
-    attributes: Callable[[LeaseAttributes | None], LeaseAttributes]
+    attributes: Callable[[LeaseAttributes | None], Awaitable[LeaseAttributes]]
     """Called with what this host's lease says now (None: there is none); returns what it should
     say. A key or a MAC that peers know already is so kept."""
     previous: Lease | None = None

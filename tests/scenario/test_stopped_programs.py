@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from flannel.wireguard.key import KeyFile
 from lab import processes
 from lab.cluster import Lab
 
@@ -173,4 +174,21 @@ def test_a_backend_whose_program_is_stopped_can_be_left_for_another(
     eventually(
         lambda: lab.ovs(1).vsctl("list-br") == "", "the old backend is cleaned up", timeout=40.0
     )
+    assert_all_reach_all(lab)
+
+
+def test_a_key_asked_for_while_wireguard_is_stopped_keeps_nothing_else_waiting(
+    make_lab: MakeLab, eventually: Eventually
+) -> None:
+    lab = make_lab(hosts=2, pods_per_host=1, backend={"Type": "wireguard"})
+    lab.stop_daemon(1)
+    lab.start_daemon(1, "--resync=1", *HEALTH)
+    lab.wait_ready(1)
+    with stopped(pids(lab, 1, "wireguard-go")):
+        KeyFile(lab.host_dir(1) / "var").ask_rotation()
+        eventually(lambda: "new WireGuard key" in lab.log(1), "the daemon makes one")
+        assert readyz(lab, 1).seconds < ANSWER_LIMIT
+        assert seconds_to_end(lab, 1) < STOP_LIMIT
+    lab.start_daemon(1, *HEALTH)
+    lab.wait_ready(1, timeout=60.0)
     assert_all_reach_all(lab)

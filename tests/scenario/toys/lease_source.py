@@ -67,7 +67,7 @@ class ToyLeaseSource:
             raise LeaseSourceError(self._problem)
         file = self.directory / f"{host}.attributes"
         now = parse_value(file.read_bytes()) if file.exists() else None
-        wanted = request.attributes(now)
+        wanted = await request.attributes(now)
         if wanted != now:
             new = file.with_suffix(".new")
             new.write_text(format_value(wanted))
