@@ -33,6 +33,7 @@ from agent.loop import HostController
 from agent.pod_server import serve_pods
 from agent.settings import AddressType, Settings, boolean, etcd_options, etcd_settings, go_flags
 from base import paths
+from base.errors import FlatmeshError
 from hostnet.kernel import Kernel
 from ipam.lease_source import LeaseSource
 
@@ -204,7 +205,7 @@ def main() -> None:
     """Run with Go's way of writing flags understood."""
     try:
         command(go_flags(sys.argv[1:]), prog_name="flatmeshd")
-    except OSError as error:
+    except (FlatmeshError, OSError) as error:
         click.echo(f"flatmeshd: {error}", err=True)
         sys.exit(1)
 

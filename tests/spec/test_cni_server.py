@@ -125,6 +125,28 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> Non
         server.close()
 
 
+def test_a_second_daemon_of_a_host_ends_with_one_line(tmp_path: Path) -> None:
+    server = serving(tmp_path)
+    server.start()
+    try:
+        done = subprocess.run(
+            [
+                *("unshare", "--net", sys.executable, "-I", "-m", "agent.main"),
+                *("--run-dir", str(tmp_path), "--state-dir", str(tmp_path / "state")),
+                *("--subnet-file", str(tmp_path / "env"), "--healthz-port", "0"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    finally:
+        server.close()
+    assert done.returncode == 1
+    assert "another daemon" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 def test_a_closing_server_leaves_its_successor_s_socket(tmp_path: Path) -> None:
     first, second = serving(tmp_path), serving(tmp_path)
     first.start()
