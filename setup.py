@@ -12,8 +12,9 @@ setup(
     ext_modules=[
         Extension(
             "flannel.udp._plane",
-            sources=sorted(map(str, Path("flannel/udp/plane").glob("*.c"))),
-            depends=sorted(map(str, Path("flannel/udp/plane").glob("*.h"))),
+            sources=sorted(map(str, Path("flannel/udp/plane").rglob("*.c"))),
+            depends=sorted(map(str, Path("flannel/udp/plane").rglob("*.h"))),
+            include_dirs=["flannel/udp/plane"],
             # -O3: the compiler then uses vector instructions for the checksum
             extra_compile_args=["-std=gnu11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"],
             optional=True,

@@ -31,6 +31,8 @@ from hostnet.underlay import Underlay
 from ipam.lease import Lease
 from ovs_mesh import attach_file, topology
 from ovs_mesh.applied import AppliedState
+from ovs_mesh.clients.openflow import FlowChange, Switch, difference
+from ovs_mesh.clients.ovsdb import Ovsdb, OvsdbError
 from ovs_mesh.config import OvsConfig
 from ovs_mesh.datapath import Datapath
 from ovs_mesh.desired_rows import desired_rows
@@ -46,8 +48,6 @@ from ovs_mesh.errors import OvsError
 from ovs_mesh.flow_updates import expected_updates
 from ovs_mesh.flows import PeerFlowCache, all_flows
 from ovs_mesh.host_side import gateway_addresses, read_host_side
-from ovs_mesh.openflow import FlowChange, Switch, difference
-from ovs_mesh.ovsdb import Ovsdb, OvsdbError
 from ovs_mesh.pod_checksums import PodChecksums
 from ovs_mesh.pods import pods_of_host, veths_of
 from ovs_mesh.rows import ActualBridge, BridgeRow, RowChange, row_changes

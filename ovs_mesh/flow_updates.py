@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ovs_mesh.openflow import FlowChange
+from ovs_mesh.clients.openflow import FlowChange
 
 CONNECT_TIMEOUT = 2.0  # seconds for the switch to take our requests
 HEADER = struct.Struct(">BBHI")  # struct ofp_header: version, type, length, xid

@@ -31,7 +31,7 @@ from hostnet.kinds.nft_table import NftTable
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.nft import tables as nftables
 from hostnet.underlay import Underlay
-from ovs_mesh.appctl import appctl
+from ovs_mesh.clients.appctl import appctl
 from ovs_mesh.config import OvsTunnel
 from ovs_mesh.devices import UNDERLAY_BRIDGE, UNDERLAY_BRIDGE_VETH, UNDERLAY_VETH
 from ovs_mesh.pipeline import COOKIE

@@ -6,7 +6,7 @@ import subprocess
 from typing import Any
 
 from lab.cluster import Lab
-from ovs_mesh.openflow import Switch
+from ovs_mesh.clients.openflow import Switch
 from ovs_mesh.pipeline import COOKIE
 
 KEY, RULE_KEY = 7, 77

@@ -19,7 +19,7 @@ from lab import processes
 from lab.cluster import Lab
 from lab.hosts import host_ipv4
 from lab.spec import LabSpec
-from ovs_mesh.appctl import appctl
+from ovs_mesh.clients.appctl import appctl
 from ovs_mesh.tables.neighbour import ROUTER_IPV4, ROUTER_IPV6, ROUTER_MAC
 
 STEP = re.compile(r"^\s*(\d+)\. (?:.*, )?priority (\d+)", re.MULTILINE)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
-from ovs_mesh.appctl import appctl
+from ovs_mesh.clients.appctl import appctl
+from ovs_mesh.clients.openflow import Switch
 from ovs_mesh.config import OvsConfig
 from ovs_mesh.flows import TABLES, PeerFlowCache, all_flows
 from ovs_mesh.inputs import HostInputs, HostSide
-from ovs_mesh.openflow import Switch
 from ovs_mesh.pipeline import Exits, Flow, Miss, Pipeline, Stage, Table, Traffic
 from ovs_mesh.tables.local import LOCAL
 

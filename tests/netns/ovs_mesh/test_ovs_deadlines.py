@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from base.errors import FlatmeshError
-from ovs_mesh.appctl import APPCTL_TIMEOUT, AppctlError, appctl
-from ovs_mesh.openflow import OFCTL_TIMEOUT, OpenFlowError, Switch
-from ovs_mesh.ovsdb import OVSDB_TIMEOUT, Ovsdb, OvsdbError
+from ovs_mesh.clients.appctl import APPCTL_TIMEOUT, AppctlError, appctl
+from ovs_mesh.clients.openflow import OFCTL_TIMEOUT, OpenFlowError, Switch
+from ovs_mesh.clients.ovsdb import OVSDB_TIMEOUT, Ovsdb, OvsdbError
 
 if TYPE_CHECKING:
     from tests.netns.ovs_mesh.conftest import OvsHost

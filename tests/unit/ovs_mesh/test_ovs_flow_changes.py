@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from ovs_mesh.clients.openflow import FlowChange, difference, read_difference
 from ovs_mesh.flow_updates import expected_updates
-from ovs_mesh.openflow import FlowChange, difference, read_difference
 from ovs_mesh.pipeline import COOKIE
 from ovs_mesh.watch import Watch
 

@@ -19,8 +19,8 @@ from typing import Any
 import ovs.db.idl
 import ovs.poller
 
+from ovs_mesh.clients.jsonrpc import RefusedError, request, silence_package_log
 from ovs_mesh.errors import OvsError
-from ovs_mesh.jsonrpc import RefusedError, request, silence_package_log
 from ovs_mesh.rows import MARK, ActualBridge, BridgeRow, PortRow, RowChange
 
 OVSDB_TIMEOUT = 5.0  # seconds for the database to answer, and for ovs-vswitchd after it

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+from ovs_mesh.clients.jsonrpc import RefusedError, request
 from ovs_mesh.errors import OvsError
-from ovs_mesh.jsonrpc import RefusedError, request
 
 APPCTL_TIMEOUT = 5.0  # seconds for one command
 

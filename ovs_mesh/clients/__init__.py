@@ -1,0 +1,1 @@
+"""Clients of Open vSwitch: its database, its switch and its command sockets."""
