@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.protocol import DataPlane
+from hostnet.kinds.gateway_bridge import GatewayBridge
 from hostnet.kinds.link import Link
 from hostnet.kinds.links.veth import Veth
+from hostnet.kinds.offload import TxChecksum
 from hostnet.kinds.route_messages import Route
 from hostnet.kinds.sysctl import Sysctl
 from hostnet.state import HostState
@@ -33,6 +35,7 @@ from ovs_mesh.devices import (
     UNDERLAY_BRIDGE_VETH,
     UNDERLAY_VETH,
 )
+from ovs_mesh.host_side import gateway_addresses
 from ovs_mesh.tables.neighbour import ROUTER_IPV4, ROUTER_IPV6
 
 RT_SCOPE_LINK = 253  # linux/rtnetlink.h
@@ -68,18 +71,24 @@ class OvsBackend:
         return self.config.mtu(underlay)
 
     def base(self, own: Lease, underlay: Underlay) -> HostState:
-        """The veth pairs between bridges, and no ICMP redirects."""
-        del own
+        """Bridge kbr0, the veth pairs between bridges, offload, and no ICMP redirects."""
         links: list[Link] = []
+        bridges: list[GatewayBridge] = []
+        checksums: list[TxChecksum] = []
         # pods' packets arrive and leave by one device: the kernel would tell pods by ICMP redirect
         # to send them straight to the next hop, which they cannot reach
         sysctls = [Sysctl("net/ipv4/conf/all/send_redirects", "0")]
         if self.config.attach == KBR0:
+            gateways = tuple(gateway_addresses(own))
+            bridges.append(GatewayBridge(KBR0, self.mtu(underlay), gateways))
             sysctls.append(Sysctl(f"net/ipv4/conf/{KBR0}/send_redirects", "0"))
             links += _veth_pair(KBR0_VETH, OBR0_VETH, self.mtu(underlay), master=KBR0)
         if self.datapath.userspace:
             links += _veth_pair(UNDERLAY_VETH, UNDERLAY_BRIDGE_VETH, underlay.mtu)
-        return HostState(links=frozenset(links), sysctls=frozenset(sysctls))
+            # where packets enter the userspace switch
+            entry = KBR0_VETH if self.config.attach == KBR0 else OBR0
+            checksums.append(TxChecksum(entry, on=False))
+        return HostState(links, sysctls, bridges, checksums)
 
     def peer(self, peer: Lease, own: Lease, underlay: Underlay) -> HostState:
         """A route to the peer's subnets: to the mesh's router, or onto the mesh itself."""

@@ -23,9 +23,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from backend.metric_sample import MetricSample
-from hostnet.gateway_bridge import ensure_addresses, ensure_gateway_bridge, set_up
+from hostnet.gateway_bridge import ensure_addresses, set_up
 from hostnet.kernel import Kernel
-from hostnet.kinds.offload import turn_tx_checksum_off
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.underlay import Underlay
 from ipam.lease import Lease
@@ -38,7 +37,6 @@ from ovs_mesh.datapath import Datapath
 from ovs_mesh.desired_rows import desired_rows
 from ovs_mesh.devices import (
     KBR0,
-    KBR0_VETH,
     OBR0,
     OBR0_VETH,
     UNDERLAY_BRIDGE,
@@ -88,17 +86,15 @@ class OvsDataPlane:
     # -- backend.protocol.DataPlane -----------------------------------------------------
 
     def prepare(self, own: Lease, underlay: Underlay) -> None:
-        """Make the devices that routes refer to. Raises OSError."""
+        """Have Open vSwitch make obr0, where routes refer to its device. Raises OSError."""
         if self._applied is not None:
             return
         with self._recording_problems():
-            mtu = self.config.mtu(underlay)
-            gateways = gateway_addresses(own)
             if self.config.attach == KBR0:
                 attach_file.withdraw(self.run_dir)
-                with NetlinkSocket() as sock:
-                    ensure_gateway_bridge(sock, KBR0, mtu, gateways)
                 return
+            mtu = self.config.mtu(underlay)
+            gateways = gateway_addresses(own)
             rows = desired_rows(self.config, self.datapath, underlay.mac, [], [], [])
             missing = [c for c in self._row_changes(rows) if c.verb == "add-br"]
             self._database().apply(missing)
@@ -270,9 +266,6 @@ class OvsDataPlane:
         with Kernel() as kernel:
             switched = sorted(_devices(rows) & {link.name for link in kernel.links()})
             lines = self.userspace.reconcile(underlay, self.config.tunnels, switched, kernel)
-        entry = OBR0 if self.attaches_pods else KBR0_VETH
-        if turn_tx_checksum_off(entry):
-            lines.append(f"ethtool -K {entry} tx off")
         veth = self._database().ofports(UNDERLAY_BRIDGE).get(UNDERLAY_BRIDGE_VETH)
         if veth is None:
             raise OvsdbError(f"ovs-vswitchd can't open {UNDERLAY_BRIDGE_VETH} yet")

@@ -38,6 +38,7 @@ from flannel.udp.data_plane import UdpDataPlane
 from flannel.udp.table import NAME, reach
 from hostnet.kinds.address import Address
 from hostnet.kinds.link import Link
+from hostnet.kinds.links.tun import Tun
 from hostnet.kinds.route_messages import Route
 from hostnet.kinds.tun import KIND
 from hostnet.state import HostState
@@ -107,7 +108,7 @@ class UdpBackend:
         return (self.underlay_mtu or underlay.mtu) - overhead
 
     def base(self, own: Lease, underlay: Underlay) -> HostState:
-        """The device (the data plane makes it), its addresses, the cluster through it."""
+        """The TUN device, its addresses, and a route for the cluster through it."""
         pairs = ((own.subnet, self.network), (own.ipv6_subnet, self.ipv6_network))
         addresses, routes = [], []
         for subnet, network in pairs:
@@ -116,7 +117,8 @@ class UdpBackend:
                 addresses.append(Address(DEVICE, base))
                 scope = SCOPE_LINK if subnet.version == 4 else 0
                 routes.append(Route(str(network), DEVICE, scope=scope))
-        link = Link(DEVICE, KIND, mtu=self.mtu(underlay), addrgenmode="none")
+        tun = Tun(multi_queue=not self.single)
+        link = Link(DEVICE, KIND, mtu=self.mtu(underlay), addrgenmode="none", details=tun)
         return HostState(
             links=frozenset([link]), addresses=frozenset(addresses), routes=frozenset(routes)
         )

@@ -1,10 +1,9 @@
-"""The udp backend's TUN device and data-plane process, made to agree with the leases.
+"""The udp backend's data-plane process, made to agree with the leases.
 
 The process belongs to the host, not to the daemon: it outlives the daemon, and is found again
 by its lock and its socket (`flannel.udp.lifecycle`). It is only ever started, told a new table,
 handed over to a process of newer code, or ended:
 
-    prepare     the TUN device is there
     reconcile   a process with the wanted settings answers, and its table is the leases'
     close       nothing: packets go on
     cleanup     process, device and files go
@@ -32,6 +31,7 @@ from flannel.udp.control import (
 from flannel.udp.lifecycle import UdpError, UdpLifecycle
 from flannel.udp.table import UdpTable, table_of
 from hostnet.kinds import tun as tun_device
+from hostnet.ownership import LINK_ALIAS
 from hostnet.underlay import Underlay
 from ipam.lease import Lease
 
@@ -80,15 +80,8 @@ class UdpDataPlane:
     # -- the daemon's calls ------------------------------------------------------------
 
     def prepare(self, own: Lease, underlay: Underlay) -> None:
-        """Make the TUN device unless it is there. Raises OSError."""
+        """Nothing: the TUN device is in `UdpBackend.base`."""
         del own, underlay
-        with self._recording_problems():
-            status, device = self.process.status(), tun_device.find(self.tun)
-            if status is not None and device is not None:
-                same_make = status["settings"]["single"] == self.single
-                if same_make and status["index"] == device.index:
-                    return  # a change of the device would be a netlink event, and so a reconcile
-            tun_device.make(self.tun, single=self.single)
 
     def reconcile(self, own: Lease, peers: Sequence[Lease], underlay: Underlay) -> list[str]:
         """Have a process with the leases' table; returns the changes. Raises OSError."""
@@ -105,7 +98,12 @@ class UdpDataPlane:
     def _have_process(self, wanted: UdpSettings) -> None:
         status, device = self.process.status(), tun_device.find(self.tun)
         if device is None:
-            raise UdpError(f"device {self.tun} is gone")
+            raise UdpError(f"device {self.tun} is not there yet")
+        if device.kind != tun_device.KIND or device.alias != LINK_ALIAS:
+            raise UdpError(
+                f"device {self.tun} exists and is not ours: stop what made it (flanneld?), "
+                f"or ip link delete {self.tun}"
+            )
         if status is None or (status["settings"], status["index"]) != (
             wanted.to_json(),
             device.index,
@@ -122,8 +120,6 @@ class UdpDataPlane:
     def plan(self, own: Lease, peers: Sequence[Lease], underlay: Underlay) -> list[str]:
         """The lines that `prepare` and `reconcile` would do. Raises OSError."""
         lines, actual = [], UdpTable()
-        if tun_device.find(self.tun) is None:
-            lines.append(f"ip tuntap add {self.tun} mode tun multi_queue vnet_hdr")
         status = self.process.status()
         if status is None or status["settings"] != self.settings(underlay).to_json():
             lines.append("python -m flannel.udp.process")

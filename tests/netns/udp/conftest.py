@@ -103,11 +103,11 @@ class Host:
         def work() -> list[str]:
             parts = [self.backend.peer(peer, self.own, self.underlay) for peer in peers]
             base = self.backend.base(self.own, self.underlay)
-            self.plane.prepare(self.own, self.underlay)
             with Kernel() as kernel:
                 outcome = reconcile(merge([base, HostState(sysctls=FORWARD), *parts]), kernel)
+            changes = self.plane.reconcile(self.own, peers, self.underlay)
             assert outcome.failures == []
-            return self.plane.reconcile(self.own, peers, self.underlay)
+            return changes
 
         lines: list[str] = self.run(work)
         return lines

@@ -14,6 +14,7 @@ from flannel.udp.backend import UdpBackend
 from flannel.udp.data_plane import UdpDataPlane
 from hostnet.kinds.address import Address
 from hostnet.kinds.link import Link
+from hostnet.kinds.links.tun import Tun
 from hostnet.kinds.route_messages import Route
 from hostnet.state import HostState
 from hostnet.underlay import Underlay
@@ -58,10 +59,15 @@ def test_ipv6_address_is_published_where_peers_may_need_it() -> None:
 
 def test_device_addresses_and_routes_are_flannels() -> None:
     assert udp().base(OWN, UNDERLAY) == HostState(
-        links=frozenset([Link("flannel0", "tun", mtu=1472, addrgenmode="none")]),
+        links=frozenset([Link("flannel0", "tun", mtu=1472, addrgenmode="none", details=Tun())]),
         addresses=frozenset([Address("flannel0", "10.5.1.0/32")]),
         routes=frozenset([Route("10.5.0.0/16", "flannel0", scope=253)]),
     )
+
+
+def test_device_for_single_packets_has_one_queue() -> None:
+    (link,) = udp(SinglePacket=True).base(OWN, UNDERLAY).of(Link)
+    assert link.details == Tun(multi_queue=False)
 
 
 def test_dual_stack_has_both_on_one_device() -> None:
