@@ -49,20 +49,8 @@ class Plan:
 
     @property
     def disturbing(self) -> bool:
-        """Whether a change can take other objects with it: worth a second look after.
-
-        What is done to a device that the plan itself makes can't: there was nothing on it.
-        """
-        made: set[str] = set()
-        for step in self.steps:
-            if step.kind == "link" and step.verb == "add":
-                made.update(link.name for link in step.objects)
-            elif step.kind == "link":
-                if not made.issuperset(one.name for one in step.objects):
-                    return True
-            elif step.kind == "address" and step.verb == "delete":
-                return True
-        return False
+        """Whether a change can take other objects with it: the tables are read again after."""
+        return any(step.disturbs for step in self.steps)
 
 
 def diff(

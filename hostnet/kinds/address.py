@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from hostnet.kinds.bulk import apply_bulk
 from hostnet.kinds.kind import DiffContext, Failure, KernelView, PlanPart, Step, step
+from hostnet.kinds.watcher import NETLINK_ROUTE, WatchView, is_of_a_pod
 from hostnet.netlink.attributes import (
     attr,
     attr_u8,
@@ -27,9 +28,11 @@ from hostnet.netlink.socket import (
     NLM_F_EXCL,
     NLM_F_REPLACE,
     Bulk,
+    NetlinkSocket,
     Part,
     Request,
 )
+from hostnet.ownership import Mark
 from hostnet.state import HostState
 
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
@@ -162,7 +165,7 @@ class AddressKind:
         desired, actual = context.desired.of(Address), context.actual.of(Address)
         left = {one for one in actual if one.link not in context.gone}
         new = step(self, "put", sorted(desired - left))
-        return PlanPart(put=new + step(self, "delete", sorted(left - desired)))
+        return PlanPart(put=new + step(self, "delete", sorted(left - desired), disturbs=True))
 
     def apply(self, step: Step, view: KernelView) -> list[Failure]:
         """Write them."""
@@ -174,6 +177,45 @@ class AddressKind:
 
         return apply_bulk(step, view, encode)[0]
 
+    def watcher(self, mark: Mark) -> AddressWatcher:
+        """Tells that one was changed."""
+        del mark
+        return AddressWatcher()
+
     def line(self, verb: str, one: Address) -> str:
         """`ip addr replace ADDRESS dev LINK`."""
         return f"ip addr {'del' if verb == 'delete' else 'replace'} {one.address} dev {one.link}"
+
+
+class AddressWatcher:
+    """Fits `hostnet.kinds.watcher.Watcher`."""
+
+    protocol = NETLINK_ROUTE
+    groups = (5, 9)  # RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR
+    messages = (RTM_NEWADDR, RTM_DELADDR)
+
+    def __init__(self) -> None:
+        self._there: set[tuple[int, str]] = set()
+
+    def begin(self, sock: NetlinkSocket, view: WatchView) -> None:
+        """All addresses: a message on one that is there only renews its lifetime."""
+        del view
+        request = dump_addresses()
+        for part in sock.dump(request.type, request.body, "ip addr show"):
+            found = parse_address(part, {})
+            self._there.add((found.ifindex, found.address.address))
+
+    def reason(self, message: int, part: Part, view: WatchView) -> str | None:
+        """Addresses that are not link-local (the kernel's own), on devices that aren't pods'."""
+        found = parse_address(part, {})
+        link = view.links.get(found.ifindex)
+        if found.scope == RT_SCOPE_LINK or (link is not None and is_of_a_pod(link)):
+            return None
+        key = (found.ifindex, found.address.address)
+        if message == RTM_NEWADDR and key in self._there:
+            return None
+        (self._there.add if message == RTM_NEWADDR else self._there.discard)(key)
+        return f"address {found.address.address} came or went"
+
+    def deletion(self, one: object) -> None:
+        """The messages have a sender."""

@@ -39,6 +39,7 @@ from hostnet.kinds.neighbour import (
     RTM_GETNEIGH,
     RTM_NEWNEIGH,
 )
+from hostnet.kinds.watcher import NETLINK_ROUTE, Deletion, WatchView
 from hostnet.netlink.attributes import (
     ATTRIBUTE,
     attributes,
@@ -46,9 +47,10 @@ from hostnet.netlink.attributes import (
     unpack_address,
     unpack_mac,
 )
-from hostnet.netlink.socket import Bulk, NetlinkError, Request, parts_of
+from hostnet.netlink.socket import Bulk, NetlinkError, NetlinkSocket, Request, parts_of
 from hostnet.netlink.socket import Part as Message
 from hostnet.netlink.table_reader import TableReader
+from hostnet.ownership import Mark
 from hostnet.state import HostState, Occupant
 
 
@@ -195,6 +197,11 @@ class FdbKind:
             failures + apply_bulk(changed(step, objects=elsewhere), view, add, explain=_explain)[0]
         )
 
+    def watcher(self, mark: Mark) -> FdbWatcher:
+        """Tells that one was changed."""
+        del mark
+        return FdbWatcher()
+
     def line(self, verb: str, one: FdbEntry) -> str:
         """`bridge fdb replace MAC dev LINK dst REMOTE self permanent`."""
         word, state = ("del", "") if verb == "delete" else ("replace", " permanent")
@@ -213,3 +220,31 @@ def _explain(one: FdbEntry, error: NetlinkError) -> str:
     if error.errno == errno.EEXIST:
         return f"another program has an entry for {one.mac} on {one.link}: remove it"
     return error.reason
+
+
+class FdbWatcher:
+    """Fits `hostnet.kinds.watcher.Watcher`."""
+
+    protocol = NETLINK_ROUTE
+    groups = (3,)  # RTNLGRP_NEIGH
+    messages = (RTM_NEWNEIGH, RTM_DELNEIGH)
+
+    def begin(self, sock: NetlinkSocket, view: WatchView) -> None:
+        """Nothing: a message is judged by itself."""
+
+    def reason(self, message: int, part: Message, view: WatchView) -> str | None:
+        """Permanent ones of overlay devices; that one was written is dropped by the filter."""
+        data, begin, end = part
+        family, _, _, index, state, _, _ = HEADER.unpack_from(data, begin)
+        if family != socket.AF_BRIDGE or not view.is_overlay(index):
+            return None
+        link = view.links[index].name
+        if message == RTM_DELNEIGH and view.deleted:
+            mac = attributes(data, begin + HEADER.size, end).get(NDA_LLADDR)
+            if mac and (link, unpack_mac(mac)) in view.deleted:
+                return None
+        return f"a forwarding entry of {link} was deleted" if state & NUD_PERMANENT else None
+
+    def deletion(self, one: object) -> Deletion | None:
+        """The messages bear no sender: device and hardware address."""
+        return (one.link, one.mac) if isinstance(one, FdbEntry) else None

@@ -23,7 +23,7 @@ from hostnet.kinds.kind import (
     without_occupied,
 )
 from hostnet.kinds.link import read_links, remember
-from hostnet.ownership import POD_ALIAS
+from hostnet.ownership import POD_ALIAS, Mark
 from hostnet.state import HostState, Occupant
 
 
@@ -94,6 +94,9 @@ class GatewayBridgeKind:
                 failures.append(Failure(self.line(step.verb, one), str(error)))
         remember(view, read_links(view.socket))
         return failures
+
+    def watcher(self, mark: Mark) -> None:
+        """It is a device with addresses: their watchers do."""
 
     def line(self, verb: str, one: GatewayBridge) -> str:
         """`ip link add NAME mtu MTU up type bridge && ip addr replace ADDRESS dev NAME ...`."""

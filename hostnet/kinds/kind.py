@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.watcher import Watcher
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.ownership import Mark
 from hostnet.state import HostState, Occupant
@@ -51,6 +52,8 @@ class Step:
     """The kind's."""
     data: Any = None
     """What else the kind's `apply` needs."""
+    disturbs: bool = False
+    """Whether it can take other objects with it: the tables are read again after it."""
 
     def lines(self) -> Iterator[str]:
         """Yield a command each."""
@@ -127,14 +130,19 @@ class Kind(Protocol):
     def apply(self, step: Step, view: KernelView) -> list[Failure]:
         """Do one step of a plan, past errors. That a thing to delete has gone is success."""
 
+    def watcher(self, mark: Mark) -> Watcher | None:
+        """What tells that others have changed such objects of an owner; None where nothing does."""
+
     def line(self, verb: str, one: Any) -> str:
         """One change as the command that an operator would type."""
 
 
-def step(kind: Kind, verb: str, objects: Iterable[Any], data: Any = None) -> list[Step]:
+def step(
+    kind: Kind, verb: str, objects: Iterable[Any], data: Any = None, *, disturbs: bool = False
+) -> list[Step]:
     """A step, or none where there is nothing to do."""
     found = objects if isinstance(objects, list) else list(objects)
-    return [Step(kind.name, verb, found, kind.line, data)] if found else []
+    return [Step(kind.name, verb, found, kind.line, data, disturbs)] if found else []
 
 
 SORTED_LIMIT = 256

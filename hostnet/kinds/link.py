@@ -23,6 +23,7 @@ from hostnet.kinds.link_messages import (
     set_addrgenmode,
     settings,
 )
+from hostnet.kinds.link_watcher import LinkWatcher
 from hostnet.kinds.links.table import device_kind
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket, Request
 from hostnet.netns import run_in
@@ -100,10 +101,14 @@ class LinkKind:
         changes = _changes(context)
         context.made = {link.name for link in context.desired.of(Link)}
         context.gone = {link.name for link in (*changes.remade, *changes.stale)}
+        # Nothing was on a device that the plan itself makes: what is done to it takes nothing.
+        made = {link.name for link in changes.added}
+        disturbs = any(change.name not in made for change in changes.changed)
         return PlanPart(
-            first=step(self, "delete", changes.remade),
-            put=step(self, "add", changes.added) + step(self, "set", changes.changed),
-            delete=step(self, "delete", changes.stale),
+            first=step(self, "delete", changes.remade, disturbs=True),
+            put=step(self, "add", changes.added)
+            + step(self, "set", changes.changed, disturbs=disturbs),
+            delete=step(self, "delete", changes.stale, disturbs=True),
             conflicts=changes.conflicts,
         )
 
@@ -130,6 +135,11 @@ class LinkKind:
             ]
         remember(view, read_links(view.socket))
         return failures
+
+    def watcher(self, mark: Mark) -> LinkWatcher:
+        """Tells that one was changed."""
+        del mark
+        return LinkWatcher()
 
     def line(self, verb: str, one: Link | LinkChange) -> str:
         """`ip link add`, `ip link set` or `ip link del`."""

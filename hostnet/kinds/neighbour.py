@@ -26,6 +26,7 @@ from hostnet.kinds.kind import (
     step,
     without_occupied,
 )
+from hostnet.kinds.watcher import NETLINK_ROUTE, Deletion, WatchView
 from hostnet.netlink.attributes import (
     ATTRIBUTE,
     attr,
@@ -42,11 +43,13 @@ from hostnet.netlink.socket import (
     NLM_F_REPLACE,
     Bulk,
     NetlinkError,
+    NetlinkSocket,
     Part,
     Request,
     parts_of,
 )
 from hostnet.netlink.table_reader import TableReader
+from hostnet.ownership import Mark
 from hostnet.state import HostState, Occupant
 
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
@@ -227,6 +230,11 @@ class NeighbourKind:
         parts = [changed(step, objects=rest), changed(step, verb="add", objects=new)]
         return [part for part in parts if part.objects]
 
+    def watcher(self, mark: Mark) -> NeighbourWatcher:
+        """Tells that one was changed."""
+        del mark
+        return NeighbourWatcher()
+
     def line(self, verb: str, one: Neighbour) -> str:
         """`ip neigh replace ADDRESS lladdr MAC dev LINK nud permanent`."""
         if verb == "delete":
@@ -271,3 +279,31 @@ def _in_the_way(one: Neighbour) -> str:
         f"a permanent neighbour {one.address} lladdr {one.mac} on {one.link} is not ours: "
         f"remove it (ip neigh del {one.address} dev {one.link})"
     )
+
+
+class NeighbourWatcher:
+    """Fits `hostnet.kinds.watcher.Watcher`."""
+
+    protocol = NETLINK_ROUTE
+    groups = (3,)  # RTNLGRP_NEIGH: forwarding entries as well
+    messages = (RTM_NEWNEIGH, RTM_DELNEIGH)
+
+    def begin(self, sock: NetlinkSocket, view: WatchView) -> None:
+        """Nothing: a message is judged by itself."""
+
+    def reason(self, message: int, part: Part, view: WatchView) -> str | None:
+        """Those on overlay devices."""
+        data, begin, end = part
+        family, _, _, index, _, _, _ = HEADER.unpack_from(data, begin)
+        if family == socket.AF_BRIDGE or not view.is_overlay(index):
+            return None
+        link = view.links[index].name
+        if message == RTM_DELNEIGH and view.deleted:
+            address = attributes(data, begin + HEADER.size, end).get(NDA_DST)
+            if address and (link, unpack_address(address)) in view.deleted:
+                return None
+        return f"a neighbour on {link} was {'deleted' if message == RTM_DELNEIGH else 'set'}"
+
+    def deletion(self, one: object) -> Deletion | None:
+        """The messages bear no sender: device and address."""
+        return (one.link, one.address) if isinstance(one, Neighbour) else None

@@ -117,6 +117,11 @@ def dump_nexthops() -> Request:
     return Request(RTM_GETNEXTHOP, 0, _NEXTHOP.pack(0, 0, 0, 0, 0))
 
 
+def nexthop_protocol(part: Part) -> int:
+    """The protocol number in an RTM_*NEXTHOP message: who made the object."""
+    return part[0][part[1] + 2]
+
+
 class FoundNexthop(NamedTuple):
     """A nexthop object, and whose it is."""
 

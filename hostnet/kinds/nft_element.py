@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from hostnet.kinds.kind import DiffContext, Failure, KernelView, PlanPart, Step, ordered, step
 from hostnet.netlink.socket import NetlinkError
 from hostnet.nft.sets import NftElement, NftSet, SetSocket, change_elements
+from hostnet.ownership import Mark
 from hostnet.state import HostState
 
 
@@ -59,6 +60,9 @@ class NftElementKind:
             some = (list(new) or list(gone))[0]
             return [Failure(self.line("delete" if not new else "put", some), error.reason)]
         return []
+
+    def watcher(self, mark: Mark) -> None:
+        """Messages name the table: its watcher does."""
 
     def line(self, verb: str, one: NftElement) -> str:
         """`nft add element inet flatmesh NAME { KEY : DATA }`."""

@@ -12,6 +12,7 @@ from hostnet.kinds.kind import DiffContext, Failure, KernelView, PlanPart, Step,
 from hostnet.kinds.nft_table import NftTable
 from hostnet.netlink.socket import NetlinkError, Request
 from hostnet.nft.sets import NftSet, SetSocket, add_sets, delete_sets
+from hostnet.ownership import Mark
 from hostnet.state import HostState
 
 
@@ -59,6 +60,9 @@ class NftSetKind:
             except NetlinkError:
                 return _one_by_one(step, sets, view)
         return []
+
+    def watcher(self, mark: Mark) -> None:
+        """Messages name the table: its watcher does."""
 
     def line(self, verb: str, one: NftSet) -> str:
         """`nft add map inet flatmesh NAME { type ... ; }`."""

@@ -10,9 +10,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hostnet.kinds.kind import DiffContext, Failure, KernelView, PlanPart, Step, step
+from hostnet.kinds.watcher import NETLINK_NETFILTER, WatchView
+from hostnet.netlink.attributes import attributes, text_of
+from hostnet.netlink.socket import NetlinkSocket, Part
 from hostnet.nft import tables
 from hostnet.nft.sets import NftSet
+from hostnet.ownership import Mark
 from hostnet.state import HostState
+
+NFNL_SUBSYS_NFTABLES = 10  # linux/netfilter/nfnetlink.h
+NFPROTO = {"ip": 2, "ip6": 10, "inet": 1, "arp": 3, "bridge": 7, "netdev": 5}  # linux/netfilter.h
+NFTA_TABLE = 1  # the table's name, in messages on tables, chains, rules, sets and elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,10 @@ class NftTableKind:
                 failures.append(Failure(f"nft {what} table {one.family} {one.name}", str(error)))
         return failures
 
+    def watcher(self, mark: Mark) -> NftTableWatcher | None:
+        """Tells that one was changed; nothing for an owner without tables."""
+        return NftTableWatcher() if mark.tables else None
+
     def line(self, verb: str, one: NftTable) -> str:
         """The table on one line."""
         if verb == "delete":
@@ -105,3 +117,27 @@ def _tidy(body: str) -> str:
     for clumsy, neat in (("{ ;", "{"), ("; ;", ";"), ("} ;", "}"), (" ; }", " }")):
         body = body.replace(clumsy, neat)
     return body.strip(" ;")
+
+
+class NftTableWatcher:
+    """Of tables with all that is in them. Fits `hostnet.kinds.watcher.Watcher`."""
+
+    protocol = NETLINK_NETFILTER
+    groups = (7,)  # NFNLGRP_NFTABLES
+    messages = range(NFNL_SUBSYS_NFTABLES << 8, NFNL_SUBSYS_NFTABLES + 1 << 8)
+
+    def begin(self, sock: NetlinkSocket, view: WatchView) -> None:
+        """Nothing: a message is judged by itself."""
+
+    def reason(self, message: int, part: Part, view: WatchView) -> str | None:
+        """Tables of ours."""
+        del message
+        data, begin, end = part
+        name = text_of(attributes(data, begin + 4, end).get(NFTA_TABLE))
+        ours = any(
+            NFPROTO[family] == data[begin] and mine == name for family, mine in view.mark.tables
+        )
+        return f"nftables table {name} changed" if ours else None
+
+    def deletion(self, one: object) -> None:
+        """A table's name does for all of it."""

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from hostnet.kinds.kind import DiffContext, Failure, KernelView, PlanPart, Step, step
 from hostnet.netns import run_in
+from hostnet.ownership import Mark
 from hostnet.state import HostState
 
 SIOCETHTOOL = 0x8946  # linux/sockios.h
@@ -78,6 +79,9 @@ class TxChecksumKind:
             return failures
 
         return run_in(view.netns_fd, write_all)
+
+    def watcher(self, mark: Mark) -> None:
+        """The kernel sends no messages on them."""
 
     def line(self, verb: str, one: TxChecksum) -> str:
         """`ethtool -K LINK tx off`."""

@@ -43,10 +43,11 @@ from hostnet.kinds.route_messages import (
     put_routes,
     route_protocol,
 )
+from hostnet.kinds.route_watcher import RouteWatcher
 from hostnet.netlink.socket import Bulk, NetlinkError, parts_of
 from hostnet.netlink.socket import Part as Message
 from hostnet.netlink.table_reader import TableReader
-from hostnet.ownership import PROTOCOL
+from hostnet.ownership import PROTOCOL, Mark
 from hostnet.state import HostState, Occupant
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -248,6 +249,11 @@ class RouteKind:
                 table.used.discard(hop.id)
                 if table.ids.get(hop[1:4]) == hop.id:
                     del table.ids[hop[1:4]]
+
+    def watcher(self, mark: Mark) -> RouteWatcher:
+        """Tells that one was changed."""
+        del mark
+        return RouteWatcher()
 
     def line(self, verb: str, one: Any) -> str:
         """`ip route replace DESTINATION via VIA dev LINK ...`, `ip nexthop ...`."""

@@ -22,6 +22,7 @@ from hostnet.kinds.kind import (
     step,
     without_occupied,
 )
+from hostnet.kinds.watcher import NETLINK_ROUTE, WatchView
 from hostnet.netlink.attributes import (
     attr,
     attr_text,
@@ -33,8 +34,9 @@ from hostnet.netlink.attributes import (
     u32,
     unpack_address,
 )
-from hostnet.netlink.socket import NLM_F_CREATE, NLM_F_EXCL, Bulk, NetlinkError
+from hostnet.netlink.socket import NLM_F_CREATE, NLM_F_EXCL, Bulk, NetlinkError, NetlinkSocket
 from hostnet.netlink.socket import Part as Message
+from hostnet.ownership import Mark
 from hostnet.state import HostState, Occupant
 
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
@@ -114,6 +116,11 @@ class RuleKind:
 
         return apply_bulk(step, view, encode, on_device=False, explain=_explain)[0]
 
+    def watcher(self, mark: Mark) -> RuleWatcher:
+        """Tells that one was changed."""
+        del mark
+        return RuleWatcher()
+
     def line(self, verb: str, one: Rule) -> str:
         """`ip rule add pref PRIORITY ... lookup TABLE`."""
         words = ["ip -6 rule" if one.family == 6 else "ip rule"]
@@ -184,3 +191,24 @@ def _in_the_way(rule: Rule, protocol: int) -> str:
 
 def _explain(one: Rule, error: NetlinkError) -> str:
     return _in_the_way(one, 0) if error.errno == errno.EEXIST else error.reason
+
+
+class RuleWatcher:
+    """Fits `hostnet.kinds.watcher.Watcher`."""
+
+    protocol = NETLINK_ROUTE
+    groups = (8, 19)  # RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE
+    messages = (RTM_NEWRULE, RTM_DELRULE)
+
+    def begin(self, sock: NetlinkSocket, view: WatchView) -> None:
+        """Nothing: a message is judged by itself."""
+
+    def reason(self, message: int, part: Message, view: WatchView) -> str | None:
+        """Those with our protocol number."""
+        rule, protocol = parse_rule(part)
+        if rule is None or not protocol or protocol != view.mark.protocol:
+            return None
+        return f"rule {rule.priority} was {'deleted' if message == RTM_DELRULE else 'set'}"
+
+    def deletion(self, one: object) -> None:
+        """The messages have a sender."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from hostnet.kinds.kind import DiffContext, Failure, KernelView, PlanPart, Step, step
 from hostnet.netns import NetnsRef, run_in
+from hostnet.ownership import Mark
 from hostnet.state import HostState
 
 ROOT = Path("/proc/sys")
@@ -94,6 +95,9 @@ class SysctlKind:
         """Write them."""
         errors = write(step.objects, view.netns_fd)
         return [Failure(line(one), error.strerror or str(error)) for one, error in errors.items()]
+
+    def watcher(self, mark: Mark) -> None:
+        """The kernel sends no messages on them."""
 
     def line(self, verb: str, one: Sysctl) -> str:
         """`sysctl -w net.ipv4.ip_forward=1`."""

@@ -114,6 +114,7 @@ def monitor(host: str, kernel: Kernel) -> Iterator[Monitor]:
             "a forwarding entry of flannel.1 was deleted",
         ),
         ("nexthop del id 102000001", "a nexthop object was deleted"),
+        ("rule add pref 1000 lookup 77 proto 102", "rule 1000 was set"),
         ("nft add table inet flatmesh", "nftables table flatmesh changed"),
     ],
 )

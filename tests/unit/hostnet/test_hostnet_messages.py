@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from hostnet.events import packet_filter
 from hostnet.kinds.address import Address, put_addresses
 from hostnet.kinds.fdb import FdbEntry, parse_fdb, put_fdb
 from hostnet.kinds.link_messages import parse_link, settings
+from hostnet.kinds.message_filter import packet_filter
 from hostnet.kinds.neighbour import RTM_NEWNEIGH, Neighbour, parse_neighbour, put_neighbours
 from hostnet.kinds.nexthop import Nexthop, parse_nexthop, put_nexthops
 from hostnet.kinds.route_messages import Route, parse_route, put_routes
