@@ -33,8 +33,8 @@ class DataPlane(Protocol):
     """The part of a backend that lives outside kernel tables.
 
     One worker thread at a time calls it; `problem` and `samples` may be called from any other
-    meanwhile. Every call that waits for another process ends by
-    itself within seconds, with an OSError.
+    meanwhile. Every call that waits for another process ends by itself within seconds, with an
+    OSError.
     """
 
     depends_on_pods: bool
@@ -48,10 +48,17 @@ class DataPlane(Protocol):
     puts right what differs: a changed config then needs no `cleanup` before."""
 
     def prepare(self, own: Lease, underlay: Underlay) -> None:
-        """Make what the host state refers to (a TUN device, a bridge). Idempotent."""
+        """Have the devices that only another program can make, and that the host state refers to.
+
+        Open vSwitch makes obr0, wireguard-go its TUN device. Called before each comparison of the
+        host state with the kernel; does nothing when they are there. Raises OSError.
+        """
 
     def reconcile(self, own: Lease, peers: Sequence[Lease], underlay: Underlay) -> list[str]:
-        """Make the data plane agree with the leases; returns the changes, a line each."""
+        """Make the data plane agree with the leases; returns the changes, a line each.
+
+        Raises OSError: it can't be done now, and is tried again.
+        """
 
     def plan(self, own: Lease, peers: Sequence[Lease], underlay: Underlay) -> list[str]:
         """The lines `reconcile` would return, with nothing touched (`--dry-run`)."""

@@ -1,6 +1,7 @@
-"""The devices controller: what the backend's data plane has to make before routes can name it.
+"""The devices controller: devices that only another program can make, before routes name them.
 
-A TUN device and the process behind it, a bridge with the gateway's addresses.
+Open vSwitch makes obr0, wireguard-go its TUN device. All other devices are objects of the overlay
+controller's desired state.
 """
 
 from __future__ import annotations
