@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.controller import Dirty, Report
+from agent.controller import Change, Dirty, Report
 from agent.controllers.data_plane import DataPlaneController
 from agent.controllers.devices import DevicesController
 from agent.controllers.forwarding import IPV4_FORWARD, ForwardingController
@@ -171,6 +171,15 @@ def test_a_lease_that_did_not_change_is_the_same_object() -> None:
 def test_devices_follow_from_the_hosts_own_inputs() -> None:
     there = inputs(lease(2))
     assert DevicesController(DataPlaneOwner()).desired(there, WHOLE) is there.host
+
+
+def test_a_deleted_flow_does_not_read_the_kernel_nor_a_foreign_route_the_switch(
+    overlay: OverlayController,
+) -> None:
+    data_plane = DataPlaneController(DataPlaneOwner(), no_planes)
+    assert not overlay.depends_on & Change.DATA_PLANE
+    assert data_plane.rereads_on == Change.DATA_PLANE
+    assert data_plane.depends_on & Change.KERNEL  # a device that was deleted took peers along
 
 
 # -- files ---------------------------------------------------------------------------------------
