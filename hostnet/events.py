@@ -33,7 +33,8 @@ from typing import Self
 from hostnet.kinds.message_filter import packet_filter
 from hostnet.kinds.table import make_kinds
 from hostnet.kinds.watcher import NETLINK_ROUTE, Watcher, WatchView
-from hostnet.netlink.socket import NetlinkSocket, Part, messages
+from hostnet.netlink.buffers import Part, messages
+from hostnet.netlink.socket import NetlinkSocket
 from hostnet.netns import NetnsRef
 from hostnet.ownership import MARK, Mark
 from hostnet.plan import Plan

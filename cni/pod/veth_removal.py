@@ -17,7 +17,8 @@ import socket
 import threading
 
 from hostnet.kinds.link_messages import RTM_DELLINK, delete_link, parse_link
-from hostnet.netlink.socket import NetlinkError, NetlinkSocket, messages
+from hostnet.netlink.buffers import messages
+from hostnet.netlink.socket import NetlinkError, NetlinkSocket
 from hostnet.netns import NetnsRef
 
 RTNLGRP_LINK = 1  # linux/rtnetlink.h

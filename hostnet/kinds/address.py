@@ -23,13 +23,13 @@ from hostnet.netlink.attributes import (
     u32,
     unpack_address,
 )
+from hostnet.netlink.buffers import Part
 from hostnet.netlink.socket import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,
     Bulk,
     NetlinkSocket,
-    Part,
     Request,
 )
 from hostnet.ownership import Mark

@@ -47,8 +47,9 @@ from hostnet.netlink.attributes import (
     unpack_address,
     unpack_mac,
 )
-from hostnet.netlink.socket import Bulk, NetlinkError, NetlinkSocket, Request, parts_of
-from hostnet.netlink.socket import Part as Message
+from hostnet.netlink.buffers import Part as Message
+from hostnet.netlink.buffers import parts_of
+from hostnet.netlink.socket import Bulk, NetlinkError, NetlinkSocket, Request
 from hostnet.netlink.table_reader import TableReader
 from hostnet.ownership import Mark
 from hostnet.state import HostState, Occupant

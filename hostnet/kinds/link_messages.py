@@ -31,12 +31,8 @@ from hostnet.netlink.attributes import (
     u32,
     unpack_mac,
 )
-from hostnet.netlink.socket import (
-    NLM_F_CREATE,
-    NLM_F_EXCL,
-    Part,
-    Request,
-)
+from hostnet.netlink.buffers import Part
+from hostnet.netlink.socket import NLM_F_CREATE, NLM_F_EXCL, Request
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10

@@ -7,7 +7,8 @@ import socket
 from hostnet.kinds.found_link import IFF_LOWER_UP, IFF_UP, FoundLink
 from hostnet.kinds.link_messages import RTM_DELLINK, RTM_NEWLINK, dump_links, parse_link
 from hostnet.kinds.watcher import NETLINK_ROUTE, WatchView, is_of_a_pod
-from hostnet.netlink.socket import NetlinkSocket, Part
+from hostnet.netlink.buffers import Part
+from hostnet.netlink.socket import NetlinkSocket
 from hostnet.ownership import OVERLAY_KINDS
 
 COMPARED = ("name", "kind", "mtu", "mac", "alias", "master", "addrgenmode", "vlan_filtering")

@@ -37,6 +37,7 @@ from hostnet.netlink.attributes import (
     unpack_address,
     unpack_mac,
 )
+from hostnet.netlink.buffers import Part, parts_of
 from hostnet.netlink.socket import (
     NLM_F_CREATE,
     NLM_F_EXCL,
@@ -44,9 +45,7 @@ from hostnet.netlink.socket import (
     Bulk,
     NetlinkError,
     NetlinkSocket,
-    Part,
     Request,
-    parts_of,
 )
 from hostnet.netlink.table_reader import TableReader
 from hostnet.ownership import Mark

@@ -22,13 +22,13 @@ from hostnet.netlink.attributes import (
     u32,
     unpack_address,
 )
+from hostnet.netlink.buffers import Part
 from hostnet.netlink.socket import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     Bulk,
     NetlinkError,
     NetlinkSocket,
-    Part,
     Request,
 )
 from hostnet.netlink.table_reader import TableReader

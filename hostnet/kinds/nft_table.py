@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from hostnet.kinds.kind import DiffContext, Failure, KernelView, PlanPart, Step, step
 from hostnet.kinds.watcher import NETLINK_NETFILTER, WatchView
 from hostnet.netlink.attributes import attributes, text_of
-from hostnet.netlink.socket import NetlinkSocket, Part
+from hostnet.netlink.buffers import Part
+from hostnet.netlink.socket import NetlinkSocket
 from hostnet.nft import tables
 from hostnet.nft.sets import NftSet
 from hostnet.ownership import Mark

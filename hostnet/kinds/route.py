@@ -44,8 +44,9 @@ from hostnet.kinds.route_messages import (
     route_protocol,
 )
 from hostnet.kinds.route_watcher import RouteWatcher
-from hostnet.netlink.socket import Bulk, NetlinkError, parts_of
-from hostnet.netlink.socket import Part as Message
+from hostnet.netlink.buffers import Part as Message
+from hostnet.netlink.buffers import parts_of
+from hostnet.netlink.socket import Bulk, NetlinkError
 from hostnet.netlink.table_reader import TableReader
 from hostnet.ownership import PROTOCOL, Mark
 from hostnet.state import HostState, Occupant

@@ -25,14 +25,8 @@ from hostnet.netlink.attributes import (
     u32,
     unpack_address,
 )
-from hostnet.netlink.socket import (
-    NLM_F_CREATE,
-    NLM_F_EXCL,
-    NLM_F_REPLACE,
-    Bulk,
-    Part,
-    Request,
-)
+from hostnet.netlink.buffers import Part
+from hostnet.netlink.socket import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Bulk, Request
 
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS = 1, 4, 5, 6, 7, 8

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hostnet.kinds.nexthop import RTM_DELNEXTHOP, nexthop_protocol
 from hostnet.kinds.route_messages import RTM_DELROUTE, RTM_NEWROUTE, parse_route, route_protocol
 from hostnet.kinds.watcher import NETLINK_ROUTE, WatchView
-from hostnet.netlink.socket import NetlinkSocket, Part
+from hostnet.netlink.buffers import Part
+from hostnet.netlink.socket import NetlinkSocket
 
 DEFAULT_ROUTES = ("0.0.0.0/0", "::/0")
 

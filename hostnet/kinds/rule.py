@@ -34,8 +34,8 @@ from hostnet.netlink.attributes import (
     u32,
     unpack_address,
 )
+from hostnet.netlink.buffers import Part as Message
 from hostnet.netlink.socket import NLM_F_CREATE, NLM_F_EXCL, Bulk, NetlinkError, NetlinkSocket
-from hostnet.netlink.socket import Part as Message
 from hostnet.ownership import Mark
 from hostnet.state import HostState, Occupant
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from hostnet.kinds.found_link import FoundLink
-from hostnet.netlink.socket import NetlinkSocket, Part
+from hostnet.netlink.buffers import Part
+from hostnet.netlink.socket import NetlinkSocket
 from hostnet.ownership import OVERLAY_KINDS, POD_ALIAS, Mark
 
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12  # linux/netlink.h

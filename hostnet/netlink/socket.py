@@ -30,9 +30,17 @@ from typing import NamedTuple, Self
 
 from hostnet import netns as namespaces
 from hostnet.netlink.attributes import U32, attributes
+from hostnet.netlink.buffers import (
+    HEADER,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    Part,
+    last_message,
+    parts_of,
+    walk,
+)
 
 # linux/netlink.h
-NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK, NLM_F_ECHO, NLM_F_DUMP_INTR = 0x1, 0x2, 0x4, 0x8, 0x10
 NLM_F_ROOT, NLM_F_MATCH = 0x100, 0x200
 NLM_F_DUMP = NLM_F_ROOT | NLM_F_MATCH
@@ -48,11 +56,7 @@ RECEIVE_BUFFER = 4 * 1024 * 1024  # bytes: room for an error to each request of 
 RECEIVE_SIZE = 64 * 1024  # bytes per recv; the kernel fills at most 32 KiB of a dump
 DUMP_ATTEMPTS = 20
 
-HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 _ERRNO = struct.Struct("=i")
-
-Part = tuple[bytes, int, int]
-"""One message of a dump: buffer, offset of its payload, offset of its end."""
 
 
 class Request(NamedTuple):
@@ -218,7 +222,7 @@ class NetlinkSocket:
         decided = False
         while not decided:
             data = self._receive()
-            for kind, flags, number, begin, end in _messages(data):
+            for kind, flags, number, begin, end in walk(data):
                 if kind != NLMSG_ERROR or not start <= number <= last:
                     continue
                 error = _error(data, begin, end, flags)
@@ -241,7 +245,7 @@ class NetlinkSocket:
         self._send(HEADER.pack(16 + len(body), kind, wanted | 1, self._sequence, 0) + body)
         while True:
             data = self._receive()
-            for found, flags, sequence, begin, end in _messages(data):
+            for found, flags, sequence, begin, end in walk(data):
                 if sequence != self._sequence:
                     continue
                 if found == NLMSG_ERROR:
@@ -295,7 +299,7 @@ class NetlinkSocket:
                 continue  # an answer to something given up before
             # The kernel looks for changes as it starts a buffer, and before NLMSG_DONE
             # (nl_dump_check_consistent), and flags the next message it writes.
-            last = _last_message(data) if head[1] not in (NLMSG_DONE, NLMSG_ERROR) else 0
+            last = last_message(data) if head[1] not in (NLMSG_DONE, NLMSG_ERROR) else 0
             length, found, flags, _, _ = HEADER.unpack_from(data, last)
             if found in (NLMSG_DONE, NLMSG_ERROR):
                 error = _error(data, last + 16, last + length, flags)
@@ -317,7 +321,7 @@ class NetlinkSocket:
         answers = []
         while True:
             data = self._receive()
-            for kind, flags, sequence, begin, end in _messages(data):
+            for kind, flags, sequence, begin, end in walk(data):
                 if kind == NLMSG_ERROR:
                     answers.append((sequence, _error(data, begin, end, flags)))
                     if sequence == last:
@@ -349,33 +353,6 @@ def _open(protocol: int, groups: Iterable[int]) -> socket.socket:
     return sock
 
 
-def parts_of(data: bytes) -> list[Part]:
-    """The messages in a buffer of a dump, NLMSG_DONE left out."""
-    parts = []
-    position, size, unpack = 0, len(data), HEADER.unpack_from
-    while position < size:
-        length, kind, _, _, _ = unpack(data, position)
-        if kind != NLMSG_DONE:
-            parts.append((data, position + 16, position + length))
-        position += (length + 3) & ~3
-    return parts
-
-
-def _last_message(data: bytes) -> int:
-    """Offset of the last message: guessed as NLMSG_DONE, found by walking where that fails."""
-    guess = len(data) - 20  # struct nlmsghdr and an int
-    if guess > 0 and HEADER.unpack_from(data, guess)[:2] == (20, NLMSG_DONE):
-        return guess
-    position = last = 0
-    length: int = U32.unpack_from(data)[0]
-    if len(data) % length == 0 and U32.unpack_from(data, len(data) - length)[0] == length:
-        return len(data) - length
-    while position < len(data):
-        last = position
-        position += (U32.unpack_from(data, position)[0] + 3) & ~3
-    return last
-
-
 def _set_receive_buffer(sock: socket.socket, size: int) -> None:
     for option in (SO_RCVBUFFORCE, socket.SO_RCVBUF):
         try:
@@ -383,26 +360,6 @@ def _set_receive_buffer(sock: socket.socket, size: int) -> None:
         except PermissionError:
             continue  # in a user namespace: take what net.core.rmem_max allows
         return
-
-
-def _messages(data: bytes) -> Iterable[tuple[int, int, int, int, int]]:
-    """Walk a buffer: type, flags, sequence, payload offset, end offset."""
-    position = 0
-    while position + 16 <= len(data):
-        length, kind, flags, sequence, _ = HEADER.unpack_from(data, position)
-        yield kind, flags, sequence, position + 16, position + length
-        position += (length + 3) & ~3
-
-
-def messages(data: bytes) -> list[tuple[int, int, Part]]:
-    """What a multicast socket received: type, sender's port, and the message each."""
-    found = []
-    position = 0
-    while position + 16 <= len(data):
-        length, kind, _, _, port = HEADER.unpack_from(data, position)
-        found.append((kind, port, (data, position + 16, position + length)))
-        position += (length + 3) & ~3
-    return found
 
 
 def _error(data: bytes, begin: int, end: int, flags: int) -> NetlinkError:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from operator import itemgetter
 from typing import Generic, TypeVar, cast
 
-from hostnet.netlink.socket import HEADER, NLMSG_DONE, Part, parts_of
+from hostnet.netlink.buffers import HEADER, NLMSG_DONE, Part, parts_of
 
 T = TypeVar("T", bound=Hashable)
 Parser = Callable[[Part, Mapping[int, str]], tuple[T | None, int]]

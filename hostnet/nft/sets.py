@@ -17,13 +17,8 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple, Self
 
 from hostnet.netlink.attributes import ATTRIBUTE, NLA_TYPE_MASK, attributes, text_of
-from hostnet.netlink.socket import (
-    DUMP_ATTEMPTS,
-    NetlinkError,
-    NetlinkSocket,
-    Part,
-    Request,
-)
+from hostnet.netlink.buffers import Part
+from hostnet.netlink.socket import DUMP_ATTEMPTS, NetlinkError, NetlinkSocket, Request
 from hostnet.netns import NetnsRef
 from hostnet.nft import datatypes, messages
 

@@ -1,11 +1,6 @@
 from __future__ import annotations
 
-import contextlib
-import json
 import re
-import socket
-import subprocess
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,97 +14,18 @@ from hostnet.kinds.fdb import FdbEntry
 from hostnet.kinds.link import Link
 from hostnet.kinds.links.bridge import Bridge
 from hostnet.kinds.links.veth import Veth
-from hostnet.kinds.links.vxlan import Vxlan
 from hostnet.kinds.neighbour import Neighbour
-from hostnet.kinds.route_messages import Route, dump_routes
+from hostnet.kinds.route_messages import Route
 from hostnet.kinds.sysctl import Sysctl
-from hostnet.netlink.socket import HEADER, NetlinkError, NetlinkSocket
 from hostnet.ownership import Mark
 from hostnet.state import HostState, merge
-
-VTEP = Link(
-    "flannel.1",
-    "vxlan",
-    mtu=1450,
-    mac="c6:d2:32:6f:8f:44",
-    addrgenmode="none",
-    details=Vxlan(1, 8472, "192.168.64.2", "eth0"),
-)
-VTEP6 = Link(
-    "flannel-v6.1",
-    "vxlan",
-    mtu=1430,
-    mac="c6:d2:32:6f:8f:46",
-    addrgenmode="none",
-    details=Vxlan(1, 8472, "fd00:1::2", "eth0"),
-)
-BASE = HostState(
-    links=frozenset([VTEP, VTEP6]),
-    addresses=frozenset(
-        [Address("flannel.1", "10.5.76.0/32"), Address("flannel-v6.1", "fc00:0:0:4c::/128")]
-    ),
-    sysctls=frozenset([Sysctl("net/ipv4/ip_forward", "1")]),
-)
-
-
-def peer(number: int) -> HostState:
-    high, low = divmod(number, 256)
-    subnet, mac = f"10.{64 + high}.{low}.0", f"c6:d2:33:00:{high:02x}:{low:02x}"
-    subnet6, mac6 = f"fc00:0:1:{number + 1:x}::", f"c6:d2:33:06:{high:02x}:{low:02x}"
-    return HostState(
-        routes=frozenset(
-            [
-                Route(f"{subnet}/24", "flannel.1", subnet, onlink=True),
-                Route(f"{subnet6}/64", "flannel-v6.1", subnet6, onlink=True),
-            ]
-        ),
-        neighbours=frozenset(
-            [Neighbour("flannel.1", subnet, mac), Neighbour("flannel-v6.1", subnet6, mac6)]
-        ),
-        fdb=frozenset(
-            [
-                FdbEntry("flannel.1", mac, f"192.168.{65 + high}.{low}"),
-                FdbEntry("flannel-v6.1", mac6, f"fd00:2::{number + 1:x}"),
-            ]
-        ),
-    )
-
-
-RIGHT = "id 1 dev eth0 local 192.168.64.2 dstport 8472 nolearning"
-WANTED = merge([BASE, *(peer(n) for n in range(4))])
+from tests.netns.hostnet.vxlan_host import BASE, RIGHT, VTEP, WANTED, ip, ip_json, peer, settled
 
 
 @pytest.fixture(params=["nexthop objects", "plain routes"])
 def kernel(request: pytest.FixtureRequest, host: str) -> Iterator[Kernel]:
     with Kernel(host, nexthop_objects=request.param == "nexthop objects") as opened:
         yield opened
-
-
-def ip(netns: str, command: str) -> str:
-    words = command.split()
-    tool = words.pop(0) if words[0] in ("bridge", "nft") else "ip"
-    argv = ["ip", "netns", "exec", netns, tool, *words] if tool == "nft" else None
-    done = subprocess.run(
-        argv or [tool, "-n", netns, *words], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"{command}: {done.stderr}"
-    return done.stdout
-
-
-def ip_json(netns: str, command: str) -> list[dict[str, Any]]:
-    tool, *words = command.split()
-    done = subprocess.run(
-        [tool, "-n", netns, "-j", "-d", *words], capture_output=True, text=True, check=True
-    )
-    found: list[dict[str, Any]] = json.loads(done.stdout or "[]")
-    return found
-
-
-def settled(kernel: Kernel, desired: HostState = WANTED) -> None:
-    """Assert that nothing is left to change, also for a daemon that has just started."""
-    assert plan_full(desired, kernel).lines() == []
-    with Kernel(kernel.netns_fd, nexthop_objects=kernel.nexthop_objects) as fresh:
-        assert plan_full(desired, fresh).lines() == []
 
 
 def test_everything_is_made_as_wanted_and_a_second_time_changes_nothing(
@@ -414,81 +330,6 @@ def test_no_nexthop_compatibility_mode_is_understood(host: str) -> None:
 def test_kernel_detects_nexthop_objects(host: str) -> None:
     with Kernel(host) as kernel:
         assert kernel.nexthop_objects
-
-
-def test_a_dump_that_a_change_interrupted_is_repeated(
-    host: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = NetlinkSocket._dump
-    interruptions = iter([True, True])
-
-    def interrupted(
-        self: NetlinkSocket, kind: int, body: bytes, operation: str
-    ) -> list[bytes] | None:
-        found = real(self, kind, body, operation)
-        return None if next(interruptions, False) else found
-
-    with Kernel(host) as kernel:
-        reconcile(WANTED, kernel)
-        monkeypatch.setattr(NetlinkSocket, "_dump", interrupted)
-        settled(kernel)
-        monkeypatch.setattr(NetlinkSocket, "_dump", lambda *_: None)
-        with pytest.raises(NetlinkError, match="kept changing"):
-            plan_full(WANTED, kernel)
-
-
-def test_a_dump_left_half_read_does_not_block_the_next(host: str) -> None:
-    many = merge([BASE, *(peer(n) for n in range(1000))])
-    with Kernel(host) as kernel:
-        reconcile(many, kernel)
-        kind, flags, body = dump_routes(socket.AF_INET)
-        kernel.socket._sequence += 1
-        header = HEADER.pack(16 + len(body), kind, flags | 0x301, kernel.socket._sequence, 0)
-        kernel.socket._send(header + body)
-        kernel.socket._receive()
-        settled(kernel, many)
-
-
-def test_no_entry_is_ever_missed_while_others_come_and_go(host: str) -> None:
-    stable = merge([BASE, *(peer(n) for n in range(300))])
-    moving = merge([peer(n) for n in range(1000, 1100)])
-    stop = threading.Event()
-
-    def churn() -> None:
-        with Kernel(host) as other:
-            while not stop.is_set():
-                reconcile(moving, other, delta_of=HostState())
-                reconcile(HostState(), other, delta_of=moving)
-
-    with Kernel(host) as kernel:
-        reconcile(stable, kernel)
-        thread = threading.Thread(target=churn)
-        thread.start()
-        try:
-            for _ in range(30):
-                with contextlib.suppress(
-                    NetlinkError
-                ):  # every dump was interrupted: an error says so
-                    found = kernel.dump(stable)
-                    assert not stable.of(Route) - found.of(Route)
-                    assert not stable.of(Neighbour) - found.of(Neighbour)
-                    assert not stable.of(FdbEntry) - found.of(FdbEntry)
-        finally:
-            stop.set()
-            thread.join()
-
-
-def test_five_thousand_peers_are_added_and_removed(host: str) -> None:
-    many = merge([BASE, *(peer(n) for n in range(5000))])
-    with Kernel(host) as kernel:
-        assert reconcile(many, kernel).failures == []
-        assert reconcile(many, kernel).changes == 0
-        # the first dump parses every row, later ones only what changed
-        assert reconcile(many, kernel).changes == 0
-        renamed = many.replacing(Route, many.of(Route) - peer(17).of(Route))
-        assert reconcile(renamed, kernel).changes == 4
-        assert reconcile(HostState(), kernel).failures == []
-        assert plan_full(HostState(), kernel).lines() == []
 
 
 def test_reconcile_ends_while_another_program_undoes_it(

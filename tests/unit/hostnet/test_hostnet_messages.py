@@ -19,6 +19,7 @@ from hostnet.kinds.nexthop import Nexthop, parse_nexthop, put_nexthops
 from hostnet.kinds.route_messages import Route, parse_route, put_routes
 from hostnet.netlink import attributes as netlink_attributes
 from hostnet.netlink import socket as netlink
+from hostnet.netlink.buffers import HEADER, NLMSG_DONE, Part
 from hostnet.netlink.table_reader import TableReader
 
 pytestmark = pytest.mark.skipif(sys.byteorder != "little", reason="bytes are of a little host")
@@ -119,7 +120,7 @@ def test_truncated_attribute_ends_the_walk_instead_of_looping() -> None:
 
 def test_extended_ack_is_read_in_full_and_capped_form() -> None:
     text = netlink_attributes.attr_text(netlink.NLMSGERR_ATTR_MSG, "Nexthop has invalid gateway")
-    echoed = netlink.HEADER.pack(24, 24, 5, 1, 0)
+    echoed = HEADER.pack(24, 24, 5, 1, 0)
     number = struct.pack("=i", -errno.ENETUNREACH)
     capped = number + echoed + text
     flags = netlink.NLM_F_ACK_TLVS
@@ -132,8 +133,8 @@ def test_extended_ack_is_read_in_full_and_capped_form() -> None:
 
 
 def dumped(*bodies: bytes, done: bool = False) -> bytes:
-    rows = [netlink.HEADER.pack(16 + len(b), RTM_NEWNEIGH, 2, 1, 0) + b for b in bodies]
-    end = netlink.HEADER.pack(20, netlink.NLMSG_DONE, 2, 1, 0) + b"\0\0\0\0"
+    rows = [HEADER.pack(16 + len(b), RTM_NEWNEIGH, 2, 1, 0) + b for b in bodies]
+    end = HEADER.pack(20, NLMSG_DONE, 2, 1, 0) + b"\0\0\0\0"
     return b"".join(rows) + (end if done else b"")
 
 
@@ -147,7 +148,7 @@ def neighbour_rows(count: int) -> tuple[list[Neighbour], list[bytes]]:
 def test_table_reader_parses_each_row_once_and_sees_every_change() -> None:
     parsed: list[int] = []
 
-    def parse(part: netlink.Part, names: Mapping[int, str]) -> tuple[Neighbour | None, int]:
+    def parse(part: Part, names: Mapping[int, str]) -> tuple[Neighbour | None, int]:
         parsed.append(part[1])
         return parse_neighbour(part, names)
 
@@ -216,7 +217,7 @@ def test_filter_drops_our_own_changes_and_ageing_neighbours(ports: list[int]) ->
 
     def kept(kind: int, port: int, state: int = 0, family: int = socket.AF_INET) -> bool:
         body = struct.pack("=BBHiHBB", family, 0, 0, 5, state, 0, 0)
-        return bool(run_filter(program, netlink.HEADER.pack(28, kind, 0, 0, port) + body))
+        return bool(run_filter(program, HEADER.pack(28, kind, 0, 0, port) + body))
 
     for port in ports:
         assert not kept(24, port)
