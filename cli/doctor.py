@@ -24,10 +24,8 @@ from base.paths import CNI_BIN_DIR
 from cni.host import host_from_environment, socket_path
 from cni.install import EXECUTABLES
 from flannel.udp.backend import NOT_COMPILED
+from hostnet.device_probe import missing_kind
 from hostnet.kernel import Kernel
-from hostnet.kinds.link_messages import add_link, delete_link, settings
-from hostnet.netlink.socket import NetlinkError, NetlinkSocket
-from hostnet.netns import run_in_new
 from hostnet.nft import tables as nftables
 from ipam.subnet_env import SubnetEnv, SubnetEnvError
 
@@ -49,22 +47,8 @@ class Finding:
 
 def kernel_kinds() -> Iterator[Finding]:
     """Try to make each kind of device, in a namespace that is removed at once."""
-
-    def attempt(kind: str) -> str | None:
-        def make() -> None:
-            with NetlinkSocket() as sock:
-                sock.request(add_link(kind, settings(name="doctor")))
-                sock.request(delete_link("doctor"))
-
-        try:
-            run_in_new(make)
-        except NetlinkError as error:
-            # another error: the kernel knows the kind and asks for more attributes
-            return None if error.strerror and "not supported" not in error.strerror else str(error)
-        return None
-
     for kind in KINDS:
-        problem = attempt(kind)
+        problem = missing_kind(kind)
         mend = f"this kernel has none: {problem}; try modprobe {kind}"
         yield Finding(
             f"{kind} devices", problem is None, (problem and mend) or "there", kind in NEEDED_KINDS
