@@ -44,6 +44,7 @@ from flannel.wireguard.data_plane import WireguardDataPlane
 from flannel.wireguard.key import KeyFile, WireguardKey
 from hostnet.kinds.address import Address
 from hostnet.kinds.link import Link
+from hostnet.kinds.links.tun import Tun
 from hostnet.kinds.route_messages import Route
 from hostnet.state import HostState
 from hostnet.underlay import Underlay
@@ -130,6 +131,7 @@ class WireguardBackend:
                 KERNEL_KIND if self.in_kernel else TUN_KIND,
                 mtu=config.mtu(underlay),
                 addrgenmode="none",
+                details=None if self.in_kernel else Tun(multi_queue=False),
             )
             for name in config.ports
         )

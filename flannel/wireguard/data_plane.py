@@ -5,7 +5,7 @@ one transaction. A restarted daemon goes on from what is there: the private key 
 the peers are in the leases, the rest is in the kernel or in the wireguard-go process, which is
 found again by its socket.
 
-    prepare     the device is there: kernel WireGuard where the kernel has it, else TUN
+    prepare     the kernel's WireGuard device is there, where the kernel has WireGuard
     reconcile   a wireguard-go serves a TUN device; key, port and peers are as they should be
     close       nothing: device and process stay, and packets go on
     cleanup     devices, processes, files and the key go
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -41,7 +40,6 @@ from hostnet.wireguard.device import (
     delete_device,
     find_device,
     make_kernel_device,
-    open_tun,
 )
 from hostnet.wireguard.netlink import KernelWireguard
 from hostnet.wireguard.state import DeviceChange, WireguardDevice
@@ -113,14 +111,14 @@ class WireguardDataPlane:
     # -- the daemon's calls ------------------------------------------------------------
 
     def prepare(self, own: Lease, underlay: Underlay) -> None:
-        """Make the devices. Raises OSError."""
+        """Make the kernel's WireGuard devices; TUN devices are in the backend's `base`.
+
+        Raises OSError.
+        """
         del own, underlay
         with self._recording_problems():
-            for name in self.config.ports:
-                if self.in_kernel:
-                    self._have_kernel_device(name)
-                else:
-                    self._have_tun_device(name)
+            for name in self.config.ports if self.in_kernel else ():
+                self._have_kernel_device(name)
 
     def reconcile(self, own: Lease, peers: Sequence[Lease], underlay: Underlay) -> list[str]:
         """Make the peers agree with the leases; returns the changes. Raises OSError."""
@@ -219,19 +217,13 @@ class WireguardDataPlane:
         elif found.kind != KERNEL_KIND:
             raise _in_the_way(name, found.kind)
 
-    def _have_tun_device(self, name: str) -> None:
-        found = find_device(name)
-        if found is not None and found.kind == KERNEL_KIND:
-            delete_device(name)
-            found = None
-        if found is None:
-            os.close(open_tun(name, offload=False))  # attaching chooses the format
-            log.info("made device %s", name)
-        elif found.kind != TUN_KIND:
-            raise _in_the_way(name, found.kind)
-
     def _have_process(self, process: WireguardProcess) -> None:
         process.reap()
+        found = find_device(process.device)
+        if found is None:
+            raise WireguardError(f"device {process.device} is not there yet")
+        if found.kind != TUN_KIND:
+            raise _in_the_way(process.device, found.kind)
         if process.serves():
             process.trim_log()
             return

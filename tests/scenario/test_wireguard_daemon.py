@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -44,7 +45,12 @@ def assert_all_reach_all(lab: Lab) -> None:
 
 def wireguard_go(lab: Lab, number: int) -> set[int]:
     pids = processes.in_namespaces([lab.names.host(number)])
-    return {p for p in pids if Path(f"/proc/{p}/comm").read_text().strip() == "wireguard-go"}
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "wireguard-go":
+                found.add(pid)
+    return found
 
 
 def flatmeshd(lab: Lab, number: int, *flags: str) -> str:

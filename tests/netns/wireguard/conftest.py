@@ -110,8 +110,9 @@ class Host:
             self.plane.prepare(self.own, self.underlay)
             with Kernel() as kernel:
                 outcome = reconcile(merge([base, HostState(sysctls=FORWARD), *parts]), kernel)
+            changes = self.plane.reconcile(self.own, peers, self.underlay)
             assert outcome.failures == []
-            return self.plane.reconcile(self.own, peers, self.underlay)
+            return changes
 
         lines: list[str] = self.run(work)
         return lines
