@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from cni.address_pool import resolve_pool
 from cni.attachment.lock import hold_lock
@@ -29,19 +30,25 @@ from cni.crash_points import crash_point
 from cni.delegate.run import call_delegate, forward, require_callable
 from cni.errors import ATTACHMENT_EXISTS, NOT_AVAILABLE, CniError
 from cni.host import PluginHost
-from cni.pod.add_plan import AddPlan, plan_add
-from cni.pod.attach import Attacher
 from cni.pod.container_netns import open_container_netns, open_container_netns_if_present
 from cni.pod.removal import PLUGIN, Removal, detach
-from cni.pod.veth_pair import PodSockets
 from cni.result.model import CniResult
 from hostnet.find_link import find_link
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.netns import entered
 
+if TYPE_CHECKING:
+    from cni.pod.add_plan import AddPlan
+    from cni.pod.veth_pair import PodSockets
+
 
 def add(request: CniRequest, host: PluginHost) -> CniResult:
     """Attach the container. Raises CniError, NetlinkError, OSError."""
+    # imported here, because they would take 8 ms of a DEL without a daemon
+    from cni.pod.add_plan import plan_add  # noqa: PLC0415
+    from cni.pod.attach import Attacher  # noqa: PLC0415
+    from cni.pod.veth_pair import PodSockets  # noqa: PLC0415
+
     plan = plan_add(request, host)
     with ExitStack() as stack:
         netns = stack.enter_context(open_container_netns(request))
@@ -76,7 +83,8 @@ def delete(request: CniRequest, host: PluginHost) -> None:
 
 def check(request: CniRequest, host: PluginHost) -> None:
     """Check that the attachment is as ADD made it. Raises CniError (103)."""
-    from cni.pod.check import check_pod  # noqa: PLC0415 - 3 ms, which only CHECK pays
+    from cni.pod.add_plan import plan_add  # noqa: PLC0415 - see add
+    from cni.pod.check import check_pod  # noqa: PLC0415
 
     plan = plan_add(request, host)
     with open_container_netns(request) as netns:
