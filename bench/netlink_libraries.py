@@ -56,7 +56,7 @@ def our_parts(name: str, routes: list[Route]) -> dict[str, Part]:
 
     return {
         "import": lambda: interpreter(IMPORTS[OURS]),
-        "bulk routes": lambda: kernel.socket.execute_bulk(
+        "bulk routes": lambda: kernel.socket.execute_batch(
             put_routes(routes, kernel.index, 102, {})
         ),
         "route dump": lambda: kernel.routes(2),

@@ -5,8 +5,8 @@ Theory of operation
 `reconcile` is the one call for start, event, repair and shutdown: dump, diff, apply. Where
 the caller knows the state before (`delta_of`), one changed lease at 5,000 peers costs one
 lease's work and no dump. A plan is done past errors, and all of them are reported; a plan which
-made or removed devices or addresses is followed by a second look, as the kernel may have taken
-more along with them than was named.
+made or removed devices or addresses is followed by reading the tables again, as the kernel may
+have taken more along with them than was named.
 
 That a thing to delete has gone already is success.
 """

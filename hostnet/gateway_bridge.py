@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from hostnet.address_mac import GATEWAY_PREFIX, mac_after
 from hostnet.find_link import find_link
+from hostnet.kinds.actual_link import ActualLink
 from hostnet.kinds.address import Address, dump_addresses, parse_addresses, put_addresses
-from hostnet.kinds.found_link import FoundLink
 from hostnet.kinds.link_messages import add_link, change_link, settings
 from hostnet.netlink.attributes import pack_address
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket
@@ -54,7 +54,7 @@ def make_gateway_bridge(
 
 def ensure_gateway_bridge(
     sock: NetlinkSocket, name: str, mtu: int, gateways: Sequence[str]
-) -> FoundLink:
+) -> ActualLink:
     """The bridge, up, with these addresses (`10.5.76.1/24`); what else it has stays.
 
     Raises BridgeInTheWayError, NetlinkError.
@@ -78,7 +78,7 @@ def ensure_gateway_bridge(
 
 
 def ensure_addresses(
-    sock: NetlinkSocket, link: FoundLink, wanted: Sequence[str], *, prefix_route: bool = True
+    sock: NetlinkSocket, link: ActualLink, wanted: Sequence[str], *, prefix_route: bool = True
 ) -> None:
     """Give a device the addresses that it lacks. Raises NetlinkError."""
     dump = dump_addresses(0, link.index)
@@ -87,14 +87,14 @@ def ensure_addresses(
     present = {found.address.address for found in parse_addresses(parts, names)}
     missing = [Address(link.name, text) for text in wanted if text not in present]
     if missing:
-        bulk = put_addresses(missing, {link.name: link.index}, 0, prefix_route=prefix_route)
-        for error in sock.execute_bulk(bulk).values():
+        batch = put_addresses(missing, {link.name: link.index}, 0, prefix_route=prefix_route)
+        for error in sock.execute_batch(batch).values():
             raise error
 
 
 def set_up(
     sock: NetlinkSocket, name: str, mtu: int | None = None, *, link_local: bool = False
-) -> FoundLink | None:
+) -> ActualLink | None:
     """Bring a device up with this MTU; None when it isn't there.
 
     Without `link_local` it makes no IPv6 address of its own.

@@ -23,8 +23,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from hostnet.find_link import find_link
-from hostnet.kinds.address import RTM_GETADDR, FoundAddress, dump_addresses, parse_addresses
-from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.actual_link import ActualLink
+from hostnet.kinds.address import RTM_GETADDR, ActualAddress, dump_addresses, parse_addresses
 from hostnet.kinds.kind import KernelView, Kind
 from hostnet.kinds.link import read_links, remember
 from hostnet.kinds.route import RouteKind
@@ -96,17 +96,17 @@ class Kernel:
             nexthops.read(self.socket, self.names, self.mark.protocol)
         return bool(nexthops.supported)
 
-    def links(self) -> list[FoundLink]:
+    def links(self) -> list[ActualLink]:
         """All devices; refreshes `index` and `names`. Raises NetlinkError."""
         found = read_links(self.socket)
         remember(self.view, found)
         return found
 
-    def link(self, which: str | int) -> FoundLink | None:
+    def link(self, which: str | int) -> ActualLink | None:
         """One device by name or index, None when there is none. Raises NetlinkError."""
         return find_link(self.socket, which)
 
-    def addresses(self, link: str | None = None) -> list[FoundAddress]:
+    def addresses(self, link: str | None = None) -> list[ActualAddress]:
         """All addresses, or those of one device. Raises NetlinkError."""
         if not self.names:
             self.links()

@@ -3,8 +3,8 @@
 Theory of operation
 -------------------
 Everything flatmesh wants from a kernel, and everything it finds there, is a value of one of
-the types in `hostnet.kinds`: a route, a device, an nftables table. A value's `key` says *which*
-object it is; equality says whether the object is *right*. `hostnet.plan.diff` compares two
+the types in `hostnet.kinds`: a route, a device, an nftables table. A value's `key` tells *which*
+object it is; equality tells whether the object is *right*. `hostnet.plan.diff` compares two
 `HostState`s by exactly that and nothing else. A `HostState` does not know the types: it groups
 values by their type, and `hostnet.kinds.table` names the kinds there are.
 
@@ -23,7 +23,7 @@ NOTHING: frozenset[Any] = frozenset()
 
 
 class Occupant(NamedTuple):
-    """Found ones only: what stands at a wanted key without being ours. It is never displaced."""
+    """In an actual state only: what stands at a wanted key and is not ours: never displaced."""
 
     type: type[Any]
     """Of the wanted value."""

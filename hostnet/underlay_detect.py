@@ -14,8 +14,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip
 
 from base.errors import FlatmeshError
 from hostnet.kernel import Kernel
-from hostnet.kinds.address import IFA_F_SECONDARY, IFA_F_TENTATIVE, RT_SCOPE_UNIVERSE, FoundAddress
-from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.actual_link import ActualLink
+from hostnet.kinds.address import IFA_F_SECONDARY, IFA_F_TENTATIVE, RT_SCOPE_UNIVERSE, ActualAddress
 from hostnet.netns import NetnsRef
 from hostnet.underlay import Underlay
 
@@ -85,7 +85,7 @@ def _detect(
     )
 
 
-def _global_addresses(found: list[FoundAddress]) -> dict[str, list[Interface]]:
+def _global_addresses(found: list[ActualAddress]) -> dict[str, list[Interface]]:
     """By device, primary ones first, each in the kernel's order."""
     usable = [a for a in found if a.scope == RT_SCOPE_UNIVERSE and not a.flags & IFA_F_TENTATIVE]
     usable.sort(key=lambda a: bool(a.flags & IFA_F_SECONDARY))
@@ -96,8 +96,8 @@ def _global_addresses(found: list[FoundAddress]) -> dict[str, list[Interface]]:
 
 
 def _by_request(
-    iface: str, links: dict[str, FoundLink], held: dict[str, list[Interface]]
-) -> FoundLink:
+    iface: str, links: dict[str, ActualLink], held: dict[str, list[Interface]]
+) -> ActualLink:
     if iface in links:
         return links[iface]
     for name, mine in held.items():
@@ -119,7 +119,7 @@ def _by_request(
     raise UnderlayError(f"--iface {iface!r} matches no device or address here (devices: {known})")
 
 
-def _by_default_route(kernel: Kernel, links: dict[str, FoundLink], family: int) -> FoundLink:
+def _by_default_route(kernel: Kernel, links: dict[str, ActualLink], family: int) -> ActualLink:
     routes = [
         r
         for r in kernel.routes(family)

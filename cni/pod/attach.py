@@ -25,7 +25,7 @@ from cni.pod.pod_addresses import configure_pod
 from cni.pod.pod_sysctls import enable_forwarding, enable_ipv6
 from cni.pod.veth_pair import PodSockets, VethPair, attach_veth, set_mac
 from cni.result.model import CniResult, ResultAddress, ResultInterface, ResultRoute
-from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.actual_link import ActualLink
 
 
 class Attacher(NamedTuple):
@@ -80,7 +80,7 @@ class Attacher(NamedTuple):
         result = CniResult(interfaces, ips, routes, dns)
         return result.after(plan.previous) if plan.previous is not None else result
 
-    def _bridge(self, ips: tuple[ResultAddress, ...]) -> FoundLink | None:
+    def _bridge(self, ips: tuple[ResultAddress, ...]) -> ActualLink | None:
         """The bridge with its gateway addresses; None where the daemon attaches pods itself."""
         gateways = gateway_addresses(ips) if self.plan.bridge.is_gateway else []
         if gateways:
@@ -114,7 +114,7 @@ class Attacher(NamedTuple):
 
     def _configure(
         self,
-        interface: FoundLink,
+        interface: ActualLink,
         ips: tuple[ResultAddress, ...],
         routes: tuple[ResultRoute, ...],
     ) -> None:
@@ -143,7 +143,7 @@ class Attacher(NamedTuple):
 
 
 def _interfaces(
-    plan: AddPlan, pair: VethPair, bridge: FoundLink | None, interface: FoundLink
+    plan: AddPlan, pair: VethPair, bridge: ActualLink | None, interface: ActualLink
 ) -> tuple[ResultInterface, ...]:
     """For the result: the bridge if we use one, the host's end, the pod's end."""
     interfaces = [

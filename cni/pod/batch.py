@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hostnet.netlink.socket import Bulk, NetlinkSocket, Request
+from hostnet.netlink.socket import NetlinkSocket, Request, RequestBatch
 
 
 def send_batch(sock: NetlinkSocket, requests: Sequence[Request], lines: Sequence[str]) -> None:
@@ -14,6 +14,6 @@ def send_batch(sock: NetlinkSocket, requests: Sequence[Request], lines: Sequence
         raise errors[min(errors)]
 
 
-def as_requests(bulk: Bulk) -> list[Request]:
-    """The messages of a bulk as single requests, to be sent together with others."""
-    return [Request(bulk.type, bulk.flags, body) for body in bulk.bodies]
+def as_requests(batch: RequestBatch) -> list[Request]:
+    """The messages of a batch as single requests, to be sent together with others."""
+    return [Request(batch.type, batch.flags, body) for body in batch.bodies]

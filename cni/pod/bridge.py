@@ -14,6 +14,7 @@ from cni.result.model import ResultAddress
 from hostnet.address_mac import GATEWAY_PREFIX
 from hostnet.find_link import find_link
 from hostnet.gateway_bridge import make_gateway_bridge
+from hostnet.kinds.actual_link import IFF_PROMISC, ActualLink
 from hostnet.kinds.address import (
     Address,
     delete_addresses,
@@ -21,7 +22,6 @@ from hostnet.kinds.address import (
     parse_addresses,
     put_addresses,
 )
-from hostnet.kinds.found_link import IFF_PROMISC, FoundLink
 from hostnet.kinds.link_messages import (
     bridge_pvid_data,
     change_kind_data,
@@ -37,7 +37,7 @@ UNMARKED = 0  # protocol of the gateway's addresses: the daemon's reconcile leav
 
 def ensure_bridge(
     sock: NetlinkSocket, config: BridgeConfig, gateways: Sequence[cidr.Cidr]
-) -> FoundLink:
+) -> ActualLink:
     """The bridge as the config wants it, with the gateways' addresses; made when absent.
 
     Raises CniError (7) when another device has the name, or when an address of the bridge
@@ -80,7 +80,7 @@ def _make_bridge(sock: NetlinkSocket, config: BridgeConfig, gateways: Sequence[c
         raise
 
 
-def _filter_vlans(sock: NetlinkSocket, bridge: FoundLink) -> None:
+def _filter_vlans(sock: NetlinkSocket, bridge: ActualLink) -> None:
     data = bridge_data(Bridge(vlan_filtering=True))
     try:
         sock.request(
@@ -102,7 +102,7 @@ def _no_vlan_filtering() -> CniError:
 
 
 def _put_gateways(
-    sock: NetlinkSocket, config: BridgeConfig, bridge: FoundLink, gateways: Sequence[cidr.Cidr]
+    sock: NetlinkSocket, config: BridgeConfig, bridge: ActualLink, gateways: Sequence[cidr.Cidr]
 ) -> None:
     if not gateways:
         return

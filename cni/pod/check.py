@@ -16,8 +16,8 @@ from cni.pod.add_plan import AddPlan
 from cni.pod.pod_addresses import kernel_route
 from cni.result.model import CniResult, ResultAddress, ResultInterface
 from hostnet.find_link import find_link
+from hostnet.kinds.actual_link import ActualLink
 from hostnet.kinds.address import dump_addresses, parse_addresses
-from hostnet.kinds.found_link import FoundLink
 from hostnet.kinds.route_messages import RTM_GETROUTE, dump_routes, parse_route
 from hostnet.netlink.socket import NetlinkSocket
 
@@ -56,7 +56,7 @@ def _wrong(problem: str) -> CniError:
     return CniError(CHECK_FAILED, f"CHECK: {problem}")
 
 
-def _check_pod_end(pod: NetlinkSocket, expected: ResultInterface) -> FoundLink:
+def _check_pod_end(pod: NetlinkSocket, expected: ResultInterface) -> ActualLink:
     link = find_link(pod, expected.name)
     if link is None:
         raise _wrong(f"interface {expected.name} is not in the container")
@@ -68,7 +68,7 @@ def _check_pod_end(pod: NetlinkSocket, expected: ResultInterface) -> FoundLink:
 
 
 def _check_host_end(
-    host: NetlinkSocket, pod_end: FoundLink, host_name: str, previous: CniResult
+    host: NetlinkSocket, pod_end: ActualLink, host_name: str, previous: CniResult
 ) -> None:
     host_end = find_link(host, host_name)
     if host_end is None:
@@ -86,7 +86,7 @@ def _check_host_end(
         raise _wrong(f"{host_name} is not a port of {' or '.join(bridges)}")
 
 
-def _check_addresses(pod: NetlinkSocket, pod_end: FoundLink, ips: list[ResultAddress]) -> None:
+def _check_addresses(pod: NetlinkSocket, pod_end: ActualLink, ips: list[ResultAddress]) -> None:
     dump = dump_addresses(0, pod_end.index)
     parts = pod.dump(dump.type, dump.body, f"ip addr show {pod_end.name}")
     present = {
@@ -100,7 +100,7 @@ def _check_addresses(pod: NetlinkSocket, pod_end: FoundLink, ips: list[ResultAdd
 
 
 def _check_routes(
-    pod: NetlinkSocket, pod_end: FoundLink, previous: CniResult, ips: list[ResultAddress]
+    pod: NetlinkSocket, pod_end: ActualLink, previous: CniResult, ips: list[ResultAddress]
 ) -> None:
     names = {pod_end.index: pod_end.name}
     for family, constant in FAMILIES.items():

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from cni import cidr
 from cni.pod.batch import as_requests
 from cni.result.model import ResultAddress, ResultRoute
+from hostnet.kinds.actual_link import ActualLink
 from hostnet.kinds.address import Address, put_addresses
-from hostnet.kinds.found_link import FoundLink
 from hostnet.kinds.link_messages import change_link
 from hostnet.kinds.route_messages import Route as KernelRoute
 from hostnet.kinds.route_messages import put_routes
@@ -22,7 +22,7 @@ RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253  # linux/rtnetlink.h
 
 def configure_pod(
     pod: NetlinkSocket,
-    interface: FoundLink,
+    interface: ActualLink,
     ips: Sequence[ResultAddress],
     routes: Sequence[ResultRoute],
 ) -> None:
@@ -36,7 +36,7 @@ def configure_pod(
 
 
 def pod_requests(
-    interface: FoundLink, ips: Sequence[ResultAddress], routes: Sequence[ResultRoute]
+    interface: ActualLink, ips: Sequence[ResultAddress], routes: Sequence[ResultRoute]
 ) -> tuple[list[Request], list[str]]:
     """The batch; `up` comes first, because the kernel refuses routes of a device that is down."""
     name, index = interface.name, {interface.name: interface.index}

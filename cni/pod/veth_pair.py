@@ -17,7 +17,7 @@ from cni.config.bridge_config import BridgeConfig
 from cni.errors import ATTACHMENT_EXISTS, NETWORK_FAILURE, CniError
 from cni.pod.batch import send_batch
 from hostnet.find_link import find_link
-from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.actual_link import ActualLink
 from hostnet.kinds.link_messages import add_veth, change_link, change_vlan, set_port, settings
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket, Request
 
@@ -48,8 +48,8 @@ class PodSockets(NamedTuple):
 
 
 def attach_veth(
-    sockets: PodSockets, pair: VethPair, bridge: FoundLink | None, config: BridgeConfig
-) -> FoundLink:
+    sockets: PodSockets, pair: VethPair, bridge: ActualLink | None, config: BridgeConfig
+) -> ActualLink:
     """Make the pair and attach it to the bridge, if there is one.
 
     Returns the pod's end, which is down and whose `parent` is the index of the host's end.
@@ -85,14 +85,14 @@ def attach_veth(
     return interface
 
 
-def set_mac(pod: NetlinkSocket, interface: FoundLink, mac: str) -> None:
+def set_mac(pod: NetlinkSocket, interface: ActualLink, mac: str) -> None:
     """Give the pod's end, which is still down, another hardware address. Raises NetlinkError."""
     request = change_link(interface.index, settings(mac=mac))
     send_batch(pod, [request], [f"ip link set {interface.name} address {mac}"])
 
 
 def port_requests(
-    index: int, pair: VethPair, bridge: FoundLink | None, config: BridgeConfig
+    index: int, pair: VethPair, bridge: ActualLink | None, config: BridgeConfig
 ) -> tuple[list[Request], list[str]]:
     """What the host's end, of this index, still needs: its alias, up, and its port settings.
 

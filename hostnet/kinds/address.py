@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from hostnet.kinds.bulk import apply_bulk
+from hostnet.kinds.batch import apply_batch
 from hostnet.kinds.kind import DiffContext, Failure, KernelView, PlanPart, Step, step
 from hostnet.kinds.watcher import NETLINK_ROUTE, WatchView, is_of_a_pod
 from hostnet.netlink.attributes import (
@@ -28,9 +28,9 @@ from hostnet.netlink.socket import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,
-    Bulk,
     NetlinkSocket,
     Request,
+    RequestBatch,
 )
 from hostnet.ownership import Mark
 from hostnet.state import HostState
@@ -58,7 +58,7 @@ class Address(NamedTuple):
         return (self.link, self.address)
 
 
-class FoundAddress(NamedTuple):
+class ActualAddress(NamedTuple):
     """An address as the kernel describes it."""
 
     address: Address
@@ -78,7 +78,7 @@ def put_addresses(
     *,
     replace: bool = True,
     prefix_route: bool = True,
-) -> Bulk:
+) -> RequestBatch:
     """`ip addr replace ADDRESS dev LINK nodad proto P` each.
 
     Without `prefix_route` the kernel makes no connected route. Raises KeyError for a link
@@ -87,12 +87,12 @@ def put_addresses(
     extra = 0 if prefix_route else IFA_F_NOPREFIXROUTE
     flags = NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL)
     bodies = [_address(one, index[one.link], protocol, extra) for one in addresses]
-    return Bulk(RTM_NEWADDR, flags, bodies)
+    return RequestBatch(RTM_NEWADDR, flags, bodies)
 
 
-def delete_addresses(addresses: Iterable[Address], index: Mapping[str, int]) -> Bulk:
+def delete_addresses(addresses: Iterable[Address], index: Mapping[str, int]) -> RequestBatch:
     """`ip addr del ADDRESS dev LINK` each."""
-    return Bulk(RTM_DELADDR, 0, [_address(one, index[one.link], 0, 0) for one in addresses])
+    return RequestBatch(RTM_DELADDR, 0, [_address(one, index[one.link], 0, 0) for one in addresses])
 
 
 def _address(one: Address, index: int, protocol: int, extra: int) -> bytes:
@@ -117,7 +117,7 @@ def dump_addresses(family: int = 0, ifindex: int = 0) -> Request:
     return Request(RTM_GETADDR, 0, _HEADER.pack(family, 0, 0, 0, ifindex))
 
 
-def parse_address(part: Part, names: Mapping[int, str]) -> FoundAddress:
+def parse_address(part: Part, names: Mapping[int, str]) -> ActualAddress:
     """Read an RTM_NEWADDR message."""
     data, begin, end = part
     _, length, flags, scope, index = _HEADER.unpack_from(data, begin)
@@ -125,7 +125,7 @@ def parse_address(part: Part, names: Mapping[int, str]) -> FoundAddress:
     far = found.get(IFA_ADDRESS, b"")
     local = found.get(IFA_LOCAL) or far
     text = unpack_address(local) if local else ""
-    return FoundAddress(
+    return ActualAddress(
         Address(names.get(index, ""), f"{text}/{length}"),
         index,
         scope,
@@ -135,7 +135,7 @@ def parse_address(part: Part, names: Mapping[int, str]) -> FoundAddress:
     )
 
 
-def parse_addresses(parts: Sequence[Part], names: Mapping[int, str]) -> list[FoundAddress]:
+def parse_addresses(parts: Sequence[Part], names: Mapping[int, str]) -> list[ActualAddress]:
     """All addresses in a dump."""
     return [parse_address(part, names) for part in parts]
 
@@ -170,12 +170,12 @@ class AddressKind:
     def apply(self, step: Step, view: KernelView) -> list[Failure]:
         """Write them."""
 
-        def encode(objects: Sequence[Address]) -> Bulk:
+        def encode(objects: Sequence[Address]) -> RequestBatch:
             if step.verb == "delete":
                 return delete_addresses(objects, view.index)
             return put_addresses(objects, view.index, view.mark.protocol)
 
-        return apply_bulk(step, view, encode)[0]
+        return apply_batch(step, view, encode)[0]
 
     def watcher(self, mark: Mark) -> AddressWatcher:
         """Tells that one was changed."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace as changed
 from typing import NamedTuple
 
-from hostnet.kinds.bulk import apply_bulk
+from hostnet.kinds.batch import apply_batch
 from hostnet.kinds.kind import (
     DiffContext,
     Failure,
@@ -49,7 +49,7 @@ from hostnet.netlink.attributes import (
 )
 from hostnet.netlink.buffers import Part as Message
 from hostnet.netlink.buffers import parts_of
-from hostnet.netlink.socket import Bulk, NetlinkError, NetlinkSocket, Request
+from hostnet.netlink.socket import NetlinkError, NetlinkSocket, Request, RequestBatch
 from hostnet.netlink.table_reader import TableReader
 from hostnet.ownership import Mark
 from hostnet.state import HostState, Occupant
@@ -69,18 +69,20 @@ class FdbEntry(NamedTuple):
         return (self.link, self.mac)
 
 
-def put_fdb(entries: Iterable[FdbEntry], index: Mapping[str, int], *, replace: bool = True) -> Bulk:
+def put_fdb(
+    entries: Iterable[FdbEntry], index: Mapping[str, int], *, replace: bool = True
+) -> RequestBatch:
     """`bridge fdb replace MAC dev LINK dst REMOTE self permanent` each.
 
     Raises KeyError for a link that `index` lacks, OSError or ValueError for a bad address.
     """
     state = NUD_PERMANENT | NUD_NOARP
-    return Bulk(RTM_NEWNEIGH, PUT if replace else ADD, _fdb(entries, index, state))
+    return RequestBatch(RTM_NEWNEIGH, PUT if replace else ADD, _fdb(entries, index, state))
 
 
-def delete_fdb(entries: Iterable[FdbEntry], index: Mapping[str, int]) -> Bulk:
+def delete_fdb(entries: Iterable[FdbEntry], index: Mapping[str, int]) -> RequestBatch:
     """`bridge fdb del MAC dev LINK dst REMOTE self` each."""
-    return Bulk(RTM_DELNEIGH, 0, _fdb(entries, index, 0))
+    return RequestBatch(RTM_DELNEIGH, 0, _fdb(entries, index, 0))
 
 
 def _fdb(entries: Iterable[FdbEntry], index: Mapping[str, int], state: int) -> list[bytes]:
@@ -178,24 +180,24 @@ class FdbKind:
     def apply(self, step: Step, view: KernelView) -> list[Failure]:
         """Write them."""
 
-        def overwrite(objects: Sequence[FdbEntry]) -> Bulk:
+        def overwrite(objects: Sequence[FdbEntry]) -> RequestBatch:
             return put_fdb(objects, view.index)
 
-        def add(objects: Sequence[FdbEntry]) -> Bulk:
+        def add(objects: Sequence[FdbEntry]) -> RequestBatch:
             return put_fdb(objects, view.index, replace=False)
 
-        def delete(objects: Sequence[FdbEntry]) -> Bulk:
+        def delete(objects: Sequence[FdbEntry]) -> RequestBatch:
             return delete_fdb(objects, view.index)
 
         if step.verb == "delete":
-            return apply_bulk(step, view, delete)[0]
+            return apply_batch(step, view, delete)[0]
         elsewhere = [one for one in step.objects if one.link not in view.overlay]
         if not elsewhere:
-            return apply_bulk(step, view, overwrite)[0]
+            return apply_batch(step, view, overwrite)[0]
         ours = changed(step, objects=[one for one in step.objects if one.link in view.overlay])
-        failures = apply_bulk(ours, view, overwrite)[0]
+        failures = apply_batch(ours, view, overwrite)[0]
         return (
-            failures + apply_bulk(changed(step, objects=elsewhere), view, add, explain=_explain)[0]
+            failures + apply_batch(changed(step, objects=elsewhere), view, add, explain=_explain)[0]
         )
 
     def watcher(self, mark: Mark) -> FdbWatcher:

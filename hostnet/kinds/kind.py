@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.actual_link import ActualLink
 from hostnet.kinds.watcher import Watcher
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.ownership import Mark
@@ -34,7 +34,7 @@ class KernelView:
     index: dict[str, int] = field(default_factory=dict)
     """Interface indexes by name, as of the last look."""
     names: dict[int, str] = field(default_factory=dict)
-    links: Sequence[FoundLink] = ()
+    links: Sequence[ActualLink] = ()
     """The devices that are named in the wanted state, or ours; as of the last dump."""
     overlay: frozenset[str] = frozenset()
     """Names of our overlay devices: what is on them is ours. As of the last look."""

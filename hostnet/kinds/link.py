@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from hostnet.kinds.bulk import GONE
-from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.actual_link import ActualLink
+from hostnet.kinds.batch import GONE
 from hostnet.kinds.kind import DiffContext, Failure, KernelView, PlanPart, Step, step
 from hostnet.kinds.link_messages import (
     add_link,
@@ -148,13 +148,13 @@ class LinkKind:
         return _add_line(one) if isinstance(one, Link) else _set_line(one)
 
 
-def read_links(sock: NetlinkSocket) -> list[FoundLink]:
+def read_links(sock: NetlinkSocket) -> list[ActualLink]:
     """All devices. Raises NetlinkError."""
     request = dump_links()
     return [parse_link(part) for part in sock.dump(request.type, request.body, "ip link show")]
 
 
-def remember(view: KernelView, found: Iterable[FoundLink]) -> None:
+def remember(view: KernelView, found: Iterable[ActualLink]) -> None:
     """Let the view know the devices' indexes, and the overlay devices that bear our mark."""
     view.index = {link.name: link.index for link in found}
     view.names = {index: name for name, index in view.index.items()}
@@ -162,7 +162,7 @@ def remember(view: KernelView, found: Iterable[FoundLink]) -> None:
     view.overlay = (view.overlay & view.index.keys()) | ours
 
 
-def state_of(found: FoundLink, names: Mapping[int, str]) -> Link:
+def state_of(found: ActualLink, names: Mapping[int, str]) -> Link:
     """The value that is compared; `names` maps indexes to names."""
     kind = device_kind(found.kind)
     return Link(

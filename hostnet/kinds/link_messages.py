@@ -10,12 +10,12 @@ from __future__ import annotations
 import socket
 import struct
 
-from hostnet.kinds.found_link import (
+from hostnet.kinds.actual_link import (
     IFF_PROMISC,
     IFF_UP,
     IFLA_BRPORT_ISOLATED,
     IFLA_BRPORT_MODE,
-    FoundLink,
+    ActualLink,
 )
 from hostnet.netlink.attributes import (
     attr,
@@ -195,13 +195,13 @@ def dump_links(*, master: int = 0, kind: str = "") -> Request:
     return Request(RTM_GETLINK, 0, body)
 
 
-def parse_link(part: Part) -> FoundLink:
+def parse_link(part: Part) -> ActualLink:
     """Read an RTM_NEWLINK message."""
     data, begin, end = part
     _, _, _, index, flags, _ = _HEADER.unpack_from(data, begin)
     found = attributes(data, begin + 16, end)
     info = nested(found.get(IFLA_LINKINFO, b""))
-    return FoundLink(
+    return ActualLink(
         name=text_of(found.get(IFLA_IFNAME)),
         index=index,
         kind=text_of(info.get(IFLA_INFO_KIND)),

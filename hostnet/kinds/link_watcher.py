@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from hostnet.kinds.found_link import IFF_LOWER_UP, IFF_UP, FoundLink
+from hostnet.kinds.actual_link import IFF_LOWER_UP, IFF_UP, ActualLink
 from hostnet.kinds.link_messages import RTM_DELLINK, RTM_NEWLINK, dump_links, parse_link
 from hostnet.kinds.watcher import NETLINK_ROUTE, WatchView, is_of_a_pod
 from hostnet.netlink.buffers import Part
@@ -46,7 +46,7 @@ class LinkWatcher:
         """The messages have a sender."""
 
 
-def _is_same(before: FoundLink, after: FoundLink) -> bool:
+def _is_same(before: ActualLink, after: ActualLink) -> bool:
     """Whether nothing changed that a desired state or the underlay depends on."""
     state = IFF_UP | IFF_LOWER_UP
     if before.flags & state != after.flags & state:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace as changed
 from typing import NamedTuple
 
-from hostnet.kinds.bulk import apply_bulk
+from hostnet.kinds.batch import apply_batch
 from hostnet.kinds.kind import (
     DiffContext,
     Failure,
@@ -42,10 +42,10 @@ from hostnet.netlink.socket import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,
-    Bulk,
     NetlinkError,
     NetlinkSocket,
     Request,
+    RequestBatch,
 )
 from hostnet.netlink.table_reader import TableReader
 from hostnet.ownership import Mark
@@ -84,7 +84,7 @@ def put_neighbours(
     protocol: int,
     *,
     replace: bool = True,
-) -> Bulk:
+) -> RequestBatch:
     """`ip neigh replace ADDRESS lladdr MAC dev LINK nud permanent proto P` each.
 
     Raises KeyError for a link that `index` lacks, OSError or ValueError for a bad address.
@@ -100,17 +100,17 @@ def put_neighbours(
             head += ATTRIBUTE.pack(4 + len(packed), NDA_DST)
             heads[link, family] = head
         bodies.append(head + packed + lladdr + unhex(mac.replace(":", "")) + tail)
-    return Bulk(RTM_NEWNEIGH, PUT if replace else ADD, bodies)
+    return RequestBatch(RTM_NEWNEIGH, PUT if replace else ADD, bodies)
 
 
-def delete_neighbours(neighbours: Iterable[Neighbour], index: Mapping[str, int]) -> Bulk:
+def delete_neighbours(neighbours: Iterable[Neighbour], index: Mapping[str, int]) -> RequestBatch:
     """`ip neigh del ADDRESS dev LINK` each."""
     bodies = []
     for link, address, _ in neighbours:
         family, packed = pack_address(address)
         body = HEADER.pack(family, 0, 0, index[link], 0, 0, 0) + attr(NDA_DST, packed)
         bodies.append(body)
-    return Bulk(RTM_DELNEIGH, 0, bodies)
+    return RequestBatch(RTM_DELNEIGH, 0, bodies)
 
 
 def dump_neighbours(family: int, ifindex: int) -> Request:
@@ -193,13 +193,13 @@ class NeighbourKind:
     def apply(self, step: Step, view: KernelView) -> list[Failure]:
         """Write them."""
 
-        def overwrite(objects: Sequence[Neighbour]) -> Bulk:
+        def overwrite(objects: Sequence[Neighbour]) -> RequestBatch:
             return put_neighbours(objects, view.index, view.mark.protocol)
 
-        def add(objects: Sequence[Neighbour]) -> Bulk:
+        def add(objects: Sequence[Neighbour]) -> RequestBatch:
             return put_neighbours(objects, view.index, view.mark.protocol, replace=False)
 
-        def delete(objects: Sequence[Neighbour]) -> Bulk:
+        def delete(objects: Sequence[Neighbour]) -> RequestBatch:
             return delete_neighbours(objects, view.index)
 
         encode = {"put": overwrite, "add": add, "delete": delete}
@@ -207,7 +207,7 @@ class NeighbourKind:
         failures: list[Failure] = []
         steps = [step] if step.verb == "delete" else self._split(step, view)
         for one in steps:
-            problems, failed = apply_bulk(one, view, encode[one.verb], explain=_explain)
+            problems, failed = apply_batch(one, view, encode[one.verb], explain=_explain)
             failures += problems
             keys = {
                 o.key

@@ -2,7 +2,7 @@
 
 Routes with a distinct gateway each on one device cost the kernel time quadratic in their number:
 it looks for an equal nexthop in a list per device. A nexthop object is found by its id; the route
-says only that. Nobody wants such an object for itself: `hostnet.kinds.route` makes one for each
+names only that. Nobody wants such an object for itself: `hostnet.kinds.route` makes one for each
 gateway of a wanted route, where the kernel has them.
 """
 
@@ -26,10 +26,10 @@ from hostnet.netlink.buffers import Part
 from hostnet.netlink.socket import (
     NLM_F_CREATE,
     NLM_F_EXCL,
-    Bulk,
     NetlinkError,
     NetlinkSocket,
     Request,
+    RequestBatch,
 )
 from hostnet.netlink.table_reader import TableReader
 
@@ -88,7 +88,9 @@ class NexthopTable:
         return cls(ids, doubles, used, max(top, max((h[0] for h in ours), default=0)))
 
 
-def put_nexthops(nexthops: Iterable[Nexthop], index: Mapping[str, int], protocol: int) -> Bulk:
+def put_nexthops(
+    nexthops: Iterable[Nexthop], index: Mapping[str, int], protocol: int
+) -> RequestBatch:
     """`ip nexthop add id ID via VIA dev LINK [onlink] proto P` each.
 
     A nexthop object never changes, so an id in use is an error: EEXIST. Raises KeyError for
@@ -103,13 +105,13 @@ def put_nexthops(nexthops: Iterable[Nexthop], index: Mapping[str, int], protocol
             + ATTRIBUTE.pack(4 + len(gateway), NHA_GATEWAY)
             + gateway
         )
-    return Bulk(RTM_NEWNEXTHOP, NLM_F_CREATE | NLM_F_EXCL, bodies)
+    return RequestBatch(RTM_NEWNEXTHOP, NLM_F_CREATE | NLM_F_EXCL, bodies)
 
 
-def delete_nexthops(numbers: Iterable[int]) -> Bulk:
+def delete_nexthops(numbers: Iterable[int]) -> RequestBatch:
     """`ip nexthop del id ID` each; routes that still use one go with it."""
     head = _NEXTHOP.pack(0, 0, 0, 0, 0)
-    return Bulk(RTM_DELNEXTHOP, 0, [head + attr_u32(NHA_ID, n) for n in numbers])
+    return RequestBatch(RTM_DELNEXTHOP, 0, [head + attr_u32(NHA_ID, n) for n in numbers])
 
 
 def dump_nexthops() -> Request:
@@ -122,14 +124,14 @@ def nexthop_protocol(part: Part) -> int:
     return part[0][part[1] + 2]
 
 
-class FoundNexthop(NamedTuple):
+class ActualNexthop(NamedTuple):
     """A nexthop object, and whose it is."""
 
     hop: Nexthop
     protocol: int
 
 
-def parse_nexthop(part: Part, names: Mapping[int, str]) -> tuple[FoundNexthop, int]:
+def parse_nexthop(part: Part, names: Mapping[int, str]) -> tuple[ActualNexthop, int]:
     """Read an RTM_NEWNEXTHOP message: the object and its device's index."""
     data, begin, end = part
     _, _, protocol, _, flags = _NEXTHOP.unpack_from(data, begin)
@@ -138,7 +140,7 @@ def parse_nexthop(part: Part, names: Mapping[int, str]) -> tuple[FoundNexthop, i
     gateway = found.get(NHA_GATEWAY)
     via = unpack_address(gateway) if gateway else ""
     number, onlink = u32(found.get(NHA_ID)), bool(flags & RTNH_F_ONLINK)
-    return FoundNexthop(Nexthop(number, names.get(device, ""), via, onlink), protocol), device
+    return ActualNexthop(Nexthop(number, names.get(device, ""), via, onlink), protocol), device
 
 
 class NexthopReader:

@@ -1,9 +1,9 @@
 """Unicast routes as a kind of object, with the nexthop objects that they share.
 
 A key (destination, metric, table) is free, or ours, or another program's: then it is never
-displaced. New routes are written with NLM_F_EXCL, so that this holds too where somebody was
-faster than our look. A route of ours that another program overwrites while this `Kernel` lives is
-put back: its key was ours before.
+displaced. New routes are written with NLM_F_EXCL, so that this holds too where another program
+made one after we read the table. A route of ours that another program overwrites while this
+`Kernel` lives is put back: its key was ours before.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hostnet.kinds.bulk import apply_bulk
+from hostnet.kinds.batch import apply_batch
 from hostnet.kinds.kind import (
     DiffContext,
     Failure,
@@ -46,7 +46,7 @@ from hostnet.kinds.route_messages import (
 from hostnet.kinds.route_watcher import RouteWatcher
 from hostnet.netlink.buffers import Part as Message
 from hostnet.netlink.buffers import parts_of
-from hostnet.netlink.socket import Bulk, NetlinkError
+from hostnet.netlink.socket import NetlinkError, RequestBatch
 from hostnet.netlink.table_reader import TableReader
 from hostnet.ownership import PROTOCOL, Mark
 from hostnet.state import HostState, Occupant
@@ -63,7 +63,7 @@ RouteKey = tuple[str, int, int]
 
 
 class UnmarkedRoute(NamedTuple):
-    """Found ones only: a route without our mark that we replace or delete.
+    """In an actual state only: a route without our mark that we replace or delete.
 
     It leads through an overlay device of ours, or stands where a route of ours stood.
     """
@@ -218,7 +218,7 @@ class RouteKind:
         """Write them."""
         protocol = view.mark.protocol
 
-        def encode(objects: Sequence[Any]) -> Bulk:
+        def encode(objects: Sequence[Any]) -> RequestBatch:
             if step.verb == "put nexthop":
                 return put_nexthops(objects, view.index, protocol)
             if step.verb == "delete nexthop":
@@ -229,7 +229,7 @@ class RouteKind:
                 return delete_routes(objects, protocol)
             return put_routes(objects, view.index, protocol, step.data, replace=step.verb == "put")
 
-        failures, failed = apply_bulk(step, view, encode, on_device=False, explain=_explain)
+        failures, failed = apply_batch(step, view, encode, on_device=False, explain=_explain)
         if step.verb in ("add", "put"):
             self._held |= {r.key for n, r in enumerate(step.objects) if n not in failed}
         elif step.verb == "delete":

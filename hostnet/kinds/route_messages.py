@@ -26,7 +26,7 @@ from hostnet.netlink.attributes import (
     unpack_address,
 )
 from hostnet.netlink.buffers import Part
-from hostnet.netlink.socket import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Bulk, Request
+from hostnet.netlink.socket import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Request, RequestBatch
 
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS = 1, 4, 5, 6, 7, 8
@@ -78,7 +78,7 @@ def put_routes(
     nexthops: Mapping[NexthopKey, int],
     *,
     replace: bool = True,
-) -> Bulk:
+) -> RequestBatch:
     """`ip route replace ...` each; by nexthop object where `nexthops` has its id.
 
     Without `replace` a route that is there with the same key, whoever made it, is an error
@@ -102,12 +102,14 @@ def put_routes(
             bodies.append(heads[int(length)] + pton(ipv4, address) + by_id + U32.pack(nhid))
         else:
             bodies.append(_route(route, 0 if nhid else index[route.link], nhid, protocol))
-    return Bulk(RTM_NEWROUTE, NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL), bodies)
+    return RequestBatch(
+        RTM_NEWROUTE, NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL), bodies
+    )
 
 
 def delete_routes(
     routes: Iterable[Route], protocol: int = 0, index: Mapping[str, int] | None = None
-) -> Bulk:
+) -> RequestBatch:
     """`ip route del DESTINATION metric M table T [proto P]` each.
 
     With `index` the device and gateway are named too, which tells plain routes to one
@@ -119,7 +121,7 @@ def delete_routes(
         via, onlink = (route.via, route.onlink) if oif else (None, False)
         bare = Route(route.destination, "", via, onlink, None, route.metric, route.table)
         bodies.append(_route(bare, oif, 0, protocol, anything=True))
-    return Bulk(RTM_DELROUTE, 0, bodies)
+    return RequestBatch(RTM_DELROUTE, 0, bodies)
 
 
 def _route(route: Route, oif: int, nhid: int, protocol: int, *, anything: bool = False) -> bytes:

@@ -1,7 +1,7 @@
 """Policy routing rules in rtnetlink: `ip rule` (linux/fib_rules.h, net/core/fib_rules.c).
 
-The kernel takes any number of rules of one priority. Two are the same rule where everything that
-a rule says agrees; it then refuses the second one (EEXIST), whoever made the first.
+The kernel takes any number of rules of one priority. Two are the same rule where all of their
+fields agree, the protocol number included; it then refuses the second one (EEXIST).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from hostnet.kinds.bulk import apply_bulk
+from hostnet.kinds.batch import apply_batch
 from hostnet.kinds.kind import (
     DiffContext,
     Failure,
@@ -35,7 +35,13 @@ from hostnet.netlink.attributes import (
     unpack_address,
 )
 from hostnet.netlink.buffers import Part as Message
-from hostnet.netlink.socket import NLM_F_CREATE, NLM_F_EXCL, Bulk, NetlinkError, NetlinkSocket
+from hostnet.netlink.socket import (
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NetlinkError,
+    NetlinkSocket,
+    RequestBatch,
+)
 from hostnet.ownership import Mark
 from hostnet.state import HostState, Occupant
 
@@ -108,13 +114,13 @@ class RuleKind:
     def apply(self, step: Step, view: KernelView) -> list[Failure]:
         """Write them; one that somebody was faster with is a failure."""
 
-        def encode(objects: Sequence[Rule]) -> Bulk:
+        def encode(objects: Sequence[Rule]) -> RequestBatch:
             bodies = [encode_rule(one, view.mark.protocol) for one in objects]
             if step.verb == "delete":
-                return Bulk(RTM_DELRULE, 0, bodies)
-            return Bulk(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, bodies)
+                return RequestBatch(RTM_DELRULE, 0, bodies)
+            return RequestBatch(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, bodies)
 
-        return apply_bulk(step, view, encode, on_device=False, explain=_explain)[0]
+        return apply_batch(step, view, encode, on_device=False, explain=_explain)[0]
 
     def watcher(self, mark: Mark) -> RuleWatcher:
         """Tells that one was changed."""

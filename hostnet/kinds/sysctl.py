@@ -32,7 +32,7 @@ class Sysctl(NamedTuple):
 
 
 def read(wanted: Iterable[Sysctl], netns: NetnsRef | None = None) -> list[Sysctl]:
-    """What the kernel says at each path of `wanted`; paths that aren't there are left out."""
+    """The values at the paths of `wanted`; paths that aren't there are left out."""
     paths = [one.path for one in wanted]
     return run_in(netns, lambda: _read(paths)) if paths else []
 

@@ -6,7 +6,7 @@ dropped, not sent elsewhere, while nobody is attached.
 
 With `IFF_VNET_HDR` each packet is preceded by a struct virtio_net_hdr, and may be a
 super-packet of up to 64 KiB that nobody has cut into segments or summed yet; which kinds the
-kernel may send us is said by TUNSETOFFLOAD. What it takes from us needs no asking.
+kernel may send us is set by TUNSETOFFLOAD. It takes all kinds from us without being asked.
 
 Sources: linux/if_tun.h, Documentation/networking/tuntap.rst.
 """
@@ -20,7 +20,7 @@ import socket
 import struct
 
 from hostnet.find_link import find_link
-from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.actual_link import ActualLink
 from hostnet.kinds.link_messages import change_link, delete_link, settings
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket
 from hostnet.ownership import LINK_ALIAS
@@ -43,7 +43,7 @@ class TunError(OSError):
         return str(self.args[-1])
 
 
-def find(name: str) -> FoundLink | None:
+def find(name: str) -> ActualLink | None:
     """The device of that name, of whatever kind, in the caller's namespace.
 
     Raises NetlinkError.
@@ -122,7 +122,7 @@ def attach(name: str, *, single: bool = False) -> int:
 def take_super_packets(fd: int) -> bool:
     """Let the kernel hand out super-packets; whether UDP ones are among them (Linux 6.2).
 
-    It says so for the device, not the queue, and takes of us what it would give.
+    That holds for the device with all its queues.
     Raises OSError.
     """
     tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN

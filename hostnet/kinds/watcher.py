@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.actual_link import ActualLink
 from hostnet.netlink.buffers import Part
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.ownership import OVERLAY_KINDS, POD_ALIAS, Mark
@@ -26,7 +26,7 @@ class WatchView:
     """What watchers have to know: whose objects, and which devices there are."""
 
     mark: Mark
-    links: dict[int, FoundLink] = field(default_factory=dict)
+    links: dict[int, ActualLink] = field(default_factory=dict)
     """By index; kept up to date by the watcher of devices."""
     deleted: frozenset[Deletion] = frozenset()
     """What a plan that was just applied has deleted: the messages on it are our own."""
@@ -65,7 +65,7 @@ class Watcher(Protocol):
         """
 
 
-def is_of_a_pod(link: FoundLink) -> bool:
+def is_of_a_pod(link: ActualLink) -> bool:
     """Whether a device is a pod's: those come and go with the pods."""
     return link.kind == "veth" and (
         bool(link.master) or link.alias.startswith(POD_ALIAS) or link.name.startswith("veth")

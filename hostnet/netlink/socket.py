@@ -67,7 +67,7 @@ class Request(NamedTuple):
     body: bytes
 
 
-class Bulk(NamedTuple):
+class RequestBatch(NamedTuple):
     """The same request on many objects: bodies are padded to four bytes."""
 
     type: int
@@ -76,7 +76,7 @@ class Bulk(NamedTuple):
 
 
 class NetlinkError(OSError):
-    """The kernel refused a request: `str()` is `OPERATION: reason (kernel's own words)`."""
+    """The kernel refused a request: `str()` is `OPERATION: reason (kernel's message)`."""
 
     def __init__(self, number: int, message: str = "", operation: str = "") -> None:
         super().__init__(number, os.strerror(number))
@@ -85,7 +85,7 @@ class NetlinkError(OSError):
 
     @property
     def reason(self) -> str:
-        """The error's name, and the kernel's own words where it said any."""
+        """The error's name, and the kernel's message where it sent one."""
         return f"{self.strerror}: {self.message}" if self.message else str(self.strerror)
 
     def __str__(self) -> str:
@@ -172,20 +172,20 @@ class NetlinkSocket:
             error.operation = describe(index)
         return errors
 
-    def execute_bulk(self, bulk: Bulk) -> dict[int, NetlinkError]:
+    def execute_batch(self, batch: RequestBatch) -> dict[int, NetlinkError]:
         """Do the same request on many bodies; the errors by index of the body."""
         errors: dict[int, NetlinkError] = {}
-        kind, flags, bodies = bulk.type, bulk.flags | 1, bulk.bodies
+        kind, flags, bodies = batch.type, batch.flags | 1, batch.bodies
         if not bodies:
             return errors
         pack = HEADER.pack
         each = max(1, SEND_SIZE // (16 + max(map(len, bodies))))
         for first in range(0, len(bodies), each):
-            batch = [
+            messages = [
                 pack(16 + len(body), kind, flags, sequence, 0) + body
                 for sequence, body in enumerate(bodies[first : first + each], self._sequence + 1)
             ]
-            self._exchange(batch, first, errors)
+            self._exchange(messages, first, errors)
         return errors
 
     def _exchange(self, batch: list[bytes], first: int, errors: dict[int, NetlinkError]) -> None:

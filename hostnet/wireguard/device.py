@@ -16,7 +16,7 @@ import os
 import struct
 
 from hostnet.find_link import find_link
-from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.actual_link import ActualLink
 from hostnet.kinds.link_messages import add_link, change_link, delete_link, settings
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket
 from hostnet.ownership import LINK_ALIAS
@@ -31,7 +31,7 @@ class TunBusyError(OSError):
     """Another process holds the TUN device."""
 
 
-def find_device(name: str) -> FoundLink | None:
+def find_device(name: str) -> ActualLink | None:
     """The device of that name in the caller's namespace. Raises NetlinkError."""
     with NetlinkSocket() as sock:
         return find_link(sock, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hostnet.kinds.found_link import IFLA_BR_VLAN_FILTERING, FoundLink
+from hostnet.kinds.actual_link import IFLA_BR_VLAN_FILTERING, ActualLink
 from hostnet.kinds.link_messages import add_link, change_kind_data
 from hostnet.netlink.attributes import attr_u8
 from hostnet.netlink.socket import Request
@@ -43,7 +43,7 @@ class BridgeKind:
         del name, index
         return add_link("bridge", common, bridge_data(details))
 
-    def parse(self, found: FoundLink, names: Mapping[int, str]) -> Bridge:
+    def parse(self, found: ActualLink, names: Mapping[int, str]) -> Bridge:
         """The settings that we set."""
         del names
         return Bridge(found.vlan_filtering)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.actual_link import ActualLink
 from hostnet.netlink.socket import Request
 
 Details = TypeVar("Details")
@@ -41,7 +41,7 @@ class DeviceKind(Protocol[Details]):
         `index` lacks; the function raises OSError.
         """
 
-    def parse(self, found: FoundLink, names: Mapping[int, str]) -> Details | None:
+    def parse(self, found: ActualLink, names: Mapping[int, str]) -> Details | None:
         """The settings of a device that is there; None when they can't be told."""
 
     def can_become(self, have: Details, want: Details) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.actual_link import ActualLink
 from hostnet.kinds.tun import make_persistent
 
 IFLA_TUN_MULTI_QUEUE = 7
@@ -38,7 +38,7 @@ class TunKind:
         del common, index
         return lambda: make_persistent(name, single=not details.multi_queue)
 
-    def parse(self, found: FoundLink, names: Mapping[int, str]) -> Tun:
+    def parse(self, found: ActualLink, names: Mapping[int, str]) -> Tun:
         """One queue or several."""
         del names
         return Tun(found.data.get(IFLA_TUN_MULTI_QUEUE) == b"\1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.actual_link import ActualLink
 from hostnet.kinds.link_messages import add_veth, settings
 from hostnet.netlink.socket import Request
 
@@ -30,7 +30,7 @@ class VethKind:
         both = settings(name=name), settings(name=details.peer)
         return add_veth(*both, host_up=False, peer_up=False)
 
-    def parse(self, found: FoundLink, names: Mapping[int, str]) -> Veth | None:
+    def parse(self, found: ActualLink, names: Mapping[int, str]) -> Veth | None:
         """The other device's name, unless it is in another namespace."""
         if found.peer_netnsid is not None or found.parent not in names:
             return None

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.actual_link import ActualLink
 from hostnet.kinds.link_messages import add_link
 from hostnet.netlink.attributes import attr, attr_u8, attr_u32, pack_address, u32, unpack_address
 from hostnet.netlink.socket import Request
@@ -56,7 +56,7 @@ class VxlanKind:
         number = index[underlay] if underlay is not None else 0
         return add_link("vxlan", common, vxlan_data(details, number))
 
-    def parse(self, found: FoundLink, names: Mapping[int, str]) -> Vxlan:
+    def parse(self, found: ActualLink, names: Mapping[int, str]) -> Vxlan:
         """All of its settings."""
         data = found.data
         local = data.get(IFLA_VXLAN_LOCAL) or data.get(IFLA_VXLAN_LOCAL6)

@@ -24,7 +24,7 @@ from cni.pod.gateways import with_gateways
 from cni.pod.naming import host_interface_name, mac_for
 from cni.pod.pod_addresses import kernel_route, pod_requests
 from cni.result.model import ResultAddress, ResultRoute
-from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.actual_link import ActualLink
 from ipam.subnet_env import SubnetEnv
 
 LEASE = """FLANNEL_NETWORK=10.5.0.0/16
@@ -136,7 +136,7 @@ def test_routes_as_the_kernel_gets_them(
 
 
 def test_a_pod_s_batch_brings_it_up_first() -> None:
-    _, lines = pod_requests(FoundLink("eth0", 2), POD, (ResultRoute("0.0.0.0/0"),))
+    _, lines = pod_requests(ActualLink("eth0", 2), POD, (ResultRoute("0.0.0.0/0"),))
     assert lines == [
         "ip link set eth0 up",
         "ip addr add 10.5.72.2/24 dev eth0",

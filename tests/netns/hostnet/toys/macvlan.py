@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hostnet.kinds.found_link import FoundLink
+from hostnet.kinds.actual_link import ActualLink
 from hostnet.kinds.link_messages import add_link, change_kind_data
 from hostnet.netlink.attributes import attr_u32, u32
 from hostnet.netlink.socket import Request
@@ -40,7 +40,7 @@ class MacvlanKind:
             "macvlan", common + attr_u32(IFLA_LINK, index[details.lower]), _data(details)
         )
 
-    def parse(self, found: FoundLink, names: Mapping[int, str]) -> Macvlan:
+    def parse(self, found: ActualLink, names: Mapping[int, str]) -> Macvlan:
         """The lower device and the mode."""
         mode = MODES.get(u32(found.data.get(IFLA_MACVLAN_MODE)), "")
         return Macvlan(names.get(found.parent, ""), mode)

@@ -11,7 +11,7 @@ IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33  # HAIRPIN is what the kernel cal
 
 
 @dataclass(frozen=True, slots=True)
-class FoundLink:
+class ActualLink:
     """A device as the kernel describes it."""
 
     name: str

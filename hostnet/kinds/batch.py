@@ -7,22 +7,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hostnet.kinds.kind import Failure, KernelView, Step
-from hostnet.netlink.socket import Bulk, NetlinkError
+from hostnet.netlink.socket import NetlinkError, RequestBatch
 
 GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
 """What the kernel answers, by kind of object, to the deletion of what isn't there."""
 
-Encode = Callable[[Sequence[Any]], Bulk]
+Encode = Callable[[Sequence[Any]], RequestBatch]
 Explain = Callable[[Any, NetlinkError], str]
 
 
 def reason_of(one: Any, error: NetlinkError) -> str:
-    """The kernel's own words."""
+    """The kernel's message."""
     del one
     return error.reason
 
 
-def apply_bulk(
+def apply_batch(
     step: Step,
     view: KernelView,
     encode: Encode,
@@ -50,13 +50,13 @@ def apply_bulk(
                 failed.add(place)
     objects = [step.objects[place] for place in places]
     try:
-        bulk = encode(objects)
+        batch = encode(objects)
     except (OSError, ValueError, LookupError):
         errors = _one_by_one(step, objects, view, encode)
     else:
         errors = {
             place: explain(objects[place], error)
-            for place, error in view.socket.execute_bulk(bulk).items()
+            for place, error in view.socket.execute_batch(batch).items()
             if puts or error.errno not in GONE
         }
     for place, reason in errors.items():
@@ -73,11 +73,11 @@ def _one_by_one(
     found: dict[int, str] = {}
     for place, one in enumerate(objects):
         try:
-            bulk = encode([one])
+            batch = encode([one])
         except (OSError, ValueError, LookupError) as error:
-            found[place] = f"can't be said in netlink: {error}"
+            found[place] = f"can't be written as a netlink message: {error}"
             continue
-        for problem in view.socket.execute_bulk(bulk).values():
+        for problem in view.socket.execute_batch(batch).values():
             if puts or problem.errno not in GONE:
                 found[place] = problem.reason
     return found
