@@ -11,15 +11,15 @@ from typing import Any
 
 from base.errors import FlatmeshError
 
-INCOMPATIBLE_VERSION = 1
+INCOMPATIBLE_VERSION = 1  # the config's cniVersion is none of those supported
 UNSUPPORTED_FIELD = 2  # the message holds the key and its value
 UNKNOWN_CONTAINER = 3  # the runtime has nothing to clean up
 INVALID_ENVIRONMENT = 4  # the message names every wrong variable
-IO_FAILURE = 5
-DECODING_FAILURE = 6
-INVALID_CONFIG = 7
+IO_FAILURE = 5  # a file, or the address store, could not be read or written
+DECODING_FAILURE = 6  # what came on stdin, or a prevResult, is not the JSON it must be
+INVALID_CONFIG = 7  # the message names the key of the config
 SAME_NETNS = 8  # libcni's ErrInvalidNetNS: CNI_NETNS is the host's own namespace
-TRY_AGAIN_LATER = 11
+TRY_AGAIN_LATER = 11  # the host is busy; the same call may succeed in a moment
 NOT_AVAILABLE = 50  # STATUS: no ADD can be served now
 NOT_AVAILABLE_AND_PODS_AFFECTED = 51  # STATUS: and running pods may have lost connectivity
 # 100 and above are a plugin's own.
