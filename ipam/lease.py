@@ -62,11 +62,10 @@ class Lease:
     ipv6_subnet: IPv6Network | None
     attributes: LeaseAttributes = field(default_factory=LeaseAttributes)
     reserved: bool = False
-    """The key has no etcd lease: an operator's reservation, it never expires."""
-    revision: int = field(default=0, compare=False)
-    """etcd mod_revision, for compare-and-swap; not part of what the lease says."""
-    etcd_lease: int = field(default=0, compare=False)
-    """etcd lease id the key is attached to; 0 for a reservation."""
+    """An operator's reservation: it never expires."""
+    origin: object = field(default=None, compare=False)
+    """What the source that the lease comes from knows of it (`ipam.etcd_origin`); not part of what
+    the lease says, and nobody else reads it."""
 
     @property
     def key(self) -> str:
@@ -140,10 +139,10 @@ def parse_value(text: str | bytes) -> LeaseAttributes:
     )
 
 
-def parse(key: str, text: str | bytes, *, revision: int = 0, etcd_lease: int = 0) -> Lease:
+def parse(key: str, text: str | bytes, *, reserved: bool = False, origin: object = None) -> Lease:
     """A lease from its key's last part and its value. Raises LeaseError."""
     subnet, ipv6_subnet = parse_key(key)
-    return Lease(subnet, ipv6_subnet, parse_value(text), etcd_lease == 0, revision, etcd_lease)
+    return Lease(subnet, ipv6_subnet, parse_value(text), reserved, origin)
 
 
 def same_host(one: LeaseAttributes, other: LeaseAttributes) -> bool:

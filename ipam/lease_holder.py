@@ -21,6 +21,7 @@ import logging
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 
+from ipam.etcd_origin import origin_of
 from ipam.lease import Lease, format_value, held_by, is_held_by, same_host
 from ipam.lease_memory import LeaseMemory
 from ipam.lease_source import LeaseRequest
@@ -58,7 +59,7 @@ class LeaseHolder:
             self.own = self.memory.recall(self.leases)
         if self.own is not None:
             there = self.leases.get(self.own.key)
-            if there is None or there.revision < self.own.revision:
+            if there is None or origin_of(there).revision < origin_of(self.own).revision:
                 # either the view lags behind our own write, or etcd lost it: ask
                 there = (await self.registry.leases())[0].get(self.own.key)
             if there is not None and not self._is_ours(there, request):
@@ -87,7 +88,8 @@ class LeaseHolder:
     def _is_ours(self, there: Lease, request: LeaseRequest) -> bool:
         """Whether a lease is under our address, or one that we last published or attached."""
         own = self.own
-        if own is not None and own.etcd_lease and own.etcd_lease == there.etcd_lease:
+        attached = origin_of(own).etcd_lease if own is not None else 0
+        if attached and attached == origin_of(there).etcd_lease:
             return True
         return is_held_by(there.attributes, request.public_ip, request.public_ipv6) or (
             own is not None and same_host(there.attributes, own.attributes)
@@ -106,7 +108,8 @@ class LeaseHolder:
         return lease
 
     def _hold(self, lease: Lease) -> None:
-        renewing = self.own is not None and self.own.etcd_lease == lease.etcd_lease
+        attached = origin_of(lease).etcd_lease
+        renewing = self.own is not None and origin_of(self.own).etcd_lease == attached
         self.own, self.problem = lease, None
         self.memory.keep(lease)
         if not renewing or self._renewal is None or self._renewal.done():

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ipam.etcd_origin import origin_of
 from ipam.lease import Lease
 
 
@@ -27,13 +28,14 @@ class LeaseMemory:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             known = json.loads(self.path.read_text())
             lease = leases.get(known["key"])
-            if lease is not None and lease.etcd_lease and lease.etcd_lease == known["etcd_lease"]:
+            attached = origin_of(lease).etcd_lease if lease is not None else 0
+            if attached and attached == known["etcd_lease"]:
                 return lease
         return None
 
     def keep(self, lease: Lease) -> None:
         """Remember a lease of ours. Raises OSError."""
-        text = json.dumps({"key": lease.key, "etcd_lease": lease.etcd_lease})
+        text = json.dumps({"key": lease.key, "etcd_lease": origin_of(lease).etcd_lease})
         with contextlib.suppress(OSError):
             if self.path.read_text() == text:
                 return

@@ -25,6 +25,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from etcd.client import Etcd, EtcdError, KeyValue, NewKey
 from ipam import lease as codec
+from ipam.etcd_origin import EtcdOrigin, origin_of
 from ipam.lease import Lease, LeaseAttributes, LeaseError, same_host
 from ipam.lease_candidates import (
     NoFreeSubnetError,
@@ -128,7 +129,9 @@ class Registry:
     def decode(self, kv: KeyValue) -> Lease:
         """Read a lease. Raises LeaseError."""
         name = kv.key.removeprefix(self.subnets)
-        lease = codec.parse(name, kv.value, revision=kv.mod_revision, etcd_lease=kv.lease)
+        lease = codec.parse(
+            name, kv.value, reserved=kv.lease == 0, origin=EtcdOrigin(kv.mod_revision, kv.lease)
+        )
         if lease.key != name:  # flannel's keys have one form: fd05::-64, not fd05:0:0::-64
             raise LeaseError(f"key {name!r} should be {lease.key!r}")
         return lease
@@ -162,21 +165,21 @@ class Registry:
                 if wanted is not None:  # a family was switched on or off: keep the other's subnet
                     log.info("giving lease %s up for %s", lease.key, wanted.key)
                     key, previous = self.subnets + lease.key, wanted
-                    await self.etcd.delete_if(key, mod_revision=lease.revision)
+                    await self.etcd.delete_if(key, mod_revision=origin_of(lease).revision)
                     found = [kv for kv in found if kv.key != key]
             return await self._create(config, attributes, previous, found, ttl)
 
     async def _take_back(self, own: Lease, attributes: LeaseAttributes, ttl: int) -> Lease | None:
         """Go on with a lease that is ours; None when it changed meanwhile."""
         granted = 0
-        if own.etcd_lease:
-            granted = await self.etcd.keep_alive(own.etcd_lease)
+        if origin_of(own).etcd_lease:
+            granted = await self.etcd.keep_alive(origin_of(own).etcd_lease)
             if not granted:
                 return None  # it has just expired, and its key with it
         if own.reserved or granted == ttl:
             if own.attributes == attributes:
                 return own
-            return await self._write(own, attributes, own.etcd_lease)
+            return await self._write(own, attributes, origin_of(own).etcd_lease)
         etcd_lease = await self.etcd.grant(ttl)  # flanneld's, or of another --subnet-lease-ttl
         try:
             lease = await self._write(own, attributes, etcd_lease)
@@ -206,7 +209,9 @@ class Registry:
                         return lease  # the compare of its key has guarded all of it
                     if await self._is_first(lease):
                         return lease
-                    await self.etcd.delete_if(self.subnets + lease.key, mod_revision=lease.revision)
+                    await self.etcd.delete_if(
+                        self.subnets + lease.key, mod_revision=origin_of(lease).revision
+                    )
                     found, _ = await self.etcd.list(self.subnets, keys_only=True)
                 held = self._held(found)
                 wanted = candidates(config, held, previous)
@@ -227,7 +232,7 @@ class Registry:
         if done.key is None:
             return None, list(done.keys)
         v4, v6 = codec.parse_key(done.key.removeprefix(self.subnets))
-        return Lease(v4, v6, attributes, False, done.revision, etcd_lease), []
+        return Lease(v4, v6, attributes, False, EtcdOrigin(done.revision, etcd_lease)), []
 
     def _held(self, found: list[KeyValue]) -> list[Subnets]:
         """All subnets that are named by a key, whatever its value is worth."""
@@ -246,7 +251,7 @@ class Registry:
     async def _is_first(self, lease: Lease) -> bool:
         """Whether nobody who was there before us holds a part of our subnets."""
         found, _ = await self.etcd.list(self.subnets, keys_only=True)
-        older = [kv for kv in found if kv.create_revision < lease.revision]
+        older = [kv for kv in found if kv.create_revision < origin_of(lease).revision]
         return not any(
             (mine is not None and theirs is not None and mine.overlaps(theirs))
             for held in self._held(older)
@@ -260,19 +265,23 @@ class Registry:
         revision = await self.etcd.put_if(
             self.subnets + lease.key,
             codec.format_value(attributes).encode(),
-            mod_revision=lease.revision,
+            mod_revision=origin_of(lease).revision,
             lease=etcd_lease,
         )
         if revision is None:
             return None
         return Lease(
-            lease.subnet, lease.ipv6_subnet, attributes, etcd_lease == 0, revision, etcd_lease
+            lease.subnet,
+            lease.ipv6_subnet,
+            attributes,
+            etcd_lease == 0,
+            EtcdOrigin(revision, etcd_lease),
         )
 
     async def update(self, lease: Lease, attributes: LeaseAttributes) -> Lease:
         """Publish new attributes in a lease of ours. Raises LeaseLostError, EtcdError."""
         try:
-            updated = await self._write(lease, attributes, lease.etcd_lease)
+            updated = await self._write(lease, attributes, origin_of(lease).etcd_lease)
         except EtcdError as error:
             if "lease not found" in str(error):
                 raise LeaseLostError(f"lease {lease.key} has expired") from None
@@ -288,12 +297,12 @@ class Registry:
         is over, because it expired or because etcd was started empty. Then acquire it
         again. A reservation needs no renewing: waits for ever.
         """
-        if lease.etcd_lease == 0:
+        if origin_of(lease).etcd_lease == 0:
             await asyncio.Event().wait()
         said, pause = "", RETRY[0]
         while True:
             try:
-                ttl = await self.etcd.keep_alive(lease.etcd_lease)
+                ttl = await self.etcd.keep_alive(origin_of(lease).etcd_lease)
             except EtcdError as error:
                 if said != str(error):
                     log.warning("renewing lease %s: %s; trying on", lease.key, error)
@@ -311,9 +320,9 @@ class Registry:
 
     async def release(self, lease: Lease) -> bool:
         """Give a lease back if it is still as we last saw it; says whether it was."""
-        released = await self._release(lease.key, lease.revision)
-        if released and lease.etcd_lease:
-            await self._forget(lease.etcd_lease)
+        released = await self._release(lease.key, origin_of(lease).revision)
+        if released and origin_of(lease).etcd_lease:
+            await self._forget(origin_of(lease).etcd_lease)
         return released
 
     async def release_subnet(self, subnet: IPv4Network | None, ipv6: IPv6Network | None) -> bool:

@@ -22,6 +22,7 @@ from ipaddress import IPv4Network, IPv6Network
 from itertools import accumulate
 from typing import Any
 
+from ipam.etcd_origin import origin_of
 from ipam.lease import Lease, LeaseAttributes, same_host
 from ipam.network import NetworkConfig
 
@@ -63,6 +64,11 @@ def same_lengths(config: NetworkConfig, held: Iterable[Subnets]) -> bool:
     )
 
 
+def _age(lease: Lease) -> int:
+    """Smaller for a lease that was written earlier."""
+    return origin_of(lease).revision
+
+
 def own_lease(
     leases: Iterable[Lease],
     config: NetworkConfig,
@@ -79,7 +85,7 @@ def own_lease(
         if same_host(lease.attributes, attributes) and fits(config, lease.subnet, lease.ipv6_subnet)
     ]
     used = previous.key if previous is not None else None
-    own.sort(key=lambda lease: (lease.key != used, not lease.reserved, lease.revision, lease.key))
+    own.sort(key=lambda lease: (lease.key != used, not lease.reserved, _age(lease), lease.key))
     return own[0] if own else None
 
 

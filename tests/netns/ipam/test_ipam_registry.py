@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
+from ipam.etcd_origin import origin_of
 from ipam.lease import Lease, LeaseAttributes, format_value
 from ipam.network import parse_config
 from ipam.registry import NoFreeSubnetError, Registry
@@ -174,17 +175,17 @@ def test_a_daemon_that_starts_again_goes_on_without_a_write(etcd: EtcdServer) ->
         first = await registry.acquire(SMALL, host(1), ttl=TTL)
         revision = etcd.revision()
         again = await registry.acquire(SMALL, host(1), ttl=TTL)
-        assert (again, again.etcd_lease, again.revision) == (
+        assert (again, origin_of(again).etcd_lease, origin_of(again).revision) == (
             first,
-            first.etcd_lease,
-            first.revision,
+            origin_of(first).etcd_lease,
+            origin_of(first).revision,
         )
         assert etcd.revision() == revision
         # new attributes are written under the same etcd lease
         moved = await registry.acquire(SMALL, host(1, backend_v6_data={"VNI": 2}), ttl=TTL)
         assert moved.subnet == first.subnet
-        assert moved.etcd_lease == first.etcd_lease
-        assert moved.revision > first.revision
+        assert origin_of(moved).etcd_lease == origin_of(first).etcd_lease
+        assert origin_of(moved).revision > origin_of(first).revision
 
     with_registry(etcd, story)
 
@@ -201,7 +202,7 @@ def test_flannelds_lease_is_taken_over_with_our_own_time_to_live(etcd: EtcdServe
     async def story(registry: Registry) -> None:
         lease = await registry.acquire(SMALL, host(1), ttl=TTL)
         assert lease.key == "10.5.2.0-24"
-        assert f"{lease.etcd_lease:x}" != granted
+        assert f"{origin_of(lease).etcd_lease:x}" != granted
         etcd.ctl("lease", "revoke", granted)  # flanneld's etcd lease expires, and our key stays
         assert lease.key in (await registry.leases())[0]
 

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from ipam.etcd_origin import origin_of
 from ipam.lease import LeaseError
 from ipam.network import ConfigError
 from ipam.registry import NoFreeSubnetError, Registry
@@ -35,7 +36,7 @@ def test_a_reservation_is_used_by_its_host_and_by_nobody_else(etcd: EtcdServer) 
         mine = await registry.acquire(SMALL, host(1), ttl=TTL)
         assert mine.subnet == wanted
         assert mine.reserved
-        assert mine.etcd_lease == 0
+        assert origin_of(mine).etcd_lease == 0
         assert mine.attributes == host(1)
         renewing = asyncio.create_task(registry.keep_alive(mine))  # nothing to renew
         updated = await registry.update(mine, host(1, backend_v6_data={"VNI": 3}))
@@ -56,7 +57,7 @@ def test_a_host_can_have_its_own_lease_reserved(etcd: EtcdServer) -> None:
         reserved = await registry.reserve(lease.subnet, None, "192.168.0.1")
         assert reserved.reserved
         assert reserved.attributes == host(1)  # peers go on reaching it
-        etcd.ctl("lease", "revoke", f"{lease.etcd_lease:x}")
+        etcd.ctl("lease", "revoke", f"{origin_of(lease).etcd_lease:x}")
         assert lease.key in (await registry.leases())[0]
 
     with_registry(etcd, story)

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from etcd.client import Etcd, KeyValue
 from ipam import lease
+from ipam.etcd_origin import EtcdOrigin, origin_of
 from ipam.lease import Lease, LeaseAttributes, LeaseError
+from ipam.registry import Registry
 
 # what flanneld matches keys with (pkg/subnet/subnet.go)
 FLANNELD_KEY = re.compile(r"(\d+\.\d+\.\d+\.\d+)-(\d+)(?:&([a-f\d:]+)-(\d+))?$")
@@ -48,11 +51,11 @@ FLANNELDS = [
 
 @pytest.mark.parametrize(("key", "value"), FLANNELDS)
 def test_flannelds_leases_come_back_byte_for_byte(key: str, value: str) -> None:
-    found = lease.parse(key, value.encode(), revision=7, etcd_lease=9)
+    found = lease.parse(key, value.encode(), origin=EtcdOrigin(7, 9))
     assert found.key == key
     assert lease.format_value(found.attributes) == value
     assert not found.reserved
-    assert (found.revision, found.etcd_lease) == (7, 9)
+    assert (origin_of(found).revision, origin_of(found).etcd_lease) == (7, 9)
 
 
 def test_a_dual_stack_key_is_one_that_flanneld_reads() -> None:
@@ -70,7 +73,11 @@ def test_ipv6_alone_has_a_key_that_flanneld_passes_over() -> None:
 
 
 def test_a_key_without_an_etcd_lease_is_a_reservation() -> None:
-    assert lease.parse(*FLANNELDS[0]).reserved
+    registry = Registry(Etcd(["http://127.0.0.1:2379"]))
+    key, value = FLANNELDS[0]
+    for attached in (0, 9):
+        kv = KeyValue(registry.subnets + key, value.encode(), 7, attached)
+        assert registry.decode(kv).reserved == (attached == 0)
 
 
 def test_ipv6_alone_writes_an_unspecified_ipv4_address_and_reads_it_as_none() -> None:

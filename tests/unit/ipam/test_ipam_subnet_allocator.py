@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ipam.etcd_origin import EtcdOrigin
 from ipam.lease import Lease, LeaseAttributes
 from ipam.network import NetworkConfig, parse_config
 from ipam.subnet_allocator import Pool, choices, fits, own_lease, successor
@@ -98,10 +99,10 @@ def test_ipv6_alone_from_more_subnets_than_can_be_listed() -> None:
 
 def test_own_lease_prefers_the_one_in_use_then_a_reservation() -> None:
     leases = [
-        Lease(IPv4Network("10.5.1.0/24"), None, TWO, False, 1, 1),
-        Lease(IPv4Network("10.5.2.0/24"), None, ONE, False, 2, 2),
-        Lease(IPv4Network("10.5.3.0/24"), None, ONE, True, 3, 0),
-        Lease(IPv4Network("10.9.4.0/24"), None, ONE, False, 4, 4),
+        Lease(IPv4Network("10.5.1.0/24"), None, TWO, False, EtcdOrigin(1, 1)),
+        Lease(IPv4Network("10.5.2.0/24"), None, ONE, False, EtcdOrigin(2, 2)),
+        Lease(IPv4Network("10.5.3.0/24"), None, ONE, True, EtcdOrigin(3, 0)),
+        Lease(IPv4Network("10.9.4.0/24"), None, ONE, False, EtcdOrigin(4, 4)),
     ]
     reserved = own_lease(leases, EIGHT, ONE)
     assert reserved is not None
