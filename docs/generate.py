@@ -38,7 +38,11 @@ OTHER_FILES = (
     ("run directory", "udp.log", "Its messages"),
     ("run directory", "wireguard", "Directory for the processes of wireguard-go"),
     ("state directory", "wireguard.key", "The WireGuard key of this host"),
-    ("state directory", "wireguard.key.old", "The key before, until it is replaced everywhere"),
+    (
+        "state directory",
+        "wireguard.key.old",
+        "The key before, until this host's lease says the new one",
+    ),
     ("state directory", "wireguard.rotate", "Asks the daemon for a new key"),
 )
 
