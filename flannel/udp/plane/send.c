@@ -8,7 +8,7 @@
  * told with ICMP; a packet that may be fragmented is, as a router would do it.
  */
 #define _GNU_SOURCE
-#include "send.h"
+#include "transmit.h"
 
 #include <errno.h>
 #include <netinet/udp.h>

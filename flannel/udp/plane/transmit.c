@@ -14,7 +14,6 @@
 
 #include "checksum.h"
 #include "segment.h"
-#include "send.h"
 
 enum { READS_IN_A_ROW = 256 }; /* then the sockets are read */
 

@@ -80,4 +80,15 @@ void transmit_flush(struct transmitter *tx);
  * with errno when the TUN device is gone. */
 int transmit_burst(struct transmitter *tx, const struct peer_table *table);
 
+/* -- send.c: sends what transmit.c has collected ------------------------------------------ */
+
+/* Bytes of the largest packet that reaches the peer, as far as is known. */
+uint32_t largest_packet(const struct transmitter *tx, const struct peer *peer);
+
+/* Send the first `count` messages. */
+void send_messages(struct transmitter *tx, uint32_t count);
+
+/* A packet larger than the path takes: fragment it where that is allowed, else tell its sender. */
+void send_too_big(struct transmitter *tx, struct peer *peer, const struct packet *packet);
+
 #endif
