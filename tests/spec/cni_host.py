@@ -253,6 +253,12 @@ class CniHost:
         self.pods.clear()
 
 
+def addresses(host: CniHost, pod: str, name: str = "eth0") -> set[str]:
+    """A pod's global addresses, with prefix lengths."""
+    (link,) = host.ip("addr", "show", "dev", name, pod=pod)
+    return {f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"] if a["scope"] == "global"}
+
+
 @contextlib.contextmanager
 def made_host(directory: Path, bin_dir: Path) -> Iterator[CniHost]:
     host = CniHost(f"cni-{secrets.token_hex(3)}", directory, bin_dir)
