@@ -150,7 +150,7 @@ class Runner:
             self._wake.clear()
             if not self._dirty:
                 continue
-            if self._dirty.whole:
+            if self._dirty.whole and self.applied_for is not None:
                 await asyncio.sleep(SETTLE_INTERVAL)
             await self._wait_for_those_before()
             inputs = self._inputs()
