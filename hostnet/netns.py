@@ -85,19 +85,6 @@ def is_namespace(fd: int) -> bool:
         return False
 
 
-def identity(netns: NetnsRef | None = None) -> tuple[int, int]:
-    """Device and inode: equal exactly when two references are the same namespace.
-
-    None is the calling thread's own. Raises NetnsError.
-    """
-    path = path_of(netns) if netns is not None else "/proc/thread-self/ns/net"
-    try:
-        stat = Path(path).stat()
-    except OSError as error:
-        raise NetnsError(error.errno, error.strerror, path) from None
-    return (stat.st_dev, stat.st_ino)
-
-
 def enter(netns: NetnsRef) -> None:
     """Move the calling thread for good; only for threads that are made for it."""
     fd = open_netns(netns)

@@ -194,16 +194,6 @@ class AddressStore:
                 _delete(db, attachment)
             return record
 
-    def release_except(
-        self, network: str, keep: Collection[tuple[str, str]]
-    ) -> Sequence[StoredAttachment]:
-        """Delete all of a network but the (container, ifname) of `keep`; returns what was freed."""
-        with self._database.transaction() as db:
-            gone = self._stale(db, network, keep)
-            for record in gone:
-                _delete(db, record.attachment)
-            return gone
-
     # -- questions ---------------------------------------------------------------------
 
     def find(self, attachment: Attachment) -> StoredAttachment | None:

@@ -116,10 +116,10 @@ class LeaseView:
         return self._snapshot(changed, before, released)
 
     def _goes_on(self, found: Sequence[KeyValue], revision: int) -> bool:
-        """Whether what is listed can have become of what we know.
+        """Whether the listed keys and the keys we know belong to one history of etcd.
 
-        We know everything up to our revision: a key as old as that which is not as we know it
-        belongs to another history.
+        We know every key up to our revision. A listed key of such a revision that differs from
+        what we know was written in another history: etcd was started empty or from a backup.
         """
         return revision >= self.revision and all(
             kv.mod_revision > self.revision or self._known.get(kv.key) == kv.mod_revision

@@ -34,8 +34,6 @@ class NetworkConfig:
 
     enable_ipv4: bool = True
     enable_ipv6: bool = False
-    enable_nftables: bool = False
-    """flanneld's switch; our masquerading is nftables whatever it says."""
     network: IPv4Network | None = None
     subnet_len: int = 0
     """Prefix length of one host's subnet; 0 when IPv4 is off."""
@@ -111,7 +109,6 @@ def parse_config(text: str | bytes) -> NetworkConfig:
     return NetworkConfig(
         enable_ipv4,
         enable_ipv6,
-        _flag(keys, "EnableNFTables", default=False),
         *v4,
         *v6,
         backend_type,

@@ -11,6 +11,14 @@ from pathlib import Path
 import pytest
 
 from hostnet import netns as namespaces
+from hostnet.netns import NetnsRef
+
+
+def identity(netns: NetnsRef | None = None) -> tuple[int, int]:
+    """Device and inode: equal exactly when two references are the same namespace."""
+    path = namespaces.path_of(netns) if netns is not None else "/proc/thread-self/ns/net"
+    stat = Path(path).stat()
+    return (stat.st_dev, stat.st_ino)
 
 
 def test_namespace_is_the_one_that_ip_netns_shows_and_its_loopback_is_up(netns: str) -> None:
@@ -20,15 +28,15 @@ def test_namespace_is_the_one_that_ip_netns_shows_and_its_loopback_is_up(netns: 
         ["ip", "-n", netns, "-br", "link", "show", "lo"], capture_output=True, text=True, check=True
     )
     assert "LOWER_UP" in loopback.stdout
-    inside = namespaces.run_in(netns, namespaces.identity)
-    assert inside == namespaces.identity(netns) != namespaces.identity()
+    inside = namespaces.run_in(netns, identity)
+    assert inside == identity(netns) != identity()
 
 
 def test_namespace_made_by_ip_netns_is_entered_and_removed_by_us() -> None:
     name = f"fm-{secrets.token_hex(4)}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
-        assert namespaces.run_in(name, namespaces.identity) == namespaces.identity(name)
+        assert namespaces.run_in(name, identity) == identity(name)
     finally:
         assert namespaces.remove(name)
     assert not namespaces.remove(name)
@@ -36,10 +44,10 @@ def test_namespace_made_by_ip_netns_is_entered_and_removed_by_us() -> None:
 
 
 def test_taken_name_is_refused_and_left_alone(netns: str) -> None:
-    before = namespaces.identity(netns)
+    before = identity(netns)
     with pytest.raises(namespaces.NetnsError, match="File exists"):
         namespaces.create(netns)
-    assert namespaces.identity(netns) == before
+    assert identity(netns) == before
 
 
 def test_missing_namespace_and_plain_file_have_different_errors(tmp_path: Path) -> None:
@@ -72,17 +80,17 @@ def test_socket_opened_inside_is_used_from_outside(netns: str) -> None:
 
 
 def test_callers_thread_stays_where_it_is_also_after_an_error(netns: str) -> None:
-    before = namespaces.identity()
+    before = identity()
 
     def fail() -> None:
         raise LookupError("inside")
 
     with pytest.raises(LookupError, match="inside"):
         namespaces.run_in(netns, fail)
-    assert namespaces.identity() == before
+    assert identity() == before
     with namespaces.entered(netns):
-        assert namespaces.identity() == namespaces.identity(netns)
-    assert namespaces.identity() == before
+        assert identity() == identity(netns)
+    assert identity() == before
 
 
 def test_descriptor_keeps_a_removed_namespace_usable(
@@ -91,9 +99,9 @@ def test_descriptor_keeps_a_removed_namespace_usable(
     name = make_netns()
     fd = namespaces.open_netns(name)
     try:
-        expected = namespaces.identity(fd)
+        expected = identity(fd)
         namespaces.remove(name)
-        assert namespaces.run_in(fd, namespaces.identity) == expected
+        assert namespaces.run_in(fd, identity) == expected
     finally:
         os.close(fd)
 
@@ -103,8 +111,8 @@ def test_many_threads_work_in_their_own_namespaces(make_netns: Callable[[], str]
     wrong: list[str] = []
 
     def work(name: str) -> None:
-        seen = {namespaces.run_in(name, namespaces.identity) for _ in range(50)}
-        wrong.extend([name] * (seen != {namespaces.identity(name)}))
+        seen = {namespaces.run_in(name, identity) for _ in range(50)}
+        wrong.extend([name] * (seen != {identity(name)}))
 
     threads = [threading.Thread(target=work, args=(name,)) for name in names]
     for thread in threads:
@@ -115,5 +123,5 @@ def test_many_threads_work_in_their_own_namespaces(make_netns: Callable[[], str]
 
 
 def test_fresh_namespace_dies_with_its_thread() -> None:
-    inside = namespaces.run_in_new(namespaces.identity)
-    assert inside != namespaces.identity()
+    inside = namespaces.run_in_new(identity)
+    assert inside != identity()

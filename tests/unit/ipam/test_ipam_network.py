@@ -65,7 +65,6 @@ def test_every_key_in_any_case() -> None:
     )
     assert config.ipv6_subnet_len == 80
     assert config.ipv6_subnet_max == IPv6Address("fd05:0:0:1:ffff::")
-    assert config.enable_nftables
     assert config.backend_type == "vxlan"
     assert config.options.number("VNI", 1) == 7
     assert hash(config) == hash(config)
