@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.protocol import DataPlane
-from hostnet.kinds.gateway_bridge import GatewayBridge
+from hostnet.kinds.gateway_bridge import GatewayBridge, GatewayDevice
 from hostnet.kinds.link import Link
 from hostnet.kinds.links.veth import Veth
 from hostnet.kinds.offload import TxChecksum
@@ -71,24 +71,26 @@ class OvsBackend:
         return self.config.mtu(underlay)
 
     def base(self, own: Lease, underlay: Underlay) -> HostState:
-        """Bridge kbr0, the veth pairs between bridges, offload, and no ICMP redirects."""
+        """The gateways on kbr0 or obr0, veth pairs between bridges, offload, no ICMP redirects."""
         links: list[Link] = []
-        bridges: list[GatewayBridge] = []
+        gateways: list[GatewayBridge | GatewayDevice] = []
         checksums: list[TxChecksum] = []
         # pods' packets arrive and leave by one device: the kernel would tell pods by ICMP redirect
         # to send them straight to the next hop, which they cannot reach
         sysctls = [Sysctl("net/ipv4/conf/all/send_redirects", "0")]
+        addresses = tuple(gateway_addresses(own))
         if self.config.attach == KBR0:
-            gateways = tuple(gateway_addresses(own))
-            bridges.append(GatewayBridge(KBR0, self.mtu(underlay), gateways))
+            gateways.append(GatewayBridge(KBR0, self.mtu(underlay), addresses))
             sysctls.append(Sysctl(f"net/ipv4/conf/{KBR0}/send_redirects", "0"))
             links += _veth_pair(KBR0_VETH, OBR0_VETH, self.mtu(underlay), master=KBR0)
+        else:
+            gateways.append(GatewayDevice(OBR0, self.mtu(underlay), addresses))
         if self.datapath.userspace:
             links += _veth_pair(UNDERLAY_VETH, UNDERLAY_BRIDGE_VETH, underlay.mtu)
             # where packets enter the userspace switch
             entry = KBR0_VETH if self.config.attach == KBR0 else OBR0
             checksums.append(TxChecksum(entry, on=False))
-        return HostState(links, sysctls, bridges, checksums)
+        return HostState(links, sysctls, gateways, checksums)
 
     def peer(self, peer: Lease, own: Lease, underlay: Underlay) -> HostState:
         """A route to the peer's subnets: to the mesh's router, or onto the mesh itself."""

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from backend.metric_sample import MetricSample
-from hostnet.gateway_bridge import ensure_addresses, set_up
+from hostnet.gateway_bridge import set_up
 from hostnet.kernel import Kernel
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.underlay import Underlay
@@ -45,7 +45,7 @@ from ovs_mesh.devices import (
 from ovs_mesh.errors import OvsError
 from ovs_mesh.flow_updates import expected_updates
 from ovs_mesh.flows import PeerFlowCache, all_flows
-from ovs_mesh.host_side import gateway_addresses, read_host_side
+from ovs_mesh.host_side import read_host_side
 from ovs_mesh.pod_checksums import PodChecksums
 from ovs_mesh.pods import pods_of_host, veths_of
 from ovs_mesh.rows import ActualBridge, BridgeRow, RowChange, row_changes
@@ -87,22 +87,16 @@ class OvsDataPlane:
 
     def prepare(self, own: Lease, underlay: Underlay) -> None:
         """Have Open vSwitch make obr0, where routes refer to its device. Raises OSError."""
+        del own
         if self._applied is not None:
             return
         with self._recording_problems():
             if self.config.attach == KBR0:
                 attach_file.withdraw(self.run_dir)
                 return
-            mtu = self.config.mtu(underlay)
-            gateways = gateway_addresses(own)
             rows = desired_rows(self.config, self.datapath, underlay.mac, [], [], [])
             missing = [c for c in self._row_changes(rows) if c.verb == "add-br"]
             self._database().apply(missing)
-            with NetlinkSocket() as sock:
-                link = set_up(sock, OBR0, mtu, link_local=True)  # ND of a router needs one
-                if link is None:
-                    raise OvsdbError("ovs-vswitchd made no device obr0: see its log")
-                ensure_addresses(sock, link, gateways)
             attach_file.publish(self.run_dir)
 
     def reconcile(self, own: Lease, peers: Sequence[Lease], underlay: Underlay) -> list[str]:

@@ -1,8 +1,11 @@
-"""The bridge that pods are ports of, with their subnets' gateway addresses, as a kind of object.
+"""The device with the pods' gateway addresses, as a kind of object: a bridge, or a switch's device.
 
-It belongs to the pods: it bears their mark, its addresses bear none, and no sweep removes it while
-pods may be on it. A data plane that attaches the bridge to something else wants it to be there
-before the first pod. It is made by `hostnet.gateway_bridge`, as the CNI plugins make it.
+A bridge belongs to the pods: it bears their mark, its addresses bear none, and no sweep removes it
+while pods may be on it. A data plane that attaches the bridge to something else wants it to be
+there before the first pod. It is made by `hostnet.gateway_bridge`, as the CNI plugins make it.
+
+A switch's own device (obr0) is made and removed by the switch, with all that is on it; only its
+state is kept.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from hostnet.find_link import find_link
-from hostnet.gateway_bridge import ensure_gateway_bridge
+from hostnet.gateway_bridge import ensure_addresses, ensure_gateway_bridge, set_up
+from hostnet.kinds.actual_link import ActualLink
 from hostnet.kinds.address import dump_addresses, parse_addresses
 from hostnet.kinds.kind import (
     DiffContext,
@@ -42,15 +46,38 @@ class GatewayBridge(NamedTuple):
         return self.name
 
 
+class GatewayDevice(NamedTuple):
+    """A device that another program makes, up, with these addresses and a link-local one."""
+
+    name: str
+    mtu: int
+    """Bytes."""
+    gateways: tuple[str, ...]
+    """`10.5.76.1/24`."""
+
+    @property
+    def key(self) -> str:
+        """The name, unique in a namespace."""
+        return self.name
+
+
 class GatewayBridgeKind:
     """Fits `hostnet.kinds.kind.Kind`."""
 
     name = "gateway bridge"
-    types = (GatewayBridge,)
+    types = (GatewayBridge, GatewayDevice)
     deletes_last = False
 
-    def read(self, view: KernelView, wanted: HostState) -> Iterable[GatewayBridge | Occupant]:
-        """The wanted bridges that are there; equal to the wanted value where nothing is to do."""
+    def read(
+        self, view: KernelView, wanted: HostState
+    ) -> Iterable[GatewayBridge | GatewayDevice | Occupant]:
+        """The wanted ones that are there; equal to the wanted value where nothing is to do."""
+        for device in wanted.of(GatewayDevice):
+            found = find_link(view.socket, device.name)
+            if found is not None:
+                there = _addresses(view, found)
+                gateways = tuple(one for one in device.gateways if one in there)
+                yield GatewayDevice(device.name, found.mtu if found.up else 0, gateways)
         for want in wanted.of(GatewayBridge):
             found = find_link(view.socket, want.name)
             if found is None:
@@ -59,13 +86,7 @@ class GatewayBridgeKind:
                 text = f"device {want.name} exists and is no bridge: rename or remove it"
                 yield Occupant(GatewayBridge, want.key, text)
                 continue
-            dump = dump_addresses(0, found.index)
-            parts = view.socket.dump(dump.type, dump.body, f"ip addr show {want.name}")
-            there = {
-                each.address.address
-                for each in parse_addresses(parts, {found.index: found.name})
-                if each.ifindex == found.index
-            }
+            there = _addresses(view, found)
             ours = not found.alias or found.alias.startswith(POD_ALIAS)
             right = found.up and bool(found.alias)
             mtu = found.mtu if ours else want.mtu
@@ -78,9 +99,11 @@ class GatewayBridgeKind:
         there = {one.name for one in actual}
         missing = sorted(context.desired.of(GatewayBridge) - actual)
         put, conflicts = without_occupied(missing, context, GatewayBridge)
+        devices = context.desired.of(GatewayDevice) - context.actual.of(GatewayDevice)
         return PlanPart(
             first=step(self, "add", [one for one in put if one.name not in there])
             + step(self, "set", [one for one in put if one.name in there]),
+            put=step(self, "set", sorted(devices)),
             conflicts=conflicts,
         )
 
@@ -89,7 +112,10 @@ class GatewayBridgeKind:
         failures = []
         for one in step.objects:
             try:
-                ensure_gateway_bridge(view.socket, one.name, one.mtu, one.gateways)
+                if isinstance(one, GatewayDevice):
+                    _ensure_device(view, one)
+                else:
+                    ensure_gateway_bridge(view.socket, one.name, one.mtu, one.gateways)
             except OSError as error:
                 failures.append(Failure(self.line(step.verb, one), str(error)))
         remember(view, read_links(view.socket))
@@ -98,9 +124,25 @@ class GatewayBridgeKind:
     def watcher(self, mark: Mark) -> None:
         """It is a device with addresses: their watchers do."""
 
-    def line(self, verb: str, one: GatewayBridge) -> str:
+    def line(self, verb: str, one: GatewayBridge | GatewayDevice) -> str:
         """`ip link add NAME mtu MTU up type bridge && ip addr replace ADDRESS dev NAME ...`."""
         make = f"ip link add {one.name} mtu {one.mtu} up type bridge"
         commands = [make if verb == "add" else f"ip link set {one.name} mtu {one.mtu} up"]
         commands += [f"ip addr replace {address} dev {one.name}" for address in one.gateways]
         return " && ".join(commands)
+
+
+def _addresses(view: KernelView, link: ActualLink) -> set[str]:
+    """The addresses on a device, with their prefix lengths."""
+    dump = dump_addresses(0, link.index)
+    parts = view.socket.dump(dump.type, dump.body, f"ip addr show {link.name}")
+    found = parse_addresses(parts, {link.index: link.name})
+    return {each.address.address for each in found if each.ifindex == link.index}
+
+
+def _ensure_device(view: KernelView, wanted: GatewayDevice) -> None:
+    # neighbour discovery of a router needs a link-local address
+    link = set_up(view.socket, wanted.name, wanted.mtu, link_local=True)
+    if link is None:
+        raise OSError(f"no device {wanted.name}: the switch that makes it has not done so yet")
+    ensure_addresses(view.socket, link, wanted.gateways)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hostnet.kinds.gateway_bridge import GatewayBridge
+from hostnet.kinds.gateway_bridge import GatewayBridge, GatewayDevice
 from hostnet.kinds.link import Link
 from hostnet.kinds.offload import TxChecksum
 from hostnet.state import HostState
@@ -45,4 +45,6 @@ def test_userspace_switch_gets_complete_checksums(attach: str, entry: str) -> No
 def test_pods_on_the_switch_need_no_linux_bridge() -> None:
     state = base("system", PodAttach="obr0")
     assert state.of(GatewayBridge) == frozenset()
+    (device,) = state.of(GatewayDevice)
+    assert (device.name, device.gateways) == ("obr0", ("10.5.1.1/24",))
     assert state.of(Link) == frozenset()
