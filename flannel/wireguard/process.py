@@ -178,7 +178,11 @@ class WireguardProcess:
                 os.close(waiting.pop(pid))
 
     def _holders(self) -> Iterator[tuple[int, int]]:
-        """Yield pid and pidfd of the processes of this namespace that have the device attached."""
+        """Yield pid and pidfd of the processes of this namespace that have the device attached.
+
+        And of those that were started for it: one whose device was deleted has neither the device
+        nor its socket for the moment that it takes to end.
+        """
         here = Path("/proc/thread-self/ns/net").stat()
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -188,7 +192,7 @@ class WireguardProcess:
                 if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
                     continue
                 fd = os.pidfd_open(int(entry.name))
-                if _has_attached(entry, self.device):
+                if _has_attached(entry, self.device) or _was_started_for(entry, self.device):
                     yield int(entry.name), fd
                 else:
                     os.close(fd)
@@ -200,6 +204,14 @@ class WireguardProcess:
         except OSError:
             lines = []
         return lines[-1] if lines else "it wrote nothing"
+
+
+def _was_started_for(process: Path, device: str) -> bool:
+    """Whether a process (`/proc/PID`) is a wireguard-go whose argument is the device."""
+    with contextlib.suppress(OSError):
+        words = (process / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+        return Path(os.fsdecode(words[0])).name == PROGRAM and words[-1] == device.encode()
+    return False
 
 
 def _has_attached(process: Path, device: str) -> bool:
