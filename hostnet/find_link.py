@@ -1,4 +1,4 @@
-"""One device by name or index: the question that everybody asks."""
+"""Read one device by name or index."""
 
 from __future__ import annotations
 
