@@ -30,12 +30,12 @@ from bench.report import Report
 from hostnet import netns
 from hostnet.apply import Outcome, reconcile
 from hostnet.kernel import Kernel
-from hostnet.kinds.address import Address
 from hostnet.kinds.fdb import FdbEntry
 from hostnet.kinds.link import Link
 from hostnet.kinds.links.vxlan import Vxlan
 from hostnet.kinds.neighbour import Neighbour
 from hostnet.kinds.route_messages import Route
+from hostnet.netlink.address_messages import Address
 from hostnet.state import HostState, merge
 
 BASELINE = "ip -batch + bridge -batch"

@@ -33,7 +33,7 @@ from hostnet.netlink.generic import has_family
 
 OURS, PYROUTE2 = "flatmesh", "pyroute2"
 IMPORTS = {
-    OURS: "import hostnet.kinds.link_messages, hostnet.kinds.address, hostnet.kinds.route_messages",
+    OURS: "import hostnet.kinds.link_messages, hostnet.kinds.route_messages",
     PYROUTE2: "import pyroute2",
 }
 Part = Callable[[], object]

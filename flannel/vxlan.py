@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from backend.protocol import DataPlane, PeerUnusableError
-from hostnet.kinds.address import Address
 from hostnet.kinds.fdb import FdbEntry
 from hostnet.kinds.link import Link
 from hostnet.kinds.links.vxlan import Vxlan
 from hostnet.kinds.neighbour import Neighbour
 from hostnet.kinds.route_messages import Route
+from hostnet.netlink.address_messages import Address
 from hostnet.state import HostState
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes

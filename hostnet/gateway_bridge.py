@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from hostnet.address_mac import GATEWAY_PREFIX, mac_after
 from hostnet.find_link import find_link
 from hostnet.kinds.actual_link import ActualLink
-from hostnet.kinds.address import Address, dump_addresses, parse_addresses, put_addresses
 from hostnet.kinds.link_messages import add_link, change_link, settings
+from hostnet.netlink.address_messages import Address, dump_addresses, parse_addresses, put_addresses
 from hostnet.netlink.attributes import pack_address
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket
 from hostnet.ownership import POD_ALIAS

@@ -24,12 +24,17 @@ from typing import Any, Self
 
 from hostnet.find_link import find_link
 from hostnet.kinds.actual_link import ActualLink
-from hostnet.kinds.address import RTM_GETADDR, ActualAddress, dump_addresses, parse_addresses
 from hostnet.kinds.kind import KernelView, Kind
 from hostnet.kinds.link import read_links, remember
 from hostnet.kinds.route import RouteKind
 from hostnet.kinds.route_messages import Route
 from hostnet.kinds.table import make_kinds
+from hostnet.netlink.address_messages import (
+    RTM_GETADDR,
+    ActualAddress,
+    dump_addresses,
+    parse_addresses,
+)
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.netns import NetnsRef, open_netns
 from hostnet.ownership import MARK, Mark

@@ -15,7 +15,12 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip
 from base.errors import FlatmeshError
 from hostnet.kernel import Kernel
 from hostnet.kinds.actual_link import ActualLink
-from hostnet.kinds.address import IFA_F_SECONDARY, IFA_F_TENTATIVE, RT_SCOPE_UNIVERSE, ActualAddress
+from hostnet.netlink.address_messages import (
+    IFA_F_SECONDARY,
+    IFA_F_TENTATIVE,
+    RT_SCOPE_UNIVERSE,
+    ActualAddress,
+)
 from hostnet.netns import NetnsRef
 from hostnet.underlay import Underlay
 

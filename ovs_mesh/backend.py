@@ -18,8 +18,8 @@ from hostnet.kinds.link import Link
 from hostnet.kinds.links.veth import Veth
 from hostnet.kinds.offload import TxChecksum
 from hostnet.kinds.route_messages import Route
-from hostnet.kinds.sysctl import Sysctl
 from hostnet.state import HostState
+from hostnet.sysctl import Sysctl
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes
 from ipam.network import NetworkConfig

@@ -9,8 +9,8 @@ from agent.inputs import ReconcileInputs
 from agent.kernel_applier import StateApplier
 from backend.metric_sample import MetricSample
 from flannel import masquerade
-from hostnet.kinds.sysctl import Sysctl
 from hostnet.state import HostState
+from hostnet.sysctl import Sysctl
 
 log = logging.getLogger("agent.forwarding")
 IPV4_FORWARD = Sysctl("net/ipv4/ip_forward", "1")

@@ -15,13 +15,6 @@ from hostnet.address_mac import GATEWAY_PREFIX
 from hostnet.find_link import find_link
 from hostnet.gateway_bridge import make_gateway_bridge
 from hostnet.kinds.actual_link import IFF_PROMISC, ActualLink
-from hostnet.kinds.address import (
-    Address,
-    delete_addresses,
-    dump_addresses,
-    parse_addresses,
-    put_addresses,
-)
 from hostnet.kinds.link_messages import (
     bridge_pvid_data,
     change_kind_data,
@@ -29,6 +22,13 @@ from hostnet.kinds.link_messages import (
     settings,
 )
 from hostnet.kinds.links.bridge import Bridge, bridge_data
+from hostnet.netlink.address_messages import (
+    Address,
+    delete_addresses,
+    dump_addresses,
+    parse_addresses,
+    put_addresses,
+)
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket
 from hostnet.ownership import POD_ALIAS
 

@@ -17,8 +17,8 @@ from cni.pod.pod_addresses import kernel_route
 from cni.result.model import CniResult, ResultAddress, ResultInterface
 from hostnet.find_link import find_link
 from hostnet.kinds.actual_link import ActualLink
-from hostnet.kinds.address import dump_addresses, parse_addresses
 from hostnet.kinds.route_messages import RTM_GETROUTE, dump_routes, parse_route
+from hostnet.netlink.address_messages import dump_addresses, parse_addresses
 from hostnet.netlink.socket import NetlinkSocket
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}

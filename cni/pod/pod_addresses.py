@@ -9,10 +9,10 @@ from cni import cidr
 from cni.pod.batch import as_requests
 from cni.result.model import ResultAddress, ResultRoute
 from hostnet.kinds.actual_link import ActualLink
-from hostnet.kinds.address import Address, put_addresses
 from hostnet.kinds.link_messages import change_link
 from hostnet.kinds.route_messages import Route as KernelRoute
 from hostnet.kinds.route_messages import put_routes
+from hostnet.netlink.address_messages import Address, put_addresses
 from hostnet.netlink.socket import NLM_F_APPEND, NLM_F_CREATE, NetlinkSocket, Request
 
 RTPROT_BOOT = 3  # linux/rtnetlink.h: the protocol of routes that `ip route add` makes

@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 
 from cni.errors import IO_FAILURE, CniError
 from cni.result.model import ResultAddress
-from hostnet.kinds import sysctl
-from hostnet.kinds.sysctl import Sysctl
+from hostnet import sysctl
+from hostnet.sysctl import Sysctl
 
 FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 

@@ -36,11 +36,11 @@ from pathlib import Path
 from backend.protocol import DataPlane
 from flannel.udp.data_plane import UdpDataPlane
 from flannel.udp.table import NAME, reach
-from hostnet.kinds.address import Address
 from hostnet.kinds.link import Link
 from hostnet.kinds.links.tun import Tun
 from hostnet.kinds.route_messages import Route
 from hostnet.kinds.tun import KIND
+from hostnet.netlink.address_messages import Address
 from hostnet.state import HostState
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes

@@ -42,10 +42,10 @@ from backend.protocol import DataPlane
 from flannel.wireguard.config import NAME, IPNetwork, WireguardConfig, published_key, tunnels
 from flannel.wireguard.data_plane import WireguardDataPlane
 from flannel.wireguard.key import KeyFile, WireguardKey
-from hostnet.kinds.address import Address
 from hostnet.kinds.link import Link
 from hostnet.kinds.links.tun import Tun
 from hostnet.kinds.route_messages import Route
+from hostnet.netlink.address_messages import Address
 from hostnet.state import HostState
 from hostnet.underlay import Underlay
 from hostnet.wireguard.device import KERNEL_KIND, TUN_KIND

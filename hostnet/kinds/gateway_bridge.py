@@ -16,7 +16,6 @@ from typing import NamedTuple
 from hostnet.find_link import find_link
 from hostnet.gateway_bridge import ensure_addresses, ensure_gateway_bridge, set_up
 from hostnet.kinds.actual_link import ActualLink
-from hostnet.kinds.address import dump_addresses, parse_addresses
 from hostnet.kinds.kind import (
     DiffContext,
     Failure,
@@ -27,6 +26,7 @@ from hostnet.kinds.kind import (
     without_occupied,
 )
 from hostnet.kinds.link import read_links, remember
+from hostnet.netlink.address_messages import dump_addresses, parse_addresses
 from hostnet.ownership import POD_ALIAS, Mark
 from hostnet.state import HostState, Occupant
 

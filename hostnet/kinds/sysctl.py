@@ -1,73 +1,13 @@
-"""Sysctls of a network namespace.
-
-/proc/sys/net shows the namespace of the thread that opens a file below it, so files are
-opened in a thread inside the namespace; what is below other directories is the host's.
-"""
+"""Sysctls as a kind of object; reading and writing them is in `hostnet.sysctl`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
-from typing import NamedTuple
 
 from hostnet.kinds.kind import DiffContext, Failure, KernelView, PlanPart, Step, step
-from hostnet.netns import NetnsRef, run_in
 from hostnet.ownership import Mark
 from hostnet.state import HostState
-
-ROOT = Path("/proc/sys")
-
-
-class Sysctl(NamedTuple):
-    """A sysctl in this network namespace, by its path below /proc/sys."""
-
-    path: str
-    """`net/ipv4/ip_forward`."""
-    value: str
-
-    @property
-    def key(self) -> str:
-        """The path."""
-        return self.path
-
-
-def read(wanted: Iterable[Sysctl], netns: NetnsRef | None = None) -> list[Sysctl]:
-    """The values at the paths of `wanted`; paths that aren't there are left out."""
-    paths = [one.path for one in wanted]
-    return run_in(netns, lambda: _read(paths)) if paths else []
-
-
-def write(wanted: Iterable[Sysctl], netns: NetnsRef | None = None) -> dict[Sysctl, OSError]:
-    """Set all, past errors; returns the errors."""
-    values = list(wanted)
-    return run_in(netns, lambda: _write(values)) if values else {}
-
-
-def line(one: Sysctl) -> str:
-    """`sysctl -w net.ipv4.ip_forward=1`; a path keeps its slashes where a name has dots."""
-    path = one.path if "." in one.path else one.path.replace("/", ".")
-    return f"sysctl -w {path}={one.value}"
-
-
-def _read(paths: list[str]) -> list[Sysctl]:
-    found = []
-    for path in paths:
-        try:
-            text = (ROOT / path).read_text()
-        except OSError:
-            continue
-        found.append(Sysctl(path, " ".join(text.split())))
-    return found
-
-
-def _write(values: list[Sysctl]) -> dict[Sysctl, OSError]:
-    errors = {}
-    for one in values:
-        try:
-            (ROOT / one.path).write_text(one.value)
-        except OSError as error:
-            errors[one] = error
-    return errors
+from hostnet.sysctl import Sysctl, line, read, write
 
 
 class SysctlKind:

@@ -9,13 +9,13 @@ import pytest
 from hostnet.apply import reconcile
 from hostnet.events import Monitor
 from hostnet.kernel import Kernel
-from hostnet.kinds.address import Address
 from hostnet.kinds.fdb import FdbEntry
 from hostnet.kinds.link import Link
 from hostnet.kinds.links.vxlan import Vxlan
 from hostnet.kinds.neighbour import Neighbour
 from hostnet.kinds.nft_table import NftTable
 from hostnet.kinds.route_messages import Route
+from hostnet.netlink.address_messages import Address
 from hostnet.state import HostState, merge
 
 BASE = HostState(

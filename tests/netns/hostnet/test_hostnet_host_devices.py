@@ -11,18 +11,18 @@ import pytest
 from hostnet.apply import plan_full, reconcile
 from hostnet.find_link import find_link
 from hostnet.kernel import Kernel
-from hostnet.kinds.address import Address
 from hostnet.kinds.gateway_bridge import GatewayBridge
 from hostnet.kinds.link import Link
 from hostnet.kinds.links.tun import Tun
 from hostnet.kinds.links.veth import Veth
 from hostnet.kinds.offload import TxChecksum
 from hostnet.kinds.route_messages import Route
-from hostnet.kinds.sysctl import Sysctl
 from hostnet.kinds.tun import attach
+from hostnet.netlink.address_messages import Address
 from hostnet.netns import run_in
 from hostnet.ownership import OVERLAY
 from hostnet.state import HostState
+from hostnet.sysctl import Sysctl
 
 KBR0 = GatewayBridge("kbr0", 1450, ("10.5.76.1/24", "fc00:0:0:4c::1/64"))
 TUN = Link("flannel0", "tun", mtu=1472, addrgenmode="none", details=Tun())

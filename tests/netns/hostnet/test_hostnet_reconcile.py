@@ -9,16 +9,16 @@ import pytest
 from hostnet import apply as apply_module
 from hostnet.apply import plan_full, reconcile
 from hostnet.kernel import Kernel
-from hostnet.kinds.address import Address
 from hostnet.kinds.fdb import FdbEntry
 from hostnet.kinds.link import Link
 from hostnet.kinds.links.bridge import Bridge
 from hostnet.kinds.links.veth import Veth
 from hostnet.kinds.neighbour import Neighbour
 from hostnet.kinds.route_messages import Route
-from hostnet.kinds.sysctl import Sysctl
+from hostnet.netlink.address_messages import Address
 from hostnet.ownership import Mark
 from hostnet.state import HostState, merge
+from hostnet.sysctl import Sysctl
 from tests.netns.hostnet.vxlan_host import BASE, RIGHT, VTEP, WANTED, ip, ip_json, peer, settled
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from hostnet.apply import plan_full, reconcile
 from hostnet.kernel import Kernel
-from hostnet.kinds.address import Address
 from hostnet.kinds.link import Link
 from hostnet.kinds.links import table
 from hostnet.kinds.links.device_kind import DeviceKind
+from hostnet.netlink.address_messages import Address
 from hostnet.state import HostState
 from tests.netns.hostnet.toys.macvlan import Macvlan, MacvlanKind
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from hostnet.apply import plan_full
 from hostnet.kernel import Kernel
-from hostnet.kinds.address import Address
 from hostnet.kinds.fdb import FdbEntry
 from hostnet.kinds.link import Link
 from hostnet.kinds.links.vxlan import Vxlan
 from hostnet.kinds.neighbour import Neighbour
 from hostnet.kinds.route_messages import Route
-from hostnet.kinds.sysctl import Sysctl
+from hostnet.netlink.address_messages import Address
 from hostnet.state import HostState, merge
+from hostnet.sysctl import Sysctl
 
 VTEP = Link(
     "flannel.1",

@@ -22,9 +22,9 @@ from flannel.udp.backend import UdpBackend
 from flannel.udp.data_plane import UdpDataPlane
 from hostnet.apply import reconcile
 from hostnet.kernel import Kernel
-from hostnet.kinds.sysctl import Sysctl
 from hostnet.netns import run_in
 from hostnet.state import HostState, merge
+from hostnet.sysctl import Sysctl
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes
 from ipam.network import NetworkConfig, parse_config

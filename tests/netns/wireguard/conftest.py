@@ -28,9 +28,9 @@ from flannel.wireguard.backend import WireguardBackend
 from flannel.wireguard.data_plane import WireguardDataPlane
 from hostnet.apply import reconcile
 from hostnet.kernel import Kernel
-from hostnet.kinds.sysctl import Sysctl
 from hostnet.netns import run_in
 from hostnet.state import HostState, merge
+from hostnet.sysctl import Sysctl
 from hostnet.underlay import Underlay
 from hostnet.wireguard.netlink import kernel_has_wireguard
 from hostnet.wireguard.state import WireguardDevice

@@ -24,8 +24,8 @@ from hostnet.kinds.fdb import FdbEntry
 from hostnet.kinds.link import Link
 from hostnet.kinds.nft_table import NftTable
 from hostnet.kinds.route_messages import Route
-from hostnet.kinds.sysctl import Sysctl
 from hostnet.state import HostState
+from hostnet.sysctl import Sysctl
 from ipam.lease import Lease
 from tests.unit.agent.agent_inputs import WHOLE, host, inputs, lease, with_leases
 

@@ -9,12 +9,12 @@ import pytest
 
 from flannel.host_gw import HostGwBackend
 from flannel.vxlan import VxlanBackend, random_mac, vtep_mac
-from hostnet.kinds.address import Address
 from hostnet.kinds.fdb import FdbEntry
 from hostnet.kinds.link import Link
 from hostnet.kinds.links.vxlan import Vxlan
 from hostnet.kinds.neighbour import Neighbour
 from hostnet.kinds.route_messages import Route
+from hostnet.netlink.address_messages import Address
 from hostnet.state import HostState
 from hostnet.underlay import Underlay
 from ipam import lease

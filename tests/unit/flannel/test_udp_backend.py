@@ -12,10 +12,10 @@ import pytest
 from flannel.udp import backend as module
 from flannel.udp.backend import UdpBackend
 from flannel.udp.data_plane import UdpDataPlane
-from hostnet.kinds.address import Address
 from hostnet.kinds.link import Link
 from hostnet.kinds.links.tun import Tun
 from hostnet.kinds.route_messages import Route
+from hostnet.netlink.address_messages import Address
 from hostnet.state import HostState
 from hostnet.underlay import Underlay
 from ipam import lease

@@ -14,9 +14,9 @@ from flannel.wireguard.backend import WireguardBackend
 from flannel.wireguard.config import WireguardConfig, tunnels
 from flannel.wireguard.key import KeyFile
 from flannel.wireguard.plan import wanted_devices
-from hostnet.kinds.address import Address
 from hostnet.kinds.link import Link
 from hostnet.kinds.route_messages import Route
+from hostnet.netlink.address_messages import Address
 from hostnet.state import HostState
 from hostnet.underlay import Underlay
 from hostnet.wireguard.state import Endpoint, key_text

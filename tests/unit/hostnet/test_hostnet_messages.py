@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 import pytest
 
-from hostnet.kinds.address import Address, put_addresses
 from hostnet.kinds.fdb import FdbEntry, parse_fdb, put_fdb
 from hostnet.kinds.link_messages import parse_link, settings
 from hostnet.kinds.message_filter import packet_filter
@@ -19,6 +18,7 @@ from hostnet.kinds.nexthop import Nexthop, parse_nexthop, put_nexthops
 from hostnet.kinds.route_messages import Route, parse_route, put_routes
 from hostnet.netlink import attributes as netlink_attributes
 from hostnet.netlink import socket as netlink
+from hostnet.netlink.address_messages import Address, put_addresses
 from hostnet.netlink.buffers import HEADER, NLMSG_DONE, Part
 from hostnet.netlink.table_reader import TableReader
 

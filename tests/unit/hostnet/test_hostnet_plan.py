@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from hostnet.kinds.address import Address
 from hostnet.kinds.fdb import FdbEntry
 from hostnet.kinds.link import Link
 from hostnet.kinds.links.bridge import Bridge
@@ -16,10 +15,11 @@ from hostnet.kinds.nexthop import Nexthop, NexthopTable
 from hostnet.kinds.nft_table import NftTable
 from hostnet.kinds.route import FLUSHED_BY_KERNEL, UnmarkedRoute
 from hostnet.kinds.route_messages import Route
-from hostnet.kinds.sysctl import Sysctl
+from hostnet.netlink.address_messages import Address
 from hostnet.plan import Plan
 from hostnet.plan import diff as plan_diff
 from hostnet.state import HostState, merge
+from hostnet.sysctl import Sysctl
 
 VTEP = Link(
     "flannel.1",
