@@ -16,6 +16,7 @@ import contextlib
 import errno
 import logging
 import os
+import select
 import signal
 import socket
 import struct
@@ -129,7 +130,7 @@ class CniServer:
         received = protocol.receive_call(connection, REQUEST_TIMEOUT)
         try:
             started = time.monotonic()
-            response = self._answer(received)
+            response = self._answer(received, connection)
             environment = received.call.environment
             log.log(
                 logging.INFO if response.status == 0 else logging.WARNING,
@@ -146,16 +147,27 @@ class CniServer:
         connection.settimeout(ANSWER_TIMEOUT)
         protocol.send_answer(connection, response.status, response.stdout)
 
-    def _answer(self, received: protocol.ReceivedCall) -> CniResponse:
+    def _answer(self, received: protocol.ReceivedCall, connection: socket.socket) -> CniResponse:
         if not received.is_in_our_network():
             log.warning("a CNI client is in another network namespace; it answers its call itself")
             return CniResponse(protocol.RUN_IT_YOURSELF, b"")
         try:
             call = received.call._replace(same_mounts=received.has_our_mounts())
             with self.host.concurrency.slot():
+                # An ADD that waited while its client was killed would come after the DEL that the
+                # runtime sends then, and leave the pod's interface behind.
+                if call.environment.get("CNI_COMMAND") == "ADD" and _has_ended(connection):
+                    raise protocol.CniProtocolError("the client of an ADD ended before its turn")
                 return handle(call, self.host)
         except RunInClientError:
             return CniResponse(protocol.RUN_IT_YOURSELF, b"")
+
+
+def _has_ended(connection: socket.socket) -> bool:
+    """Whether the process at the other end has closed its socket in both directions."""
+    poll = select.poll()
+    poll.register(connection, 0)  # POLLHUP is always told
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
 def main() -> int:
