@@ -1,6 +1,6 @@
 """The controllers of this daemon, in the order in which a host is first set up.
 
-A new controller is a module here and a line in `make_controllers`.
+A new controller is a module here and a line in `CONTROLLERS`.
 """
 
 from __future__ import annotations

@@ -42,11 +42,8 @@ class NftElementKind:
         if context.whole and declared != context.actual.of(NftSet):
             kept = declared & context.actual.of(NftSet)
             actual = frozenset(one for one in actual if one.set in kept)
-        gone = ordered(actual - desired)
-        return PlanPart(
-            put=step(self, "put", ordered(desired - actual) or gone[:0], gone)
-            or step(self, "delete", gone)
-        )
+        new, gone = ordered(desired - actual), ordered(actual - desired)
+        return PlanPart(put=step(self, "put", new, gone) if new else step(self, "delete", gone))
 
     def apply(self, step: Step, view: KernelView) -> list[Failure]:
         """Change them in one transaction. Raises nothing: a refusal is one failure."""

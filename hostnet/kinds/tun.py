@@ -16,12 +16,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import socket
 import struct
 
 from hostnet.find_link import find_link
 from hostnet.kinds.actual_link import ActualLink
-from hostnet.kinds.link_messages import change_link, delete_link, settings
+from hostnet.kinds.link_messages import delete_link
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket
 from hostnet.ownership import LINK_ALIAS
 
@@ -50,38 +49,6 @@ def find(name: str) -> ActualLink | None:
     """
     with NetlinkSocket() as sock:
         return find_link(sock, name)
-
-
-def make(name: str, *, single: bool = False) -> int:
-    """Make a persistent multi-queue TUN device with our mark; one of ours that is there stays.
-
-    `single` as for `attach`. Returns its index. Raises TunError when something else has the
-    name, or without /dev/net/tun.
-    """
-    found = find(name)
-    if found is not None and (found.kind != KIND or found.alias != LINK_ALIAS):
-        raise TunError(
-            errno.EEXIST,
-            f"device {name} exists and is not ours: stop what made it (flanneld?), "
-            f"or ip link delete {name}",
-        )
-    try:
-        fd = attach(name, single=single)
-    except OSError as error:
-        if found is not None and single and error.errno == errno.EBUSY:
-            return found.index  # its one queue is in use
-        if found is None or error.errno != errno.EINVAL:
-            raise
-        remove(name)  # ours, made for another number of queues
-        fd = attach(name, single=single)
-    try:
-        fcntl.ioctl(fd, TUNSETPERSIST, 1)
-        with NetlinkSocket() as sock:
-            mark = change_link(name, settings(alias=LINK_ALIAS))
-            sock.request(mark, f"ip link set {name} alias {LINK_ALIAS}")
-        return socket.if_nametoindex(name)
-    finally:
-        os.close(fd)
 
 
 def make_persistent(name: str, *, single: bool) -> None:
