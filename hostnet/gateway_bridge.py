@@ -77,14 +77,19 @@ def ensure_gateway_bridge(
     return found
 
 
+def addresses_of(sock: NetlinkSocket, link: ActualLink) -> set[str]:
+    """The addresses on a device, with their prefix lengths. Raises NetlinkError."""
+    dump = dump_addresses(0, link.index)
+    parts = sock.dump(dump.type, dump.body, f"ip addr show {link.name}")
+    found = parse_addresses(parts, {link.index: link.name})
+    return {each.address.address for each in found if each.ifindex == link.index}
+
+
 def ensure_addresses(
     sock: NetlinkSocket, link: ActualLink, wanted: Sequence[str], *, prefix_route: bool = True
 ) -> None:
     """Give a device the addresses that it lacks. Raises NetlinkError."""
-    dump = dump_addresses(0, link.index)
-    names = {link.index: link.name}
-    parts = sock.dump(dump.type, dump.body, f"ip addr show {link.name}")
-    present = {found.address.address for found in parse_addresses(parts, names)}
+    present = addresses_of(sock, link)
     missing = [Address(link.name, text) for text in wanted if text not in present]
     if missing:
         batch = put_addresses(missing, {link.name: link.index}, 0, prefix_route=prefix_route)

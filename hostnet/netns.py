@@ -28,7 +28,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-NETNS_DIR = Path("/run/netns")
+from base import paths
+
+NETNS_DIR = Path(paths.NETNS_DIR)
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 MS_BIND, MS_REC, MS_SHARED = 0x1000, 0x4000, 0x100000  # linux/mount.h
 MNT_DETACH = 2

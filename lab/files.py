@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from base import paths
 from lab import hosts, processes
 from lab.hosts import LabError, Names
 from lab.spec import LabSpec
 
-DIRECTORY = Path("/var/lib/flatmesh-lab")
+DIRECTORY = Path(paths.LAB_DIR)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 

@@ -15,7 +15,10 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-NETNS_DIR = Path("/run/netns")
+from base import paths
+
+NETNS_DIR = Path(paths.NETNS_DIR)
+
 TERM_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 POLL_INTERVAL = 0.02  # seconds
 

@@ -20,10 +20,7 @@ from hostnet.kinds.kind import (
     KernelView,
     PlanPart,
     Step,
-    compare,
-    ordered,
-    step,
-    without_occupied,
+    diff_entries,
 )
 from hostnet.kinds.neighbour import (
     ADD,
@@ -164,18 +161,7 @@ class FdbKind:
 
     def diff(self, context: DiffContext) -> PlanPart:
         """Wrong ones are overwritten, stale ones deleted."""
-        actual = context.actual.of(FdbEntry)
-        if context.gone:
-            actual = frozenset(one for one in actual if one.link not in context.gone)
-        missing, wrong = compare(context.desired.of(FdbEntry), actual)
-        put, conflicts = without_occupied(missing, context, FdbEntry)
-        replaced = {one.key for one in put} if wrong else set()
-        stale = [one for one in wrong if one.key not in replaced]
-        return PlanPart(
-            put=step(self, "put", ordered(put)),
-            delete=step(self, "delete", ordered(stale)),
-            conflicts=conflicts,
-        )
+        return diff_entries(self, FdbEntry, context)
 
     def apply(self, step: Step, view: KernelView) -> list[Failure]:
         """Write them."""

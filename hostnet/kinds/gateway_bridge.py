@@ -14,8 +14,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from hostnet.find_link import find_link
-from hostnet.gateway_bridge import ensure_addresses, ensure_gateway_bridge, set_up
-from hostnet.kinds.actual_link import ActualLink
+from hostnet.gateway_bridge import addresses_of, ensure_addresses, ensure_gateway_bridge, set_up
 from hostnet.kinds.kind import (
     DiffContext,
     Failure,
@@ -26,7 +25,6 @@ from hostnet.kinds.kind import (
     without_occupied,
 )
 from hostnet.kinds.link import read_links, remember
-from hostnet.netlink.address_messages import dump_addresses, parse_addresses
 from hostnet.ownership import POD_ALIAS, Mark
 from hostnet.state import HostState, Occupant
 
@@ -75,7 +73,7 @@ class GatewayBridgeKind:
         for device in wanted.of(GatewayDevice):
             found = find_link(view.socket, device.name)
             if found is not None:
-                there = _addresses(view, found)
+                there = addresses_of(view.socket, found)
                 gateways = tuple(one for one in device.gateways if one in there)
                 yield GatewayDevice(device.name, found.mtu if found.up else 0, gateways)
         for want in wanted.of(GatewayBridge):
@@ -86,7 +84,7 @@ class GatewayBridgeKind:
                 text = f"device {want.name} exists and is no bridge: rename or remove it"
                 yield Occupant(GatewayBridge, want.key, text)
                 continue
-            there = _addresses(view, found)
+            there = addresses_of(view.socket, found)
             ours = not found.alias or found.alias.startswith(POD_ALIAS)
             right = found.up and bool(found.alias)
             mtu = found.mtu if ours else want.mtu
@@ -130,14 +128,6 @@ class GatewayBridgeKind:
         commands = [make if verb == "add" else f"ip link set {one.name} mtu {one.mtu} up"]
         commands += [f"ip addr replace {address} dev {one.name}" for address in one.gateways]
         return " && ".join(commands)
-
-
-def _addresses(view: KernelView, link: ActualLink) -> set[str]:
-    """The addresses on a device, with their prefix lengths."""
-    dump = dump_addresses(0, link.index)
-    parts = view.socket.dump(dump.type, dump.body, f"ip addr show {link.name}")
-    found = parse_addresses(parts, {link.index: link.name})
-    return {each.address.address for each in found if each.ifindex == link.index}
 
 
 def _ensure_device(view: KernelView, wanted: GatewayDevice) -> None:

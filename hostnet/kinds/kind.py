@@ -185,3 +185,23 @@ def without_occupied(
         else:
             free.append(one)
     return free, conflicts
+
+
+def diff_entries(kind: Kind, values: type[Any], context: DiffContext) -> PlanPart:
+    """The plan for entries of a device's table that a write overwrites by their keys.
+
+    A value has a `link` and a `key`. Wrong ones are overwritten, stale ones deleted; those of a
+    device that goes vanish with it.
+    """
+    actual = context.actual.of(values)
+    if context.gone:
+        actual = frozenset(one for one in actual if one.link not in context.gone)
+    missing, wrong = compare(context.desired.of(values), actual)
+    put, conflicts = without_occupied(missing, context, values)
+    replaced = {one.key for one in put} if wrong else set()
+    stale = [one for one in wrong if one.key not in replaced]
+    return PlanPart(
+        put=step(kind, "put", ordered(put)),
+        delete=step(kind, "delete", ordered(stale)),
+        conflicts=conflicts,
+    )

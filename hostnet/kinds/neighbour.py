@@ -21,10 +21,7 @@ from hostnet.kinds.kind import (
     KernelView,
     PlanPart,
     Step,
-    compare,
-    ordered,
-    step,
-    without_occupied,
+    diff_entries,
 )
 from hostnet.kinds.watcher import NETLINK_ROUTE, Deletion, WatchView
 from hostnet.netlink.attributes import (
@@ -153,14 +150,13 @@ class NeighbourKind:
         elsewhere = {one.link for one in right.values()} - view.overlay
         for name in sorted((view.overlay | elsewhere) & view.index.keys()):
             for family in FRONT:
-                found = self._on_device(view, name, family)
                 if name in view.overlay:
-                    yield from found
+                    yield from self._on_device(view, name, family)
                     continue
-                there = [one for one in found if one.key in right]
-                marked = _marked(view, name, family) if there else frozenset()
-                for one in there:
-                    if one.key in marked:
+                for one, protocol in _with_protocol(view, name, family):
+                    if one.key not in right:
+                        continue
+                    if protocol == view.mark.protocol:
                         self._held.add(one.key)
                     if one.key in self._held or one == right[one.key]:
                         yield one
@@ -177,18 +173,7 @@ class NeighbourKind:
 
     def diff(self, context: DiffContext) -> PlanPart:
         """Wrong ones are overwritten, stale ones deleted."""
-        actual = context.actual.of(Neighbour)
-        if context.gone:
-            actual = frozenset(one for one in actual if one.link not in context.gone)
-        missing, wrong = compare(context.desired.of(Neighbour), actual)
-        put, conflicts = without_occupied(missing, context, Neighbour)
-        replaced = {one.key for one in put} if wrong else set()
-        stale = [one for one in wrong if one.key not in replaced]
-        return PlanPart(
-            put=step(self, "put", ordered(put)),
-            delete=step(self, "delete", ordered(stale)),
-            conflicts=conflicts,
-        )
+        return diff_entries(self, Neighbour, context)
 
     def apply(self, step: Step, view: KernelView) -> list[Failure]:
         """Write them."""
@@ -259,18 +244,16 @@ def _explain(one: Neighbour, error: NetlinkError) -> str:
     return _in_the_way(one) if error.errno == errno.EEXIST else error.reason
 
 
-def _marked(view: KernelView, name: str, family: int) -> frozenset[tuple[str, str]]:
-    """Keys of the permanent neighbours on a device that bear our protocol number."""
+def _with_protocol(view: KernelView, name: str, family: int) -> Iterable[tuple[Neighbour, int]]:
+    """The permanent neighbours on a device, each with its protocol number; 0: it has none."""
     request = dump_neighbours(family, view.index[name])
-    parts = view.socket.dump(request.type, request.body, f"ip neigh show dev {name}")
-    found = set()
-    for part in parts:
-        data, begin, end = part
-        protocol = attributes(data, begin + 12, end).get(NDA_PROTOCOL, b"\0")[0]
-        one, _ = parse_neighbour(part, view.names)
-        if one is not None and protocol == view.mark.protocol:
-            found.add(one.key)
-    return frozenset(found)
+    for buffer in view.socket.dump_what_there_is(request, f"ip neigh show dev {name}"):
+        for part in parts_of(buffer):
+            one, _ = parse_neighbour(part, view.names)
+            if one is not None:
+                data, begin, end = part
+                found = attributes(data, begin + HEADER.size, end)
+                yield one, found.get(NDA_PROTOCOL, b"\0")[0]
 
 
 def _in_the_way(one: Neighbour) -> str:

@@ -10,18 +10,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hostnet.kinds.kind import DiffContext, Failure, KernelView, PlanPart, Step, step
-from hostnet.kinds.watcher import NETLINK_NETFILTER, WatchView
+from hostnet.kinds.watcher import WatchView
 from hostnet.netlink.attributes import attributes, text_of
 from hostnet.netlink.buffers import Part
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.nft import tables
+from hostnet.nft.messages import (
+    FAMILIES,
+    NETLINK_NETFILTER,
+    NFNL_SUBSYS_NFTABLES,
+    NFTA_TABLE_NAME,
+)
 from hostnet.nft.sets import NftSet
 from hostnet.ownership import Mark
 from hostnet.state import HostState
-
-NFNL_SUBSYS_NFTABLES = 10  # linux/netfilter/nfnetlink.h
-NFPROTO = {"ip": 2, "ip6": 10, "inet": 1, "arp": 3, "bridge": 7, "netdev": 5}  # linux/netfilter.h
-NFTA_TABLE = 1  # the table's name, in messages on tables, chains, rules, sets and elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +136,9 @@ class NftTableWatcher:
         """Tables of ours."""
         del message
         data, begin, end = part
-        name = text_of(attributes(data, begin + 4, end).get(NFTA_TABLE))
+        name = text_of(attributes(data, begin + 4, end).get(NFTA_TABLE_NAME))
         ours = any(
-            NFPROTO[family] == data[begin] and mine == name for family, mine in view.mark.tables
+            FAMILIES[family] == data[begin] and mine == name for family, mine in view.mark.tables
         )
         return f"nftables table {name} changed" if ours else None
 

@@ -15,7 +15,7 @@ from hostnet.netlink.buffers import Part
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.ownership import OVERLAY_KINDS, POD_ALIAS, Mark
 
-NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12  # linux/netlink.h
+NETLINK_ROUTE = 0  # linux/netlink.h
 
 Deletion = tuple[str, str]
 """Device, and the address of what was deleted on it."""

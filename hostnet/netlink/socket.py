@@ -52,6 +52,7 @@ NETLINK_ADD_MEMBERSHIP, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK
 SO_ATTACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 26, 32, 33  # asm-generic/socket.h
 
 SEND_SIZE = 60 * 1024  # bytes per sendmsg; the default socket buffer takes 208 KiB of skb
+RECEIVE_OPTIONS = (SO_RCVBUFFORCE, socket.SO_RCVBUF)
 RECEIVE_BUFFER = 4 * 1024 * 1024  # bytes: room for an error to each request of a send
 RECEIVE_SIZE = 64 * 1024  # bytes per recv; the kernel fills at most 32 KiB of a dump
 DUMP_ATTEMPTS = 20
@@ -128,14 +129,11 @@ class NetlinkSocket:
 
     def receive_buffer(self, size: int) -> None:
         """Let the kernel queue this many bytes for us, its own overhead included."""
-        _set_receive_buffer(self._socket, size)
+        _set_buffer(self._socket, RECEIVE_OPTIONS, size)
 
     def send_buffer(self, size: int) -> None:
         """Let one send hold this many bytes; the kernel's own limit applies without privilege."""
-        for option in (SO_SNDBUFFORCE, socket.SO_SNDBUF):
-            with contextlib.suppress(PermissionError):
-                self._socket.setsockopt(socket.SOL_SOCKET, option, size)
-                return
+        _set_buffer(self._socket, (SO_SNDBUFFORCE, socket.SO_SNDBUF), size)
 
     def attach_filter(self, program: Sequence[tuple[int, int, int, int]]) -> None:
         """Drop messages in the kernel by a classic BPF program (struct sock_filter rows)."""
@@ -337,7 +335,7 @@ class NetlinkSocket:
 def _open(protocol: int, groups: Iterable[int]) -> socket.socket:
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     try:
-        _set_receive_buffer(sock, RECEIVE_BUFFER)
+        _set_buffer(sock, RECEIVE_OPTIONS, RECEIVE_BUFFER)
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             try:
                 sock.setsockopt(SOL_NETLINK, option, 1)
@@ -353,12 +351,13 @@ def _open(protocol: int, groups: Iterable[int]) -> socket.socket:
     return sock
 
 
-def _set_receive_buffer(sock: socket.socket, size: int) -> None:
-    for option in (SO_RCVBUFFORCE, socket.SO_RCVBUF):
+def _set_buffer(sock: socket.socket, options: tuple[int, int], size: int) -> None:
+    """Set a buffer's size by the option that needs privilege, else by the other."""
+    for option in options:
         try:
             sock.setsockopt(socket.SOL_SOCKET, option, size)
         except PermissionError:
-            continue  # in a user namespace: take what net.core.rmem_max allows
+            continue  # in a user namespace: take what net.core.[rw]mem_max allows
         return
 
 

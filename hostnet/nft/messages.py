@@ -26,12 +26,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from hostnet.netlink.attributes import ATTRIBUTE, NLA_F_NESTED, attr, attr_text, attributes
 from hostnet.netlink.socket import NLM_F_CREATE, NLM_F_EXCL, Request
 
+NETLINK_NETFILTER = 12  # linux/netlink.h; the socket module does not have it
 # linux/netfilter/nfnetlink.h
 NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 0x10, 0x11
 NFNL_SUBSYS_NFTABLES = 10
 # linux/netfilter/nf_tables.h: enum nf_tables_msg_types
 NFT_MSG_NEWTABLE = 0
 NFTA_TABLE_NAME = 1
+"""The table, in messages on tables, chains, rules, sets and elements alike."""
 NFT_MSG_NEWSET, NFT_MSG_GETSET, NFT_MSG_DELSET = 9, 10, 11
 NFT_MSG_NEWSETELEM, NFT_MSG_GETSETELEM, NFT_MSG_DELSETELEM = 12, 13, 14
 # enum nft_set_attributes

@@ -22,7 +22,6 @@ from hostnet.netlink.socket import DUMP_ATTEMPTS, NetlinkError, NetlinkSocket, R
 from hostnet.netns import NetnsRef
 from hostnet.nft import datatypes, messages
 
-NETLINK_NETFILTER = 12  # linux/netlink.h; the socket module does not have it
 SEND_BUFFER = 64 * 1024 * 1024
 """Bytes: a transaction is one sendmsg, and 100,000 map elements are 4 MiB of it."""
 
@@ -78,7 +77,7 @@ class SetSocket:
 
     def __init__(self, netns: NetnsRef | None = None) -> None:
         """Open it in `netns` (None: the caller's). Raises NetnsError, OSError."""
-        self._socket = NetlinkSocket(netns, protocol=NETLINK_NETFILTER)
+        self._socket = NetlinkSocket(netns, protocol=messages.NETLINK_NETFILTER)
         self._socket.send_buffer(SEND_BUFFER)
 
     def __enter__(self) -> Self:
