@@ -38,12 +38,17 @@ from urllib.parse import urlsplit
 # has to say reaches us as errors, too. It looks at this variable when it is loaded: let
 # nobody else import it.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+# Names are looked up by the system's resolver (getaddrinfo), as every program of the host does.
+# gRPC's own one asks the DNS servers also for a name that is in /etc/hosts: without an answer
+# from them it found nothing within our deadline.
+os.environ.setdefault("GRPC_DNS_RESOLVER", "native")
 
 import grpc
 import grpc.aio
 
-from base.errors import FlatmeshError
 from etcd import etcd_pb2 as pb
+from etcd.errors import EtcdAuthError, EtcdError, EtcdUnavailableError
+from etcd.tls import TlsFiles
 
 DEADLINE = 5.0  # seconds for a unary call
 LIST_FACTOR = 6
@@ -82,22 +87,6 @@ log = logging.getLogger("etcd.client")
 Answer = TypeVar("Answer")
 
 
-class EtcdError(FlatmeshError):
-    """etcd didn't do it; the message is one line: which endpoints, what, why."""
-
-
-class EtcdUnavailableError(EtcdError):
-    """No member answered in time; trying again later may help."""
-
-
-class EtcdAuthError(EtcdError):
-    """Wrong user, password, certificate or permission: somebody must mend it."""
-
-
-class CompactedError(EtcdError):
-    """The history to go on from is gone (compacted, restored, started empty): list again."""
-
-
 class EtcdChannel:
     """Calls to a cluster. Open it in the event loop that uses it."""
 
@@ -115,7 +104,9 @@ class EtcdChannel:
         self.where = ",".join(endpoints)
         self.deadline = deadline
         self._targets, secure = targets(endpoints)
-        self._credentials = _credentials(ca, cert, key) if secure else None
+        self._tls = TlsFiles(ca, cert, key) if secure else None
+        self._pem = self._tls.read() if self._tls else None
+        self._unreadable = ""
         self._channels: list[grpc.aio.Channel] = []
         self._retired: list[grpc.aio.Channel] = []
         self._at = 0
@@ -126,10 +117,11 @@ class EtcdChannel:
     def open(self) -> None:
         """Make the channels; they connect, and reconnect, when they are used."""
         for target in self._targets:
-            if self._credentials is None:
+            if self._pem is None:
                 channel = grpc.aio.insecure_channel(target, OPTIONS)
             else:
-                channel = grpc.aio.secure_channel(target, self._credentials, OPTIONS)
+                credentials = grpc.ssl_channel_credentials(*self._pem)
+                channel = grpc.aio.secure_channel(target, credentials, OPTIONS)
             self._channels.append(channel)
 
     def renew(self) -> None:
@@ -141,6 +133,31 @@ class EtcdChannel:
         self._retired += self._channels
         self._channels = []
         self.open()
+
+    def renew_if_files_changed(self) -> bool:
+        """After a failure: connect anew if the certificate files are others than last time.
+
+        A gRPC channel uses the bytes that it was made with for each later connection, too:
+        without this, a certificate that was replaced on disk would be of no use until the next
+        start. It is not done before each call: a connection that stands stays good, and files
+        that are just being replaced, one after the other, don't fit each other for a moment.
+        """
+        if self._tls is None:
+            return False
+        try:
+            pem = self._tls.read()
+        except EtcdError as error:
+            if str(error) != self._unreadable:
+                log.warning("%s; etcd is reached with what was read before", error)
+            self._unreadable = str(error)
+            return False
+        self._unreadable = ""
+        if pem == self._pem:
+            return False
+        log.info("etcd %s: the certificate files have changed, connecting with them", self.where)
+        self._pem = pem
+        self.renew()
+        return True
 
     async def close(self) -> None:
         """Close the channels; calls under way are cancelled."""
@@ -192,6 +209,8 @@ class EtcdChannel:
                     return await once()
             except RpcError as error:
                 self.next_member()
+                if self.renew_if_files_changed():
+                    continue
                 if logins and self.token_refused(error.details()):
                     logins -= 1
                     continue
@@ -230,6 +249,8 @@ class EtcdChannel:
                 answer = await call(request, timeout=self.deadline)
             except RpcError as error:
                 self.next_member()
+                if self.renew_if_files_changed():
+                    continue
                 if "authentication is not enabled" in (error.details() or ""):
                     log.warning("etcd %s has no authentication; going on without", self.where)
                     return ""
@@ -328,20 +349,6 @@ def _family(host: str) -> str:
         return f"ipv{ip_address(host).version}"
     except ValueError:
         return "dns"
-
-
-def _credentials(ca: Path | None, cert: Path | None, key: Path | None) -> grpc.ChannelCredentials:
-    if (cert is None) != (key is None):
-        raise EtcdError("--etcd-certfile and --etcd-keyfile go together: give both or neither")
-    contents = []
-    for path in (ca, key, cert):
-        try:
-            contents.append(path.read_bytes() if path is not None else None)
-        except OSError as error:
-            raise EtcdError(f"certificate file {path}: {error.strerror}") from None
-        if contents[-1] is not None and b"-----BEGIN" not in contents[-1]:
-            raise EtcdError(f"certificate file {path} is not PEM: convert it with openssl")
-    return grpc.ssl_channel_credentials(*contents)
 
 
 def _serialize(message: Any) -> bytes:

@@ -27,13 +27,10 @@ from etcd.channel import (
     DEADLINE,
     END,
     LIST_FACTOR,
-    CompactedError,
-    EtcdAuthError,
     EtcdChannel,
-    EtcdError,
-    EtcdUnavailableError,
     RpcError,
 )
+from etcd.errors import CompactedError, EtcdAuthError, EtcdError, EtcdUnavailableError
 
 __all__ = [
     "CompactedError",
@@ -299,11 +296,13 @@ class Etcd:
                 raise EtcdUnavailableError(f"etcd {self._channel.where}: ended the watch")
             except RpcError as error:
                 self._channel.next_member()
+                self._channel.renew_if_files_changed()
                 self._channel.token_refused(error.details())
                 raise self._channel.explained(error) from None
             except EtcdAuthError:
                 # etcd 3.4 says "permission denied" for a token that has expired, too
-                if last or not self._channel.forget_token():
+                renewed = self._channel.renew_if_files_changed()
+                if last or not (self._channel.forget_token() or renewed):
                     raise
 
     async def _batches(self, stream: Any, prefix: str, revision: int) -> AsyncIterator[WatchBatch]:
