@@ -50,6 +50,10 @@ class Change(Flag):
     """Another program changed what a data plane made."""
     PODS = auto()
     """A pod came or went on this host."""
+    FIREWALL = auto()
+    """Another program changed a chain that forwarded packets pass."""
+    CLOCK = auto()
+    """Some seconds have passed: for what nobody tells the changes of."""
 
 
 @dataclass(slots=True)

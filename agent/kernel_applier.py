@@ -28,6 +28,16 @@ KernelChange = tuple[HostState | None, HostState]
 the whole desired state, and the kernel's tables are read and compared with it."""
 
 
+class KernelEvents(Protocol):
+    """What the loop follows: a netlink socket with messages on changes by others."""
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when there is something to drain."""
+
+    def drain(self) -> list[str] | None:
+        """What others have changed, a few words each; None: ask again in a moment. Never waits."""
+
+
 class StateApplier(Protocol):
     """What a controller of kernel state needs: `KernelApplier`, without its monitor."""
 
@@ -69,6 +79,10 @@ class KernelApplier:
             outcome = reconcile(after, self._kernel, delta_of=before)
             again = self.monitor.settle(outcome.plans)
         return _report(outcome, again)
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when there is something to drain."""
+        return self.monitor.fileno()
 
     def drain(self) -> list[str] | None:
         """What others have changed, a few words each; None while an apply runs. Never waits."""

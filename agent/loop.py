@@ -31,7 +31,7 @@ from agent.backends import make_backend
 from agent.controller import Change, Controller
 from agent.data_plane_owner import DataPlaneOwner
 from agent.inputs import HostInputs, ReconcileInputs, masquerades
-from agent.kernel_applier import KernelApplier
+from agent.kernel_applier import KernelEvents
 from agent.lease_grace import LeaseGrace
 from agent.metrics import Metrics
 from agent.previous_lease import previous_lease
@@ -55,6 +55,8 @@ RETRY_INTERVAL = 2.0
 """Seconds until a step that failed is tried again."""
 BUSY_INTERVAL = 0.005
 """Seconds between two tries to read kernel events that an apply reads at its end."""
+CLOCK_INTERVAL = 5.0
+"""Seconds between two cheap looks at what nobody tells the changes of."""
 HEARTBEAT_INTERVAL = 1.0
 """Seconds between two signs of life of the event loop, which /healthz asks for."""
 
@@ -67,14 +69,14 @@ class HostController:
         settings: Settings,
         source: LeaseSource,
         controllers: Sequence[Controller[Any]],
-        appliers: Sequence[tuple[KernelApplier, Change]],
+        events: Sequence[tuple[KernelEvents, Change]],
         data_plane: DataPlaneOwner,
         reader: Kernel,
     ) -> None:
         """Called in the event loop.
 
-        `appliers` are those whose monitors are followed, with the change that each tells of;
-        `reader` reads the underlay, in the loop.
+        `events` are followed, with the change that each tells of; `reader` reads the underlay,
+        in the loop.
         """
         self.settings = settings
         self.source = source
@@ -82,7 +84,7 @@ class HostController:
         self.last_beat = time.monotonic()
         """When the loop last came round, in monotonic seconds."""
         self.inputs: ReconcileInputs | None = None
-        self._appliers = appliers
+        self._events = events
         self._data_plane = data_plane
         data_plane.on_change = self._data_plane_changed
         self._reader = reader
@@ -169,8 +171,9 @@ class HostController:
                 tasks.create_task(self._keep_lease(), name="keep lease")
                 tasks.create_task(self._resync(), name="resync")
                 tasks.create_task(self._beat(), name="heartbeat")
-                for applier, change in self._appliers:
-                    tasks.create_task(self._follow_kernel(applier, change), name="follow kernel")
+                tasks.create_task(self._tick(), name="clock")
+                for events, change in self._events:
+                    tasks.create_task(self._follow_kernel(events, change), name="follow kernel")
                 for runner in self.runners:
                     tasks.create_task(runner.run(), name=runner.controller.name)
         finally:
@@ -196,9 +199,9 @@ class HostController:
         ours = self.inputs.host.own.key
         return not changed or ours in changed or self.source.problem() is not None
 
-    async def _follow_kernel(self, applier: KernelApplier, change: Change) -> None:
+    async def _follow_kernel(self, events: KernelEvents, change: Change) -> None:
         readable = asyncio.Event()
-        descriptor = applier.monitor.fileno()
+        descriptor = events.fileno()
 
         def stop_waiting() -> None:
             self._loop.remove_reader(descriptor)  # else it is called until all is drained
@@ -209,7 +212,7 @@ class HostController:
                 readable.clear()
                 self._loop.add_reader(descriptor, stop_waiting)
                 await readable.wait()
-                reasons = applier.drain()
+                reasons = events.drain()
                 if reasons is None:  # an apply runs, and reads them at its end
                     await asyncio.sleep(BUSY_INTERVAL)
                 elif reasons:
@@ -227,6 +230,11 @@ class HostController:
             for runner in self.runners:
                 runner.mark_whole("resync")
             self._bring_up_to_date()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(CLOCK_INTERVAL)
+            self._changed(Change.CLOCK, ["clock"])
 
     async def _beat(self) -> None:
         while True:

@@ -82,6 +82,13 @@ log = logging.getLogger("agent")
     help="Pod addresses and keys.",
 )
 @boolean("--ip-masq", envvar="FLANNELD_IP_MASQ", help="Masquerade what leaves the cluster.")
+@boolean(
+    "--iptables-forward-rules",
+    "forward_rules",
+    default=True,
+    envvar="FLANNELD_IPTABLES_FORWARD_RULES",
+    help="Let the cluster's networks through the host's firewall: iptables' FORWARD, firewalld.",
+)
 @click.option("--healthz-ip", envvar="FLANNELD_HEALTHZ_IP", default="0.0.0.0")
 @click.option(
     "--healthz-port",
@@ -187,15 +194,16 @@ def host_controller(
 ) -> HostController:
     """The host's controllers with their sockets in this namespace, closed by `stack`."""
     resources = open_resources(settings, stack)
-    appliers = (
+    events = (
         (resources.overlay, Change.KERNEL),
         (resources.forwarding, Change.NFTABLES),
+        (resources.forward_chains, Change.FIREWALL),
     )
     return HostController(
         settings,
         source,
         make_controllers(resources),
-        appliers,
+        events,
         resources.data_plane,
         stack.enter_context(Kernel()),
     )

@@ -36,6 +36,8 @@ class Settings:
     run_dir: Path = Path(paths.RUN_DIR)
     state_dir: Path = Path(paths.STATE_DIR)
     ip_masq: bool = False
+    forward_rules: bool = True
+    """Whether the cluster's networks are let through iptables' FORWARD and firewalld."""
     healthz_ip: str = "0.0.0.0"
     healthz_port: int = 0
     resync: float = 300.0
@@ -53,10 +55,10 @@ def go_flags(arguments: Sequence[str]) -> list[str]:
     return [f"-{a}" if GO_FLAG.fullmatch(a) else a for a in arguments]
 
 
-def boolean(name: str, **more: Any) -> Callable[[Command], Command]:
+def boolean(*names: str, default: bool = False, **more: Any) -> Callable[[Command], Command]:
     """Declare a flag that is true alone and takes Go's `=true` and `=false`."""
     return click.option(
-        name, is_flag=False, flag_value="true", type=click.BOOL, default=False, **more
+        *names, is_flag=False, flag_value="true", type=click.BOOL, default=default, **more
     )
 
 

@@ -6,11 +6,9 @@ flatmesh (no compiler, no WireGuard in the kernel) is printed and does not chang
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from agent.controllers.host_firewall import WantedAccepts, look
 from base.paths import CNI_BIN_DIR
 from cni.host import host_from_environment, socket_path
 from cni.install import EXECUTABLES
@@ -56,30 +55,23 @@ def kernel_kinds() -> Iterator[Finding]:
 
 
 def nft() -> Iterator[Finding]:
-    """libnftables, and chains that drop forwarded packets."""
+    """libnftables, and what drops the packets that this host forwards for pods."""
     try:
         nftables.list_tables()
     except nftables.NftError as error:
         yield Finding("nftables", good=False, text=str(error))
         return
     yield Finding("nftables", good=True, text="there")
-    done = (
-        subprocess.run(["nft", "-j", "list", "chains"], capture_output=True, text=True, check=False)
-        if shutil.which("nft")
-        else None
-    )
-    chains = json.loads(done.stdout)["nftables"] if done and done.returncode == 0 else []
-    for entry in chains:
-        chain = entry.get("chain", {})
-        if chain.get("hook") == "forward" and chain.get("policy") == "drop":
-            where = f"{chain['family']} {chain['table']} {chain['name']}"
-            yield Finding(
-                "forwarding",
-                good=False,
-                text=f"chain {where} drops what it doesn't know (docker does that): "
-                "iptables -P FORWARD ACCEPT, or accept the cluster network there",
-                fatal=False,
-            )
+    try:
+        env = SubnetEnv.read(host_from_environment(os.environ).subnet_file)
+    except (OSError, SubnetEnvError):
+        return  # `host` tells
+    found = look(WantedAccepts((*env.networks, *env.ipv6_networks), whole=True))
+    closed = [f"missing: {line}" for line in found.lines()] + found.problems
+    for text in closed:
+        yield Finding("forwarding", good=False, text=text, fatal=False)
+    if not closed:
+        yield Finding("forwarding", good=True, text="the host's firewalls let the pods through")
 
 
 def host() -> Iterator[Finding]:
@@ -131,9 +123,9 @@ def doctor() -> None:
     with Kernel() as kernel:
         kind = "there" if kernel.nexthop_objects else "none: plain routes, slower with many peers"
         console.print(f"[green]ok [/green]  kernel {os.uname().release}, nexthop objects {kind}")
-    looks: tuple[Callable[[], Iterator[Finding]], ...] = (kernel_kinds, nft, host, tools)
-    for look in looks:
-        for finding in look():
+    checks: tuple[Callable[[], Iterator[Finding]], ...] = (kernel_kinds, nft, host, tools)
+    for check in checks:
+        for finding in check():
             bad = "[red]BAD[/red]" if finding.fatal else "[yellow]no [/yellow]"
             mark = "[green]ok [/green]" if finding.good else bad
             console.print(f"{mark}  {finding.what}: {finding.text}")

@@ -15,12 +15,14 @@ from agent.controller import Controller
 from agent.controllers.data_plane import DataPlaneController
 from agent.controllers.devices import DevicesController
 from agent.controllers.forwarding import ForwardingController
+from agent.controllers.host_firewall import HostFirewallController
 from agent.controllers.overlay import OverlayController
 from agent.controllers.publish import PublishController
 from agent.controllers.ready import ReadyController
 from agent.data_plane_owner import DataPlaneOwner
 from agent.kernel_applier import KernelApplier
 from agent.settings import Settings
+from hostnet.iptables.watch import ForwardChainsWatch
 from hostnet.ownership import FORWARDING, OVERLAY
 
 
@@ -31,6 +33,7 @@ class Resources:
     settings: Settings
     overlay: KernelApplier
     forwarding: KernelApplier
+    forward_chains: ForwardChainsWatch
     data_plane: DataPlaneOwner = field(default_factory=DataPlaneOwner)
 
 
@@ -42,11 +45,12 @@ def open_resources(
     Netlink messages on changes that one of our appliers makes are not shown to the others.
     """
     overlay, forwarding = KernelApplier(OVERLAY), KernelApplier(FORWARDING)
-    for applier in (overlay, forwarding):
-        stack.callback(applier.close)
+    forward_chains = ForwardChainsWatch()
+    for opened in (overlay, forwarding, forward_chains):
+        stack.callback(opened.close)
     overlay.monitor.ignore(forwarding.port)
     forwarding.monitor.ignore(overlay.port)
-    return Resources(settings, overlay, forwarding)
+    return Resources(settings, overlay, forwarding, forward_chains)
 
 
 Factory = Callable[[Resources], Controller[Any]]
@@ -65,6 +69,11 @@ CONTROLLERS: dict[str, Factory] = {
     "devices": lambda resources: DevicesController(resources.data_plane),
     "overlay": lambda resources: OverlayController(resources.overlay),
     "forwarding": lambda resources: ForwardingController(resources.forwarding),
+    "host firewall": lambda resources: HostFirewallController(
+        resources.forward_chains,
+        resources.settings.subnet_file,
+        wanted=resources.settings.forward_rules,
+    ),
     "data plane": _data_plane,
     "ready": lambda resources: ReadyController(resources.settings.run_dir),
 }

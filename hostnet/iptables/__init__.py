@@ -1,0 +1,1 @@
+"""The `filter` tables of iptables and ip6tables, in both of their forms in the kernel."""
