@@ -7,24 +7,113 @@ line.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
+import logging
+import socket
+import socketserver
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
-from http.server import ThreadingHTTPServer
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 STALL_TIMEOUT = 60.0  # seconds without a heartbeat of the event loop that count as stuck
+MAX_CONNECTIONS = 32
+CONNECTION_TIMEOUT = 5.0
+"""Seconds that a client may take for each piece of its request, and of the answer."""
+ACCEPT_RETRY_INTERVAL = 0.05
+"""Seconds until accept(2) is tried again after the descriptors have run out."""
+NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+log = logging.getLogger("agent.health")
 
 
-class _Server(ThreadingHTTPServer, WSGIServer):
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    """A thread for each connection, and at most MAX_CONNECTIONS of them.
+
+    When one more arrives, the one that has been open for longest is closed. A connection that
+    asks something is answered within milliseconds, so those are idle or slow ones; whoever holds
+    many open keeps nobody else from being answered. To refuse the new one, or to let it wait, was
+    tried: then the first to come decide who is served.
+    """
+
     daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
+        self._open: dict[socket.socket, None] = {}
+        """In the order in which they came."""
+        self._lock = threading.Lock()
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
+        super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        """Bind without looking up the host's name, which may wait for a name server."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        self.setup_environ()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept. Raises OSError; when descriptors have run out, after a pause.
+
+        Without the pause the caller, which finds the connection still waiting, would try again at
+        once, for as long as there is none.
+        """
+        try:
+            connection, address = super().get_request()
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                self._close_oldest()
+                time.sleep(ACCEPT_RETRY_INTERVAL)
+            raise
+        connection.settimeout(CONNECTION_TIMEOUT)
+        return connection, address
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread."""
+        with self._lock:
+            self._open[request] = None
+            full = len(self._open) > MAX_CONNECTIONS
+        if full:
+            self._close_oldest()
+        super().process_request(request, client_address)
+
+    def _close_oldest(self) -> None:
+        with self._lock:
+            oldest = next(iter(self._open), None)
+            if oldest is None:
+                return
+            del self._open[oldest]
+        with contextlib.suppress(OSError):  # its thread, woken by this, closes it
+            oldest.shutdown(socket.SHUT_RDWR)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection that was answered, or failed."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away, or was too slow, or no thread can be started: for debugging."""
+        del request
+        log.debug("connection of %s: %s", client_address, sys.exception())
 
 
 class _Quiet(WSGIRequestHandler):
+    timeout = CONNECTION_TIMEOUT
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """Probes come every few seconds: don't log them."""
+
+    def get_stderr(self) -> Any:
+        """Where wsgiref writes tracebacks of clients that went away: nowhere."""
+        return io.StringIO()
 
 
 def serve(

@@ -34,6 +34,7 @@ from agent.pod_server import serve_pods
 from agent.settings import AddressType, Settings, boolean, etcd_options, etcd_settings, go_flags
 from base import paths
 from base.errors import FlatmeshError
+from base.private_files import make_private_directory, open_private
 from hostnet.kernel import Kernel
 from ipam.lease_source import LeaseSource
 
@@ -89,7 +90,12 @@ log = logging.getLogger("agent")
     envvar="FLANNELD_IPTABLES_FORWARD_RULES",
     help="Let the cluster's networks through the host's firewall: iptables' FORWARD, firewalld.",
 )
-@click.option("--healthz-ip", envvar="FLANNELD_HEALTHZ_IP", default="0.0.0.0")
+@click.option(
+    "--healthz-ip",
+    envvar="FLANNELD_HEALTHZ_IP",
+    default="127.0.0.1",
+    help="Address of --healthz-port. Whoever reaches it reads the metrics.",
+)
 @click.option(
     "--healthz-port",
     envvar="FLANNELD_HEALTHZ_PORT",
@@ -144,8 +150,8 @@ def command(
 @contextlib.contextmanager
 def only_one(run_dir: Path) -> Iterator[None]:
     """Hold this host's lock; the kernel frees it when the process ends. Raises ClickException."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / "flatmeshd.lock").open("w") as lock:
+    make_private_directory(run_dir)
+    with open(run_dir / "flatmeshd.lock", "w", opener=open_private) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -157,7 +163,7 @@ def only_one(run_dir: Path) -> Iterator[None]:
 
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT; the data plane stays as it is."""
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    make_private_directory(settings.state_dir)
     settings.subnet_file.parent.mkdir(parents=True, exist_ok=True)
     (settings.run_dir / paths.READY_FILE).unlink(missing_ok=True)
     loop, stop = asyncio.get_running_loop(), asyncio.Event()

@@ -8,6 +8,8 @@ dash before a long flag, and `--ip-masq=true`.
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +18,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from base import paths
 from etcd.connect import EtcdSettings
 
 GO_FLAG = re.compile(r"-([a-z][a-z0-9-]+)(=.*)?", re.DOTALL)
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+log = logging.getLogger("agent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ class Settings:
     ip_masq: bool = False
     forward_rules: bool = True
     """Whether the cluster's networks are let through iptables' FORWARD and firewalld."""
-    healthz_ip: str = "0.0.0.0"
+    healthz_ip: str = "127.0.0.1"
     healthz_port: int = 0
     resync: float = 300.0
     """Seconds between two comparisons of everything when nothing seems to happen."""
@@ -102,7 +107,17 @@ def etcd_options(command: Command) -> Command:
             _file("--etcd-certfile", "Our certificate (PEM)."),
             _file("--etcd-cafile", "The CA that signed etcd's certificate (PEM)."),
             click.option("--etcd-username", envvar="FLANNELD_ETCD_USERNAME"),
-            click.option("--etcd-password", envvar="FLANNELD_ETCD_PASSWORD"),
+            click.option(
+                "--etcd-password",
+                envvar="FLANNELD_ETCD_PASSWORD",
+                help="Every local user can read it in the list of processes: better a file.",
+            ),
+            click.option(
+                "--etcd-password-file",
+                "etcd_passwordfile",
+                envvar="FLATMESH_ETCD_PASSWORD_FILE",
+                help="File with the password; default: the credential etcd-password of systemd.",
+            ),
         )
     ):
         command = option(command)
@@ -124,9 +139,22 @@ def etcd_settings(flags: dict[str, Any]) -> EtcdSettings:
             )
     if not urls:
         raise click.BadParameter("no URL given", param_hint="--etcd-endpoints")
-    names = ("keyfile", "certfile", "cafile", "username", "password")
+    names = ("keyfile", "certfile", "cafile", "username", "password", "passwordfile")
     rest = {name: flags.pop(f"etcd_{name}") for name in names}
-    for name in ("keyfile", "certfile", "cafile"):
+    rest["passwordfile"] = rest["passwordfile"] or _credential("etcd-password")
+    for name in ("keyfile", "certfile", "cafile", "passwordfile"):
         if rest[name] and not Path(rest[name]).is_file():
-            raise click.BadParameter(f"no file {rest[name]!r}", param_hint=f"--etcd-{name}")
+            flag = name.replace("passwordfile", "password-file")
+            raise click.BadParameter(f"no file {rest[name]!r}", param_hint=f"--etcd-{flag}")
+    context = click.get_current_context(silent=True)
+    given = context.get_parameter_source("etcd_password") if context is not None else None
+    if given is ParameterSource.COMMANDLINE:
+        log.warning("every local user can read --etcd-password: use --etcd-password-file")
     return EtcdSettings(urls, "/" + flags.pop("etcd_prefix").strip("/"), **rest)
+
+
+def _credential(name: str) -> str | None:
+    """The file of a credential that systemd passed to this service (systemd.exec(5))."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    file = Path(directory, name) if directory else None
+    return str(file) if file is not None and file.is_file() else None

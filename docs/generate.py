@@ -29,6 +29,7 @@ OTHER_VARIABLES = {
     "FLATMESH_CRASH_AT": "For tests: the point at which a CNI call kills its own process",
     "OVS_RUNDIR": "Directory of the sockets of Open vSwitch; as Open vSwitch's own tools",
     "WIREGUARD_KEY_FILE": "Where flanneld kept its WireGuard key, which is taken over",
+    "CREDENTIALS_DIRECTORY": "Set by systemd; its file `etcd-password` is the password of etcd",
     "GRPC_DNS_RESOLVER": "how gRPC looks names up; default: native, as the system does",
     "GRPC_VERBOSITY": "gRPC's own log; default: none",
 }

@@ -48,6 +48,7 @@ import grpc.aio
 
 from etcd import etcd_pb2 as pb
 from etcd.errors import EtcdAuthError, EtcdError, EtcdUnavailableError
+from etcd.login import Login
 from etcd.tls import TlsFiles
 
 DEADLINE = 5.0  # seconds for a unary call
@@ -97,7 +98,7 @@ class EtcdChannel:
         ca: Path | None,
         cert: Path | None,
         key: Path | None,
-        login: tuple[str, str] | None,
+        login: Login | None,
         deadline: float,
     ) -> None:
         """Describe the cluster. Raises EtcdError for unusable URLs or certificate files."""
@@ -236,10 +237,10 @@ class EtcdChannel:
             return
         async with self._login_lock:  # bcrypt costs etcd 0.1 s: once is enough
             if self._token is None:
-                self._token = await self._authenticate(*self._login)
+                self._token = await self._authenticate(self._login)
 
-    async def _authenticate(self, name: str, password: str) -> str:
-        request = pb.AuthenticateRequest(name=name, password=password)
+    async def _authenticate(self, login: Login) -> str:
+        request = pb.AuthenticateRequest(name=login.username, password=login.password())
         pauses = [*PAUSES, None]
         while True:
             call = self._channel.unary_unary(
@@ -304,7 +305,7 @@ class EtcdChannel:
         if any(words in details for words in (*REFUSED, *STALE_TOKEN)):
             return EtcdAuthError(
                 f"etcd {self.where}: {reason}; "
-                "check --etcd-username, --etcd-password and that user's roles"
+                "check --etcd-username, --etcd-password-file and that user's roles"
             )
         return EtcdError(f"etcd {self.where}: {reason}")
 

@@ -31,6 +31,7 @@ from etcd.channel import (
     RpcError,
 )
 from etcd.errors import CompactedError, EtcdAuthError, EtcdError, EtcdUnavailableError
+from etcd.login import Login
 
 __all__ = [
     "CompactedError",
@@ -98,6 +99,7 @@ class Etcd:
         key: Path | None = None,
         username: str | None = None,
         password: str | None = None,
+        password_file: Path | None = None,
         deadline: float = DEADLINE,
     ) -> None:
         """Describe the cluster. Raises EtcdError for unusable URLs or certificate files."""
@@ -107,7 +109,7 @@ class Etcd:
             ca=ca,
             cert=cert,
             key=key,
-            login=(username, password or "") if username else None,
+            login=Login(username, password, password_file) if username else None,
             deadline=deadline,
         )
 

@@ -25,6 +25,8 @@ class EtcdSettings:
     """The CA that signed etcd's certificate (PEM)."""
     username: str | None = None
     password: str | None = None
+    passwordfile: str | None = None
+    """Holds the password, where that is not given itself; read at each login."""
 
 
 @contextlib.asynccontextmanager
@@ -40,6 +42,7 @@ async def connect(settings: EtcdSettings) -> AsyncIterator[Etcd]:
         key=_file(settings.keyfile),
         username=settings.username,
         password=settings.password,
+        password_file=_file(settings.passwordfile),
     )
     async with etcd:
         yield etcd

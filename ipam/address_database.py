@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from base.private_files import make_private_directory, open_private
 from ipam.address_allocator import AddressStoreError
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -143,8 +144,9 @@ class AddressDatabase:
         return db
 
     def _open(self) -> sqlite3.Connection:
-        if not self.path.exists():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_directory(self.path.parent)
+        # SQLite gives the mode of this file to its -wal and -shm files, too
+        os.close(open_private(self.path, os.O_RDWR | os.O_CREAT))
         db = sqlite3.connect(
             self.path, timeout=self.lock_timeout, isolation_level=None, check_same_thread=False
         )

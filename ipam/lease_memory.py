@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from base.private_files import write_private
 from ipam.etcd_origin import origin_of
 from ipam.lease import Lease
 
@@ -39,6 +40,4 @@ class LeaseMemory:
         with contextlib.suppress(OSError):
             if self.path.read_text() == text:
                 return
-        temporary = self.path.with_suffix(".new")
-        temporary.write_text(text)
-        temporary.replace(self.path)
+        write_private(self.path, text)

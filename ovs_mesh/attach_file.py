@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from base.paths import ATTACH_FILE
+from base.private_files import write_private
 
 CONTENT = json.dumps({"bridge": None, "mode": "ovs"})
 
@@ -21,9 +22,7 @@ def publish(run_dir: Path) -> None:
     with contextlib.suppress(OSError):
         if path.read_text() == CONTENT:
             return
-    temporary = path.with_suffix(".new")
-    temporary.write_text(CONTENT)
-    temporary.replace(path)
+    write_private(path, CONTENT)
 
 
 def withdraw(run_dir: Path) -> None:

@@ -11,6 +11,7 @@ from agent.controller import Change, Dirty, Report
 from agent.inputs import ReconcileInputs
 from backend.metric_sample import MetricSample
 from base import paths
+from base.private_files import write_private
 
 log = logging.getLogger("agent.ready")
 
@@ -42,7 +43,7 @@ class ReadyController:
     def apply(self, desired: str) -> Report:
         """Write the file if there is none. Raises OSError."""
         if not self.file.exists():
-            self.file.write_text(desired)
+            write_private(self.file, desired)
             log.info("ready: pods can be served")
         return Report()
 

@@ -17,9 +17,9 @@ import os
 import time
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from base.private_files import make_private_directory
 from cni.config.call import AttachmentKey
 from cni.errors import IO_FAILURE, TRY_AGAIN_LATER, CniError
 
@@ -47,7 +47,8 @@ def hold_lock(
         try:
             fd = os.open(path, flags, 0o600)
         except FileNotFoundError:
-            Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_directory(host.run_dir)
+            make_private_directory(directory)
             fd = os.open(path, flags, 0o600)
     except OSError as error:
         raise CniError(IO_FAILURE, f"lock {path}: {error.strerror}") from None

@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 from base.errors import FlatmeshError
+from base.private_files import make_private_directory
 
 BACKLOG = 1024  # connections
 MAX_PATH = 107  # bytes: sun_path less the terminating zero, unix(7)
@@ -31,7 +32,7 @@ def open_listener(socket_path: Path) -> socket.socket:
         raise CniServerError(f"socket {path}: longer than {MAX_PATH} bytes; use a shorter path")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        socket_path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        make_private_directory(socket_path.parent)
         _require_unserved(path)
         temporary.unlink(missing_ok=True)
         listener.bind(str(temporary))

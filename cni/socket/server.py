@@ -3,7 +3,8 @@
 Each worker thread blocks in accept() on the one listening socket, reads one request, answers
 it, and accepts again. So no request passes from one thread to another, the number of workers
 bounds the concurrency, and further clients wait in the socket's backlog (or, when that is
-full, in connect). A client has REQUEST_TIMEOUT to send its request.
+full, in connect). A connection on which nothing arrives is left to `IdleConnections`: a client
+sends its request at once, and one that doesn't must not occupy a worker.
 
 Only root and the user we run as are answered: the socket file has mode 0600, and the peer's
 credentials are checked as well (SO_PEERCRED, unix(7)). A client in another network namespace
@@ -32,10 +33,13 @@ from cni.handle import CniResponse, handle
 from cni.host import PluginHost, host_from_environment, socket_path
 from cni.pod.collect import sweep
 from cni.socket import protocol
+from cni.socket.idle_connections import IdleConnections
 from cni.socket.listener import open_listener
 
 WORKERS = 32  # threads; more than processors, because calls wait for delegated plugins
-REQUEST_TIMEOUT = 10.0  # seconds for a client to send its request
+FIRST_WAIT = 0.02  # seconds that a worker waits for the first bytes of a request
+IDLE_TIMEOUT = 10.0  # seconds for a client to begin its request
+REQUEST_TIMEOUT = 2.0  # seconds for the rest of it
 ANSWER_TIMEOUT = 10.0  # seconds for a client to take its answer
 ACCEPT_RETRY_INTERVAL = 0.05  # seconds after accept() failed for lack of descriptors
 
@@ -54,6 +58,7 @@ class CniServer:
         self._listener: socket.socket | None = None
         self._threads: list[threading.Thread] = []
         self._closing = threading.Event()
+        self._idle = IdleConnections(self._serve_and_close, IDLE_TIMEOUT)
         self._inode = 0
 
     def start(self) -> None:
@@ -65,6 +70,7 @@ class CniServer:
         self._listener = open_listener(self.socket_path)
         self._inode = self.socket_path.stat().st_ino
         self._start("cni-sweep", self._sweep)
+        self._start("cni-idle", self._idle.run)
         for number in range(self.workers):
             self._start(f"cni-{number}", self._serve)
 
@@ -92,6 +98,7 @@ class CniServer:
         # Every thread returns from accept(). Connections in the backlog are reset, and their
         # clients then answer the calls in their own processes.
         self._listener.shutdown(socket.SHUT_RDWR)
+        self._idle.close()
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -111,22 +118,25 @@ class CniServer:
                 # no descriptor is left: other calls close theirs when they end
                 self._closing.wait(ACCEPT_RETRY_INTERVAL)
                 continue
-            with connection:
-                try:
-                    self._serve_connection(connection)
-                except protocol.CniProtocolError as error:
-                    log.debug("client: %s", error)
-                except OSError as error:
-                    log.debug("client closed the connection: %s", error)
-                except Exception:
-                    log.exception("CNI request")
+            if not _may_call(connection):
+                connection.close()
+            elif _has_data(connection, FIRST_WAIT):
+                self._serve_and_close(connection)
+            else:
+                self._idle.add(connection)
+
+    def _serve_and_close(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                self._serve_connection(connection)
+            except protocol.CniProtocolError as error:
+                log.debug("client: %s", error)
+            except OSError as error:
+                log.debug("client closed the connection: %s", error)
+            except Exception:
+                log.exception("CNI request")
 
     def _serve_connection(self, connection: socket.socket) -> None:
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        _, uid, _ = _UCRED.unpack(credentials)
-        if uid not in (0, os.geteuid()):
-            log.warning("refused a CNI client: it runs as user %d", uid)
-            return
         received = protocol.receive_call(connection, REQUEST_TIMEOUT)
         try:
             started = time.monotonic()
@@ -161,6 +171,26 @@ class CniServer:
                 return handle(call, self.host)
         except RunInClientError:
             return CniResponse(protocol.RUN_IT_YOURSELF, b"")
+
+
+def _may_call(connection: socket.socket) -> bool:
+    """Whether the client runs as root or as we do."""
+    try:
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    except OSError:
+        return False
+    _, uid, _ = _UCRED.unpack(credentials)
+    if uid not in (0, os.geteuid()):
+        log.warning("refused a CNI client: it runs as user %d", uid)
+        return False
+    return True
+
+
+def _has_data(connection: socket.socket, timeout: float) -> bool:
+    """Whether something can be read from it, the end among it, within `timeout` seconds."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(timeout * 1000))
 
 
 def _has_ended(connection: socket.socket) -> bool:

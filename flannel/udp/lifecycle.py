@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from base.errors import FlatmeshError
+from base.private_files import make_private_directory, open_private
 from flannel.udp.control import ControlError, UdpFiles, call, end, holder, kill, wait_gone
 
 CALL_LIMIT = 10.0  # seconds that any call may take
@@ -73,8 +74,8 @@ class UdpLifecycle:
 
         Raises UdpError.
         """
-        self.files.run_dir.mkdir(parents=True, exist_ok=True)
-        with self.files.log.open("wb") as output:
+        make_private_directory(self.files.run_dir)
+        with open(self.files.log, "wb", opener=open_private) as output:
             self._child = subprocess.Popen(
                 [
                     *(sys.executable, "-I", "-m", "flannel.udp.process"),

@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from base.private_files import open_private
 from flannel.udp import _plane
 from flannel.udp.control import (
     EXCHANGE_TIMEOUT,
@@ -199,7 +200,7 @@ def lock(files: UdpFiles) -> TextIO:
 
     Raises OSError when another process holds it for longer than LOCK_TIMEOUT.
     """
-    file = files.pid.open("a+")
+    file = open(files.pid, "a+", opener=open_private)  # noqa: SIM115 - the caller closes it
     deadline = time.monotonic() + LOCK_TIMEOUT
     while True:
         try:

@@ -26,6 +26,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from base.errors import FlatmeshError
+from base.private_files import make_private_directory
 from hostnet.wireguard.state import clamped, key_bytes, key_text
 
 FLANNELD_KEY = Path("/run/flannel/wgkey")  # or what WIREGUARD_KEY_FILE names
@@ -147,7 +148,7 @@ def _read(path: Path) -> WireguardKey | None:
 
 def _write(path: Path, key: WireguardKey) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_directory(path.parent)
         fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
         try:
             with os.fdopen(fd, "w") as file:

@@ -31,6 +31,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from base.errors import FlatmeshError
+from base.private_files import open_private
 from flannel.wireguard.uapi import Uapi
 from hostnet.wireguard.device import open_tun
 
@@ -100,7 +101,7 @@ class WireguardProcess:
             time.sleep(POLL_INTERVAL)
 
     def _spawn(self, program: str, tun: int) -> None:
-        with self.log.open("wb") as log:
+        with open(self.log, "wb", opener=open_private) as log:
             self._child = subprocess.Popen(
                 [
                     *("unshare", "--mount", "--", "/bin/sh", "-c", CONFINED),

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import re
 import threading
 from collections.abc import Collection, Iterable
@@ -30,6 +31,8 @@ from base.errors import FlatmeshError
 from hostnet.netns import NetnsRef, run_in, run_in_new
 
 LIBRARY = "libnftables.so.1"
+DESCRIPTORS = 8
+"""As many descriptors, and more, as a call of libnftables opens at a time."""
 _STATELESS, _NUMERIC_PRIO = 1 << 2, 1 << 8  # NFT_CTX_OUTPUT_*, nftables/libnftables.h
 _ONE_AT_A_TIME = threading.Lock()  # libnftables keeps its cache of device names in a static
 
@@ -190,6 +193,7 @@ def _body(listing: str) -> str:
 def _run(commands: str) -> str:
     library = _library()
     with _ONE_AT_A_TIME:
+        _require_descriptors()
         context = library.nft_ctx_new(0)
         if not context:
             raise NftError("libnftables can't open a netlink socket")
@@ -204,6 +208,24 @@ def _run(commands: str) -> str:
             return str(library.nft_ctx_get_output_buffer(context).decode(errors="replace"))
         finally:
             library.nft_ctx_free(context)
+
+
+def _require_descriptors() -> None:
+    """Raise NftError when libnftables could not open its sockets.
+
+    It ends the whole process then (`exit()` in its netlink_init_error), instead of saying so.
+    Another thread may take the last descriptors in the microseconds between this and its call;
+    keeping some in reserve would leave the same gap.
+    """
+    opened: list[int] = []
+    try:
+        for _ in range(DESCRIPTORS):
+            opened.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))  # noqa: PERF401
+    except OSError as error:
+        raise NftError(f"nft: no descriptors left for it: {error.strerror}") from None
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 def _first_error(text: str) -> str:

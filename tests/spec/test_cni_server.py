@@ -275,3 +275,37 @@ def test_where_the_socket_is() -> None:
     assert socket_path({"FLATMESH_RUN_DIR": "/x", "FLATMESH_SOCKET": "/y"}) == "/y"
     host = host_from_environment({"FLATMESH_STATE_DIR": "/s"})
     assert (host.state_dir, host.run_dir) == (Path("/s"), Path("/run/flatmesh"))
+
+
+@pytest.mark.parametrize("sent", [b"", b"FMQ1"], ids=["idle", "a few bytes"])
+def test_a_thousand_idle_connections_keep_no_call_waiting(tmp_path: Path, sent: bytes) -> None:
+    server = serving(tmp_path)
+    server.start()
+    path = tmp_path / "cni.sock"
+    count = 1000 if not sent else 40  # more than there are workers
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(count):
+                client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                client.settimeout(30)
+                client.connect(str(path))
+                client.sendall(sent)
+            started = time.monotonic()
+            assert answered(path)[0] == 0
+            assert time.monotonic() - started < 8
+    finally:
+        server.close()
+
+
+def test_a_request_that_comes_late_is_answered(tmp_path: Path) -> None:
+    server = serving(tmp_path)
+    server.start()
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(30)
+            client.connect(str(tmp_path / "cni.sock"))
+            time.sleep(0.3)
+            client.sendall(struct.pack("=4sIII", b"FMQ1", 8, 0, 2) + b"flatmesh{}")
+            assert client.recv(65536)[:4] == b"FMA1"
+    finally:
+        server.close()

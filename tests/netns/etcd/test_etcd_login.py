@@ -205,6 +205,31 @@ def test_login_again_and_again(guarded: EtcdServer) -> None:
     run(story())
 
 
+def test_a_password_file_is_read_for_each_login(guarded: EtcdServer, tmp_path: Path) -> None:
+    """The password is changed while the client runs: in etcd, then in the file."""
+    file = tmp_path / "password"
+    file.write_text("word\n")
+    file.chmod(0o600)
+
+    async def story() -> None:
+        async with client(guarded, username="mesh", password_file=file) as db:
+            await db.put("/mesh/k", b"1")
+            guarded.ctl("user", "delete", "mesh")
+            guarded.ctl("user", "add", "mesh:other")
+            guarded.ctl("user", "grant-role", "mesh", "mesh")
+            await asyncio.sleep(2.5)  # the token has expired
+            with pytest.raises(EtcdAuthError):
+                await db.get("/mesh/k")
+            file.write_text("other\n")
+            assert (await db.get("/mesh/k"))[0] is not None
+            file.unlink()
+            await asyncio.sleep(2.5)
+            with pytest.raises(EtcdAuthError, match=r"--etcd-password-file .*: No such file"):
+                await db.get("/mesh/k")
+
+    run(story())
+
+
 @pytest.mark.parametrize(
     ("username", "password", "part"),
     [
