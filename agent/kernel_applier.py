@@ -77,6 +77,7 @@ class KernelApplier:
         before, after = change
         with self._monitor_in_use:
             outcome = reconcile(after, self._kernel, delta_of=before)
+            self.monitor.ignore(*self._kernel.view.ports)
             again = self.monitor.settle(outcome.plans)
         return _report(outcome, again)
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from backend.arrivals import Arrivals
 from backend.metric_sample import MetricSample
 from hostnet.state import HostState
 from hostnet.underlay import Underlay
@@ -108,6 +109,9 @@ class Backend(Protocol):
 
     def mtu(self, underlay: Underlay) -> int:
         """The MTU of pods, in bytes: the underlay's less this backend's overhead."""
+
+    def arrivals(self) -> Arrivals:
+        """How peers' packets arrive here: tunnel ports and what is checked there."""
 
     def base(self, own: Lease, underlay: Underlay) -> HostState:
         """What the host needs whoever its peers are."""

@@ -51,6 +51,12 @@ CLUSTER = {
         "boolean",
         "each host's `--ip-masq`",
     ),
+    "OpenToPods": Key(
+        "What pods may reach on hosts though it is closed to them: `etcd`, `metrics`, `scheduler`, "
+        "`tunnels`, or ports as `tcp/2379`. flanneld ignores it",
+        "list of strings",
+        "[]",
+    ),
     "Backend": Key("Options of the backend; `Type` is its name", "object", '{"Type":"udp"}'),
 }
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from backend.arrivals import Arrivals
 from backend.protocol import DataPlane, PeerUnusableError
 from hostnet.kinds.route_messages import Route
 from hostnet.state import HostState
@@ -41,6 +42,10 @@ class HostGwBackend:
     def mtu(self, underlay: Underlay) -> int:
         """The underlay's own: nothing is added to a packet."""
         return underlay.mtu
+
+    def arrivals(self) -> Arrivals:
+        """Plain packets only."""
+        return Arrivals(plain=True)
 
     def base(self, own: Lease, underlay: Underlay) -> HostState:
         """Nothing: the pods' bridge carries the subnet's connected route."""

@@ -24,6 +24,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
+from backend.arrivals import Arrivals, Check, TunnelPort
 from backend.protocol import DataPlane, PeerUnusableError
 from hostnet.kinds.fdb import FdbEntry
 from hostnet.kinds.link import Link
@@ -95,6 +96,15 @@ class VxlanBackend:
         """The underlay's MTU less the larger overhead in use."""
         overhead = OVERHEAD_IPV6 if self.enable_ipv6 else OVERHEAD_IPV4
         return (self.underlay_mtu or underlay.mtu) - overhead
+
+    def arrivals(self) -> Arrivals:
+        """VXLAN of our VNI, checked; with DirectRouting plain packets too.
+
+        A peer that takes us to be on its segment sends plain packets, whether we do the same or
+        not: so all peers' are let in, not only those of peers that we reach without a tunnel.
+        """
+        port = TunnelPort("udp", self.port, Check.VXLAN, self.vni)
+        return Arrivals((port,), plain=self.direct_routing)
 
     def base(self, own: Lease, underlay: Underlay) -> HostState:
         """Give each enabled family its VTEP device and the device its address."""

@@ -53,5 +53,9 @@ MARK = Mark()
 """All that one flatmesh has on a host: what `--cleanup` of earlier versions swept."""
 OVERLAY = Mark(tables=frozenset())
 """Devices, addresses, routes, neighbours and FDB entries of the backend."""
-FORWARDING = Mark(protocol=0, alias="flatmesh-forwarding", kinds=frozenset({"sysctl", "table"}))
-"""Forwarding and masquerade: sysctls, and the nftables table of flatmesh."""
+FORWARDING = Mark(
+    protocol=0,
+    alias="flatmesh-forwarding",
+    kinds=frozenset({"sysctl", "table", "set", "element"}),
+)
+"""Forwarding, filter and masquerade: sysctls, the nftables table of flatmesh, and its sets."""

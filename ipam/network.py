@@ -13,6 +13,7 @@ A family that is not enabled has None for all its values: whoever looks at `netw
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -22,6 +23,11 @@ from base.errors import FlatmeshError
 from base.fields import Fields
 
 DEFAULT_BACKEND = "udp"  # flanneld's, for a config without Backend.Type
+
+
+OPENABLE = ("etcd", "metrics", "scheduler", "tunnels")
+"""Names that the key OpenToPods takes, beside `tcp/PORT` and `udp/PORT`."""
+_PORT = re.compile(r"(tcp|udp)/([1-9][0-9]{0,4})", re.ASCII)
 
 
 class ConfigError(FlatmeshError, ValueError):
@@ -52,6 +58,9 @@ class NetworkConfig:
     ip_masq: bool | None = None
     """Key `IPMasq`, ours: whether hosts masquerade what leaves the cluster, whatever their own
     `--ip-masq` says. None: each host's flag decides. flanneld overlooks it."""
+    open_to_pods: frozenset[str] = frozenset()
+    """Key `OpenToPods`, ours: what pods may reach on hosts though it is closed by default: names of
+    `OPENABLE`, and `tcp/PORT` or `udp/PORT`."""
 
     @property
     def options(self) -> Fields:
@@ -114,11 +123,33 @@ def parse_config(text: str | bytes) -> NetworkConfig:
         backend_type,
         backend,
         _flag(keys, "IPMasq", default=False) if "ipmasq" in keys else None,
+        _open_to_pods(keys, "OpenToPods"),
     )
 
 
+def _open_to_pods(keys: Mapping[str, Any], name: str) -> frozenset[str]:
+    value = keys.get(name.lower())
+    if value is None:
+        return frozenset()
+    wanted = f'a list of {", ".join(OPENABLE)}, and ports such as "tcp/2379"'
+    if not isinstance(value, list):
+        raise ConfigError(f"cluster config: {name} is {_kind(value)}; it must be {wanted}")
+    for one in value:
+        port = _PORT.fullmatch(one) if isinstance(one, str) else None
+        if one not in OPENABLE and (port is None or int(port[2]) > 65535):
+            text = json.dumps(one)[:200]
+            raise ConfigError(f"cluster config: {name} has {text}; it must be {wanted}")
+    return frozenset(value)
+
+
 def _kind(value: object) -> str:
-    names = {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        bool: "a boolean",
+        type(None): "null",
+    }
     return names.get(type(value), "a number")
 
 

@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from backend.arrivals import Arrivals, TunnelPort
 from backend.protocol import DataPlane
 from hostnet.kinds.gateway_bridge import GatewayBridge, GatewayDevice
 from hostnet.kinds.link import Link
@@ -69,6 +70,12 @@ class OvsBackend:
     def mtu(self, underlay: Underlay) -> int:
         """The underlay's MTU less the largest header in use."""
         return self.config.mtu(underlay)
+
+    def arrivals(self) -> Arrivals:
+        """The tunnels of the mesh; flows of the switch check what arrives by them."""
+        return Arrivals(
+            tuple(TunnelPort("udp" if t.port else "gre", t.port) for t in self.config.tunnels)
+        )
 
     def base(self, own: Lease, underlay: Underlay) -> HostState:
         """The gateways on kbr0 or obr0, veth pairs between bridges, offload, no ICMP redirects."""

@@ -20,6 +20,7 @@ from agent.controllers.overlay import OverlayController
 from agent.controllers.publish import PublishController
 from agent.controllers.ready import ReadyController
 from agent.data_plane_owner import DataPlaneOwner
+from agent.etcd_addresses import EtcdAddresses
 from agent.kernel_applier import KernelApplier
 from agent.settings import Settings
 from hostnet.iptables.watch import ForwardChainsWatch
@@ -64,11 +65,17 @@ def _data_plane(resources: Resources) -> Controller[Any]:
     )
 
 
+def _forwarding(resources: Resources) -> Controller[Any]:
+    settings = resources.settings
+    etcd = EtcdAddresses(settings.etcd.endpoints if settings.etcd is not None else ())
+    return ForwardingController(resources.forwarding, etcd, settings.healthz_port)
+
+
 CONTROLLERS: dict[str, Factory] = {
     "publish": lambda resources: PublishController(resources.settings.subnet_file),
     "devices": lambda resources: DevicesController(resources.data_plane),
     "overlay": lambda resources: OverlayController(resources.overlay),
-    "forwarding": lambda resources: ForwardingController(resources.forwarding),
+    "forwarding": _forwarding,
     "host firewall": lambda resources: HostFirewallController(
         resources.forward_chains,
         resources.settings.subnet_file,

@@ -33,6 +33,7 @@ from importlib.util import find_spec
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
+from backend.arrivals import Arrivals, Check, TunnelPort
 from backend.protocol import DataPlane
 from flannel.udp.data_plane import UdpDataPlane
 from flannel.udp.table import NAME, reach
@@ -106,6 +107,10 @@ class UdpBackend:
         """The underlay's MTU less the outer headers: IPv4's where the underlay has IPv4."""
         overhead = OVERHEAD_IPV4 if underlay.public_ip is not None else OVERHEAD_IPV6
         return (self.underlay_mtu or underlay.mtu) - overhead
+
+    def arrivals(self) -> Arrivals:
+        """Datagrams from members; the process compares the inner source with the sender's lease."""
+        return Arrivals((TunnelPort("udp", self.port, Check.MEMBER),))
 
     def base(self, own: Lease, underlay: Underlay) -> HostState:
         """The TUN device, its addresses, and a route for the cluster through it."""

@@ -38,6 +38,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backend.arrivals import Arrivals, TunnelPort
 from backend.protocol import DataPlane
 from flannel.wireguard.config import NAME, IPNetwork, WireguardConfig, published_key, tunnels
 from flannel.wireguard.data_plane import WireguardDataPlane
@@ -121,6 +122,10 @@ class WireguardBackend:
     def mtu(self, underlay: Underlay) -> int:
         """The underlay's MTU less WireGuard's overhead."""
         return self.config.mtu(underlay)
+
+    def arrivals(self) -> Arrivals:
+        """WireGuard authenticates its peers, and binds their subnets to their keys."""
+        return Arrivals(tuple(TunnelPort("udp", port) for port in self.config.ports.values()))
 
     def base(self, own: Lease, underlay: Underlay) -> HostState:
         """The devices, their addresses, and the cluster's networks through them."""

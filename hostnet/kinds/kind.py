@@ -36,6 +36,8 @@ class KernelView:
     names: dict[int, str] = field(default_factory=dict)
     links: Sequence[ActualLink] = ()
     """The devices that are named in the wanted state, or ours; as of the last dump."""
+    ports: set[int] = field(default_factory=set)
+    """Netlink ports of further sockets that kinds change objects with."""
     overlay: frozenset[str] = frozenset()
     """Names of our overlay devices: what is on them is ours. As of the last look."""
 

@@ -26,6 +26,7 @@ class NftElementKind:
     def _socket(self, view: KernelView) -> SetSocket:
         if self._sets is None:
             self._sets = SetSocket(view.netns_fd)
+            view.ports.add(self._sets.port)
         return self._sets
 
     def read(self, view: KernelView, wanted: HostState) -> Iterable[NftElement]:

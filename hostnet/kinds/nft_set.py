@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from hostnet.kinds.kind import DiffContext, Failure, KernelView, PlanPart, Step, step
 from hostnet.kinds.nft_table import NftTable
 from hostnet.netlink.socket import NetlinkError, Request
+from hostnet.nft import tables
 from hostnet.nft.sets import NftSet, SetSocket, add_sets, delete_sets
 from hostnet.ownership import Mark
 from hostnet.state import HostState
@@ -54,12 +55,14 @@ class NftSetKind:
 
     def apply(self, step: Step, view: KernelView) -> list[Failure]:
         """All in one transaction; where it is refused, each alone."""
+        by_text = [one for one in step.objects if one.needs_text and step.verb != "delete"]
+        packed = [one for one in step.objects if one not in by_text]
         with SetSocket(view.netns_fd) as sets:
             try:
-                sets.apply(_requests(step, step.objects, view))
+                sets.apply(_requests(step, packed, view))
             except NetlinkError:
-                return _one_by_one(step, sets, view)
-        return []
+                return _one_by_one(step, packed, sets, view) + _by_text(step, by_text, view)
+        return _by_text(step, by_text, view)
 
     def watcher(self, mark: Mark) -> None:
         """Messages name the table: its watcher does."""
@@ -77,9 +80,24 @@ def _requests(step: Step, sets: Iterable[NftSet], view: KernelView) -> list[Requ
     return add_sets(one._replace(comment=view.mark.alias) for one in sets)
 
 
-def _one_by_one(step: Step, sets: SetSocket, view: KernelView) -> list[Failure]:
+def _by_text(step: Step, wanted: Iterable[NftSet], view: KernelView) -> list[Failure]:
     failures = []
-    for one in step.objects:
+    for one in wanted:
+        table = f"add table {one.family} {one.table}\n"
+        comment = f'comment "{view.mark.alias}" ; }}'
+        command = one.line().removeprefix("nft ").removesuffix("}") + comment
+        try:
+            tables.run(f"{table}{command}\n", view.netns_fd)
+        except tables.NftError as error:
+            failures.append(Failure(step.line(step.verb, one), str(error)))
+    return failures
+
+
+def _one_by_one(
+    step: Step, some: Iterable[NftSet], sets: SetSocket, view: KernelView
+) -> list[Failure]:
+    failures = []
+    for one in some:
         try:
             sets.apply(_requests(step, [one], view))
         except NetlinkError as error:

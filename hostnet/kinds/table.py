@@ -27,8 +27,8 @@ KINDS: list[Callable[[], Kind]] = [
     SysctlKind,
     AddressKind,
     NftSetKind,
-    NftTableKind,
     NftElementKind,
+    NftTableKind,  # after the elements: rules that find the sets of allowed sources empty drop all
     NeighbourKind,
     FdbKind,
     RouteKind,

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+INTEGER = 4  # the type of all raw payload (enum datatypes: TYPE_INTEGER); it has no size of its own
 TYPE_BITS = 6  # bits of one field's number within a concatenation's (enum: TYPE_BITS)
 
 
@@ -24,6 +25,8 @@ class DataType(NamedTuple):
     """Bytes of a value."""
     text: Callable[[bytes], str]
     """A value as `nft list` prints it with `-n`."""
+    expression: str = ""
+    """What nft(8)'s `typeof` takes for it in a set that has one of the types without a name."""
 
 
 def _number(value: bytes) -> str:
@@ -35,20 +38,30 @@ def _host_number(value: bytes) -> str:
     return f"0x{int.from_bytes(value, sys.byteorder):08x}"
 
 
+def _hexadecimal(value: bytes) -> str:
+    return f"0x{value.hex()}"
+
+
 def _interface(value: bytes) -> str:
     return '"' + value.rstrip(b"\0").decode(errors="replace") + '"'
 
 
 TYPES = {
-    "ipv4_addr": DataType(7, 4, socket.inet_ntoa),
-    "ipv6_addr": DataType(8, 16, lambda value: socket.inet_ntop(socket.AF_INET6, value)),
+    "ipv4_addr": DataType(7, 4, socket.inet_ntoa, "ip saddr"),
+    "ipv6_addr": DataType(
+        8, 16, lambda value: socket.inet_ntop(socket.AF_INET6, value), "ip6 saddr"
+    ),
     "ether_addr": DataType(9, 6, lambda value: value.hex(":")),
     "inet_proto": DataType(12, 1, _number),
     "inet_service": DataType(13, 2, _number),
     "mark": DataType(19, 4, _host_number),
     "ifname": DataType(41, 16, _interface),
+    # An inner header's source address, where VXLAN has it: after 8 bytes of UDP, 8 of VXLAN, 14 of
+    # Ethernet, and 12 of IPv4 or 8 of IPv6 (RFC 7348). For nft these are integers.
+    "vxlan_ipv4_saddr": DataType(4, 4, _hexadecimal, "@th,336,32"),
+    "vxlan_ipv6_saddr": DataType(4, 16, _hexadecimal, "@th,304,128"),
 }
-"""By the name that nft(8) uses in a set's `type`."""
+"""By the name that nft(8) uses in a set's `type`; those that it has no name for are ours."""
 
 
 HOST_ORDERED = frozenset({"mark", "ifname"})
@@ -83,6 +96,33 @@ def number_of(types: Sequence[str]) -> int:
     for name in types:
         number = number << TYPE_BITS | TYPES[name].number
     return number
+
+
+def names_of(number: int, size: int) -> tuple[str, ...]:
+    """The types' names from a key's number and size in bytes; empty where one is unknown.
+
+    Integers of all sizes have one number: the size that the other fields leave tells which it is.
+    """
+    numbers: list[int] = []
+    while number:
+        numbers.insert(0, number & ((1 << TYPE_BITS) - 1))
+        number >>= TYPE_BITS
+    known = {t.number: name for name, t in TYPES.items()}
+    if not all(one in known for one in numbers):
+        return ()
+    names = [known[one] for one in numbers]
+    for place, one in enumerate(numbers):
+        others = sum(padded_size(TYPES[n].size) for n in names[:place] + names[place + 1 :])
+        fits = [n for n, t in TYPES.items() if t.number == one and t.size == size - others]
+        names[place] = fits[0] if fits else names[place]
+    return tuple(names)
+
+
+def declaration(types: Sequence[str], data: Sequence[str] = ()) -> str:
+    """What stands in a set's or map's declaration: `type ipv4_addr . inet_service`."""
+    if any(TYPES[name].number == INTEGER for name in types):
+        return "typeof " + " . ".join(TYPES[name].expression for name in types)
+    return "type " + " . ".join(types) + (" : " + " . ".join(data) if data else "")
 
 
 def pack(types: Sequence[str], *values: bytes) -> bytes:

@@ -41,6 +41,11 @@ NFTA_SET_TABLE, NFTA_SET_NAME, NFTA_SET_FLAGS = 1, 2, 3
 NFTA_SET_KEY_TYPE, NFTA_SET_KEY_LEN, NFTA_SET_DATA_TYPE, NFTA_SET_DATA_LEN = 4, 5, 6, 7
 NFTA_SET_ID, NFTA_SET_USERDATA, NFTA_SET_COUNT = 10, 13, 20
 NFT_SET_MAP = 0x8
+# stateful objects: enum nft_object_attributes, nft_counter_attributes; NFT_OBJECT_COUNTER
+NFT_MSG_GETOBJ = 19
+NFTA_OBJ_TABLE, NFTA_OBJ_NAME, NFTA_OBJ_TYPE, NFTA_OBJ_DATA = 1, 2, 3, 4
+NFTA_COUNTER_PACKETS = 2
+NFT_OBJECT_COUNTER = 1
 # enum nft_set_elem_list_attributes, nft_set_elem_attributes, nft_data_attributes
 NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_ELEMENTS = 1, 2, 3
 NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_DATA, NFTA_DATA_VALUE = 1, 1, 2, 1
@@ -168,6 +173,12 @@ def count_of(payload: bytes) -> int | None:
     """The number of elements in an answer to `get_set`; None before Linux 6.16, which lacks it."""
     count = attributes(payload, _NFGENMSG.size, len(payload)).get(NFTA_SET_COUNT)
     return int.from_bytes(count, "big") if count else None
+
+
+def get_counters(family: str, table: str) -> tuple[int, bytes]:
+    """Message type and body of a dump of a table's named counters."""
+    body = head(family) + attr_text(NFTA_OBJ_TABLE, table)
+    return _type(NFT_MSG_GETOBJ), body + _u32(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER)
 
 
 def get_elements(family: str, table: str, name: str) -> tuple[int, bytes]:

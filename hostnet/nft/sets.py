@@ -47,8 +47,13 @@ class NftSet(NamedTuple):
     def line(self) -> str:
         """The command that makes it."""
         kind = "map" if self.data else "set"
-        types = " . ".join(self.types) + (" : " + " . ".join(self.data) if self.data else "")
-        return f"nft add {kind} {self.family} {self.table} {self.name} {{ type {types} ; }}"
+        types = datatypes.declaration(self.types, self.data)
+        return f"nft add {kind} {self.family} {self.table} {self.name} {{ {types} ; }}"
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether only nft(8) can declare it: it notes expressions beside an integer's type."""
+        return any(datatypes.TYPES[name].number == datatypes.INTEGER for name in self.types)
 
 
 class NftElement(NamedTuple):
@@ -98,6 +103,11 @@ class SetSocket:
         """
         if requests:
             self._socket.transact(messages.batch(requests))
+
+    @property
+    def port(self) -> int:
+        """The netlink port that its changes come from."""
+        return self._socket.port
 
     def sets(self, family: str, table: str) -> frozenset[NftSet]:
         """The sets and maps of a table whose types this module knows; none for a missing table.
@@ -203,12 +213,17 @@ def _parse_set(family: str, part: Part) -> NftSet | None:
     data, begin, end = part
     found = attributes(data, begin + 4, end)
     name = text_of(found.get(messages.NFTA_SET_NAME))
-    types = _types(found.get(messages.NFTA_SET_KEY_TYPE))
+    types = datatypes.names_of(
+        _be32(found.get(messages.NFTA_SET_KEY_TYPE)), _be32(found.get(messages.NFTA_SET_KEY_LEN))
+    )
     if name.startswith("__") or not types:
         return None
     values: tuple[str, ...] = ()
     if _be32(found.get(messages.NFTA_SET_FLAGS)) & messages.NFT_SET_MAP:
-        values = _types(found.get(messages.NFTA_SET_DATA_TYPE))
+        values = datatypes.names_of(
+            _be32(found.get(messages.NFTA_SET_DATA_TYPE)),
+            _be32(found.get(messages.NFTA_SET_DATA_LEN)),
+        )
         if not values:
             return None
     comment = messages.comment_of(found.get(messages.NFTA_SET_USERDATA))
@@ -218,19 +233,6 @@ def _parse_set(family: str, part: Part) -> NftSet | None:
 
 def _be32(payload: bytes | None) -> int:
     return int.from_bytes(payload, "big") if payload else 0
-
-
-def _types(payload: bytes | None) -> tuple[str, ...]:
-    """Names of the data types in a number; empty where one is unknown."""
-    number, names = _be32(payload), {t.number: name for name, t in datatypes.TYPES.items()}
-    found: list[str] = []
-    while number:
-        name = names.get(number & ((1 << datatypes.TYPE_BITS) - 1))
-        if name is None:
-            return ()
-        found.insert(0, name)
-        number >>= datatypes.TYPE_BITS
-    return tuple(found)
 
 
 def _parse_elements(part: Part, key_size: int, data_size: int) -> Iterator[tuple[bytes, bytes]]:

@@ -80,7 +80,8 @@ def replace_table(
     """Make the table exactly this, but for the sets and maps named in `keep`.
 
     `body` is what stands between the braces of `table FAMILY NAME { ... }` in nft(8) syntax.
-    Kept sets keep their elements, and no packet finds one empty. Raises NftError.
+    Kept sets keep their elements, and no packet finds one empty. Where some are kept, counters that
+    the body declares again keep their values. Raises NftError.
     """
 
     def replace() -> None:
@@ -104,14 +105,21 @@ def _replacement(
         commands += [
             f"delete {kind} {table} {one}"
             for kind, one in found
-            if kind != "chain" and one not in keep
+            if kind in ("set", "map") and one not in keep
+        ]
+        # a counter that is still declared goes on counting
+        wanted = {one for kind, one in _BLOCK.findall(body) if kind == "counter"}
+        commands += [
+            f"delete counter {table} {one}"
+            for kind, one in found
+            if kind == "counter" and one not in wanted
         ]
     else:
         commands.append(f"delete table {table}")
     return "\n".join([*commands, f"table {table} {{\n{body}\n}}\n"])
 
 
-_BLOCK = re.compile(r"^\s*(chain|set|map)\s+(\S+)\s*\{", re.MULTILINE)
+_BLOCK = re.compile(r"^\s*(chain|set|map|counter)\s+(\S+)\s*\{", re.MULTILINE)
 
 
 def without_sets(body: str, names: Collection[str]) -> str:
@@ -174,7 +182,7 @@ def normal_form(family: str, name: str, body: str, sets: tuple[str, ...] = ()) -
     def load() -> str:
         _run(f"add table {family} {name}\n" + "".join(f"{one}\n" for one in sets))
         listing = _run(f"list table {family} {name}\n") if sets else ""
-        kept = {one for kind, one in _BLOCK.findall(listing) if kind != "chain"}
+        kept = {one for kind, one in _BLOCK.findall(listing) if kind in ("set", "map")}
         _run(_replacement(family, name, body, listing, kept))
         return _body(_run(f"list table {family} {name}\n"))
 

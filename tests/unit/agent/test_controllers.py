@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from agent.controllers.overlay import OverlayController
 from agent.controllers.publish import PublishController
 from agent.controllers.ready import ReadyController
 from agent.data_plane_owner import DataPlaneOwner
+from agent.etcd_addresses import EtcdAddresses
 from agent.inputs import ReconcileInputs
 from agent.kernel_applier import KernelChange
 from backend.protocol import DataPlane
@@ -24,9 +26,10 @@ from hostnet.kinds.fdb import FdbEntry
 from hostnet.kinds.link import Link
 from hostnet.kinds.nft_table import NftTable
 from hostnet.kinds.route_messages import Route
+from hostnet.nft.sets import NftElement
 from hostnet.state import HostState
 from hostnet.sysctl import Sysctl
-from ipam.lease import Lease
+from ipam.lease import Lease, LeaseAttributes
 from tests.unit.agent.agent_inputs import WHOLE, host, inputs, lease, with_leases
 
 
@@ -53,7 +56,7 @@ def overlay() -> OverlayController:
 
 @pytest.fixture
 def forwarding() -> ForwardingController:
-    return ForwardingController(Untouchable())
+    return ForwardingController(Untouchable(), EtcdAddresses(["http://192.168.64.1:2379"]), 9000)
 
 
 def destinations(state: HostState) -> set[str]:
@@ -118,7 +121,8 @@ def test_a_lease_of_another_backend_is_left_out_and_counted(overlay: OverlayCont
 def test_forwarding_is_on_for_the_families_that_are_leased(
     forwarding: ForwardingController,
 ) -> None:
-    state = forwarding.desired(inputs(lease(2)), WHOLE)
+    before, state = forwarding.desired(inputs(lease(2)), WHOLE)
+    assert before is None
     assert state.of(Sysctl) == {IPV4_FORWARD}
     assert not state.of(Link)
     assert not state.of(Route)
@@ -130,11 +134,49 @@ def test_the_table_masquerades_only_where_it_is_asked_for(
     leases = inputs().leases
     bodies = []
     for ip_masq in (False, True):
-        (table,) = forwarding.desired(ReconcileInputs(host(ip_masq=ip_masq), leases), WHOLE).of(
-            NftTable
-        )
+        _, state = forwarding.desired(ReconcileInputs(host(ip_masq=ip_masq), leases), WHOLE)
+        (table,) = state.of(NftTable)
         bodies.append("masquerade" in table.body)
     assert bodies == [False, True]
+
+
+def test_a_changed_lease_changes_only_elements(forwarding: ForwardingController) -> None:
+    there = inputs(lease(2))
+    forwarding.desired(there, WHOLE)
+    changed = with_leases(there, lease(2), lease(3))
+    before, after = forwarding.desired(changed, Dirty(keys={lease(3).key}))
+    assert before == HostState()
+    assert {one.set.name for one in after.of(NftElement)} == {
+        "protected4",
+        "hosts4",
+        "members4",
+        "vxlan4_24",
+        "vxlan4_32",
+    }
+    assert not after.of(NftTable)
+
+
+def test_a_lease_with_another_prefix_length_changes_the_text(
+    forwarding: ForwardingController,
+) -> None:
+    there = inputs(lease(2))
+    forwarding.desired(there, WHOLE)
+    odd = replace(lease(3), subnet=IPv4Network("10.5.3.0/25"))
+    before, after = forwarding.desired(with_leases(there, odd), Dirty(keys={odd.key}))
+    (table,) = after.of(NftTable)
+    assert before is None
+    assert "@vxlan4_25" in table.body
+
+
+def test_the_address_of_etcd_stays_closed_when_a_lease_with_it_goes(
+    forwarding: ForwardingController,
+) -> None:
+    with_etcd = replace(lease(2), attributes=LeaseAttributes(IPv4Address("192.168.64.1")))
+    there = inputs(with_etcd)
+    forwarding.desired(there, WHOLE)
+    before, _ = forwarding.desired(with_leases(there), Dirty(keys={with_etcd.key}))
+    assert before is not None
+    assert "protected4" not in {one.set.name for one in before.of(NftElement)}
 
 
 # -- data plane ----------------------------------------------------------------------------------

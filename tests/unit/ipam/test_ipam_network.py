@@ -135,3 +135,14 @@ def test_options_of_another_type_are_refused() -> None:
 def test_masquerading_may_be_set_in_the_cluster_config(text: str, said: bool | None) -> None:
     config = parse_config(f'{{"Network":"10.5.0.0/16"{text}}}')
     assert config.ip_masq is said
+
+
+def test_what_is_open_to_pods_is_names_and_ports() -> None:
+    text = '{"Network":"10.5.0.0/16","OpenToPods":["etcd","udp/8472"]}'
+    assert parse_config(text).open_to_pods == {"etcd", "udp/8472"}
+
+
+@pytest.mark.parametrize("wrong", ['"etcd"', "{}", '["etc"]', '["tcp/0"]', '["tcp/65536"]', "[1]"])
+def test_what_else_is_open_to_pods_is_refused(wrong: str) -> None:
+    with pytest.raises(ConfigError, match=r"cluster config: OpenToPods .*; it must be a list of"):
+        parse_config(f'{{"Network":"10.5.0.0/16","OpenToPods":{wrong}}}')
