@@ -1,0 +1,340 @@
+"""Forged tunnel packets reach no pod; pods reach no closed port of hosts.
+
+Each attack is sent as real packets, and a datagram that must arrive is sent after it: what has not
+come by then has been dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import ARP, Ether
+from scapy.layers.vxlan import VXLAN
+from scapy.packet import Packet, Raw
+
+from hostnet.netns import run_in
+from lab.cluster import Lab
+from lab.hosts import UNDERLAY_IPV4, UNDERLAY_IPV6, host_ipv4, host_ipv6
+from lab.processes import NETNS_DIR
+from lab.spec import LabPod
+from tests.scenario.attack.packets import mac_of, packet_socket, send_frames
+from tests.scenario.conftest import running_lab
+
+BACKENDS: list[dict[str, Any]] = [
+    {"Type": "vxlan"},
+    {"Type": "host-gw"},
+    {"Type": "udp"},
+    {"Type": "wireguard"},
+]
+PORTS = {"vxlan": 8472, "udp": 8285, "wireguard": 51820}
+METRICS, SCHEDULER, ETCD = 9000, 2377, 2379
+CONTROL = b"a datagram that must arrive"
+PLAIN_PORT = 9  # discard, RFC 863
+
+
+@dataclass
+class Room:
+    """A lab with one of the backends, and what attacks need of it."""
+
+    lab: Lab
+    family: int = 4
+    number: int = 0
+    sent: dict[bytes, str] = field(default_factory=dict)
+    """What each forged datagram is, by its content."""
+
+    @property
+    def backend(self) -> str:
+        return str(self.lab.spec.backend["Type"])
+
+    def pod(self, host: int, name: str) -> LabPod:
+        return next(p for p in self.lab.pods if (p.host, p.name) == (host, name))
+
+    def address(self, pod: LabPod) -> str:
+        return next(a for a in pod.addresses if (":" in a) == (self.family == 6))
+
+    def host(self, number: int, family: int | None = None) -> str:
+        four = (family or self.family) == 4
+        if number == 0:
+            return f"{UNDERLAY_IPV4}.1" if four else f"{UNDERLAY_IPV6}:1"
+        return host_ipv4(number) if four else host_ipv6(number)
+
+    def datagram(self, what: str, source: str, target: LabPod) -> Packet:
+        """A pod's packet with a content that nobody else sends."""
+        self.number += 1
+        content = f"forged {self.number}".encode()
+        self.sent[content] = what
+        header = IP if self.family == 4 else IPv6
+        packet = header(src=source, dst=self.address(target)) / UDP(sport=1, dport=PLAIN_PORT)
+        return packet / Raw(content)
+
+    def payload(self, inner: Packet, target: int) -> bytes:
+        """What a tunnel datagram to a host holds for an inner packet."""
+        if self.backend == "udp":
+            return bytes(inner)
+        return bytes(self.vxlan(inner, target))
+
+    def vxlan(self, inner: Packet, target: int) -> Packet:
+        device = "flannel.1" if self.family == 4 else "flannel-v6.1"
+        mac = mac_of(self.lab.names.host(target), device)
+        return VXLAN(vni=1, flags=8) / Ether(dst=mac, src="02:00:00:00:00:99") / inner
+
+    @property
+    def outer_family(self) -> int:
+        return 4 if self.backend == "udp" else self.family
+
+    def frame(self, target: int, packet: Packet) -> Packet:
+        """A frame on the underlay to a host."""
+        return Ether(dst=mac_of(self.lab.names.host(target), "eth0")) / packet
+
+    def encapsulated(self, sender: str, target: int, inner: Packet) -> Packet:
+        header = IP if self.outer_family == 4 else IPv6
+        outer = header(src=sender, dst=self.host(target, self.outer_family))
+        port = PORTS[self.backend]
+        payload = Raw(self.payload(inner, target))
+        return self.frame(target, outer / UDP(sport=port, dport=port) / payload)
+
+    @contextlib.contextmanager
+    def nothing_arrives(self, victim: LabPod, sender: LabPod) -> Iterator[None]:
+        """Fails when a forged datagram of the block has reached the victim before a true one."""
+        self.sent.clear()
+        with packet_socket(victim.netns, "eth0") as sock:
+            yield
+            seen = self.contents_until_control(sock, victim, sender)
+        assert [self.sent[content] for content in sorted(seen)] == []
+
+    def contents_until_control(
+        self, sock: socket.socket, victim: LabPod, sender: LabPod
+    ) -> set[bytes]:
+        kind = socket.AF_INET if self.family == 4 else socket.AF_INET6
+        seen: set[bytes] = set()
+        deadline = time.monotonic() + 10
+        sock.settimeout(0.2)
+        with run_in(NETNS_DIR / sender.netns, lambda: socket.socket(kind, socket.SOCK_DGRAM)) as us:
+            us.sendto(CONTROL, (self.address(victim), PLAIN_PORT))
+            while time.monotonic() < deadline:
+                with contextlib.suppress(TimeoutError):
+                    frame = sock.recv(65536)
+                    seen |= {content for content in self.sent if frame.endswith(content)}
+                    if frame.endswith(CONTROL):
+                        return seen
+                us.sendto(CONTROL, (self.address(victim), PLAIN_PORT))
+        raise AssertionError("the true datagram did not arrive")
+
+    def dropped(self, number: int) -> dict[str, int]:
+        """The filter's counters of a host."""
+        from hostnet.nft.counters import read_counters
+
+        return read_counters("inet", "flatmesh", NETNS_DIR / self.lab.names.host(number))
+
+
+@pytest.fixture(scope="module", params=BACKENDS, ids=lambda backend: backend["Type"])
+def shared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Lab]:
+    """Two hosts with two pods each, and daemons whose metrics listen everywhere."""
+    directory = tmp_path_factory.mktemp("labs")
+    with running_lab(request.config, directory, hosts=2, ipv6=True, backend=request.param) as lab:
+        for number in lab.host_numbers:
+            lab.stop_daemon(number)
+            lab.start_daemon(number, "--healthz-ip=0.0.0.0", f"--healthz-port={METRICS}")
+        for number in lab.host_numbers:
+            lab.wait_ready(number)
+        yield lab
+
+
+@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
+def room(shared: Lab, request: pytest.FixtureRequest) -> Room:
+    return Room(shared, request.param)
+
+
+def test_stranger_on_the_underlay_reaches_no_pod(room: Room) -> None:
+    victim, friend, peer = room.pod(2, "p1"), room.pod(2, "p2"), room.pod(1, "p1")
+    free = "10.5.255.250" if room.family == 4 else "fd05:0:0:ffff::250"
+    frames = []
+    with room.nothing_arrives(victim, peer):
+        for source in {room.address(friend), free}:
+            inner = room.datagram(f"without a tunnel, from {source}", source, victim)
+            frames.append(room.frame(2, inner))
+        if room.backend != "host-gw":  # where pods' packets are on the underlay as they are
+            source = room.address(peer)
+            frames.append(room.frame(2, room.datagram("without a tunnel", source, victim)))
+        if room.backend in ("vxlan", "udp"):
+            inner = room.datagram("tunnel packet of a stranger", room.address(peer), victim)
+            frames.append(room.encapsulated(room.host(0, room.outer_family), 2, inner))
+        send_frames(room.lab.names.underlay, "br0", frames)
+    dropped = room.dropped(2)
+    assert dropped["plain_pod_source"] >= 2
+    if room.backend in ("vxlan", "udp"):
+        assert dropped["not_a_member"] >= 1
+
+
+def test_member_sends_only_from_its_own_lease(room: Room) -> None:
+    if room.backend not in ("vxlan", "udp"):
+        pytest.skip("what a member may send there is bound to its route or its key")
+    victim, friend, peer = room.pod(2, "p1"), room.pod(2, "p2"), room.pod(1, "p1")
+    with room.nothing_arrives(victim, peer):
+        inner = room.datagram("inner source of another lease", room.address(friend), victim)
+        frames = [room.encapsulated(room.host(1, room.outer_family), 2, inner)]
+        if room.backend == "vxlan":
+            arp = Ether(dst="ff:ff:ff:ff:ff:ff") / ARP(psrc=room.pod(1, "p1").addresses[0])
+            packet = VXLAN(vni=1, flags=8) / arp
+            header = IP if room.family == 4 else IPv6
+            outer = header(src=room.host(1), dst=room.host(2)) / UDP(sport=9, dport=8472)
+            frames.append(room.frame(2, outer / packet))
+        send_frames(room.lab.names.host(1), "eth0", frames)
+    if room.backend == "vxlan":
+        assert room.dropped(2)["wrong_inner_source"] >= 1
+        assert room.dropped(2)["not_ip"] >= 1
+
+
+def test_hosts_and_their_pods_with_true_sources_are_let_in(room: Room) -> None:
+    """The same packets as the attacks', from a member and with its own inner sources."""
+    if room.backend != "vxlan":
+        pytest.skip("covered by the matrix of test_pods_reach_each_other")
+    victim, peer = room.pod(2, "p1"), room.pod(1, "p1")
+    base = room.address(peer).rpartition("." if room.family == 4 else ":")[0]
+    sources = [room.address(peer), f"{base}.0" if room.family == 4 else f"{base}:", room.host(1)]
+    with packet_socket(victim.netns, "eth0") as sock:
+        room.sent.clear()
+        send_frames(
+            room.lab.names.host(1),
+            "eth0",
+            [room.encapsulated(room.host(1), 2, room.datagram(s, s, victim)) for s in sources],
+        )
+        seen = room.contents_until_control(sock, victim, peer)
+    assert {room.sent[content] for content in seen} == set(sources)
+
+
+def test_pod_reaches_no_tunnel_port(room: Room) -> None:
+    if room.backend == "host-gw":
+        pytest.skip("there is no tunnel")
+    attacker = room.pod(1, "p1")
+    for target, victim in ((1, room.pod(1, "p2")), (2, room.pod(2, "p2"))):
+        before = room.dropped(1)["pod_to_tunnel"]
+        with room.nothing_arrives(victim, attacker):
+            # of the lease that the outer source holds, after masquerading
+            source = room.address(room.pod(1, "p2" if target == 2 else "p1"))
+            inner = room.datagram(f"tunnel packet of a pod to host {target}", source, victim)
+            send_datagram(room, attacker, room.host(target, room.outer_family), inner, target)
+        assert room.dropped(1)["pod_to_tunnel"] > before
+
+
+def send_datagram(room: Room, pod: LabPod, address: str, inner: Packet, target: int) -> None:
+    kind = socket.AF_INET6 if ":" in address else socket.AF_INET
+    content = b"any" if room.backend == "wireguard" else room.payload(inner, target)
+    with run_in(NETNS_DIR / pod.netns, lambda: socket.socket(kind, socket.SOCK_DGRAM)) as us:
+        us.sendto(content, (address, PORTS[room.backend]))
+
+
+def connects(netns: str, address: str, port: int, timeout: float) -> bool:
+    """Whether a TCP connection is made within these seconds."""
+    kind = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with run_in(NETNS_DIR / netns, lambda: socket.socket(kind, socket.SOCK_STREAM)) as us:
+        us.settimeout(timeout)
+        try:
+            us.connect((address, port))
+        except TimeoutError:
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def listening(netns: str, family: int, port: int) -> Iterator[None]:
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+
+    def make() -> socket.socket:
+        sock = socket.socket(kind, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("", port))
+        sock.listen()
+        return sock
+
+    with run_in(NETNS_DIR / netns, make):
+        yield
+
+
+def reached(room: Room, timeout: float) -> list[str]:
+    """The services of hosts that a pod of host 1 reaches, of those closed to it."""
+    lab, pod = room.lab, room.pod(1, "p1")
+    places = {f"metrics of host {n}": (room.host(n), METRICS) for n in (1, 2)}
+    places |= {f"scheduler of host {n}": (room.host(n), SCHEDULER) for n in (1, 2)}
+    places["etcd"] = (room.host(0), ETCD)
+    with contextlib.ExitStack() as stack:
+        for number in (1, 2):
+            host = lab.names.host(number)
+            stack.enter_context(listening(host, room.family, SCHEDULER))
+            if room.family == 6:  # the daemon's server has IPv4 only
+                stack.enter_context(listening(host, 6, METRICS))
+        if room.family == 6:
+            stack.enter_context(listening(lab.names.underlay, 6, ETCD))
+        return [
+            what
+            for what, (address, port) in places.items()
+            if connects(pod.netns, address, port, timeout)
+        ]
+
+
+def test_pod_reaches_neither_etcd_nor_metrics_nor_the_scheduler(room: Room) -> None:
+    if room.backend not in ("vxlan", "host-gw"):
+        pytest.skip("the rules are the same")
+    if room.family == 6:
+        pytest.skip("the lab's etcd is told by its IPv4 address")
+    assert reached(room, 0.15) == []
+    dropped = room.dropped(1)
+    assert all(dropped[f"pod_to_{name}"] >= 1 for name in ("etcd", "metrics", "scheduler"))
+
+
+def test_a_pods_own_service_on_a_closed_port_is_reached(room: Room) -> None:
+    if room.backend != "vxlan":
+        pytest.skip("the rules are the same")
+    server, client = room.pod(2, "p1"), room.pod(1, "p1")
+    with listening(server.netns, room.family, ETCD):
+        assert connects(client.netns, room.address(server), ETCD, 5)
+        assert connects(room.lab.names.host(1), room.address(server), ETCD, 5)
+
+
+def test_what_the_config_opens_to_pods_is_reached(
+    shared: Lab, eventually: Callable[..., None]
+) -> None:
+    room = Room(shared)
+    if room.backend != "vxlan":
+        pytest.skip("the rules are the same")
+    config = shared.spec.cluster_config()
+    shared.configure({**config, "OpenToPods": ["etcd", "metrics", "scheduler", "udp/8472"]})
+    try:
+        eventually(lambda: len(reached(room, 1.0)) == 5, "all is open")
+        before = room.dropped(1)["pod_to_tunnel"]
+        send_datagram(room, room.pod(1, "p1"), room.host(2), IP(), 2)
+        assert room.dropped(1)["pod_to_tunnel"] == before
+    finally:
+        shared.configure(config)
+    eventually(lambda: reached(room, 0.15) == [], "all is closed again")
+
+
+def test_the_filter_that_somebody_emptied_is_made_again(
+    shared: Lab, on: Callable[..., str], eventually: Callable[..., None]
+) -> None:
+    room = Room(shared)
+    if room.backend != "vxlan":
+        pytest.skip("the table is the same")
+    host = shared.names.host(2)
+    before = on(host, "nft -s list table inet flatmesh")
+    for command in (
+        "flush set inet flatmesh vxlan4_24",
+        "flush chain inet flatmesh input",
+        "flush table inet flatmesh",
+        "delete table inet flatmesh",
+    ):
+        on(host, f"nft {command}")
+        eventually(
+            lambda: on(host, "nft -s list table inet flatmesh", check=False) == before,
+            f"all is back after nft {command}",
+        )
