@@ -16,7 +16,11 @@ setup(
             depends=sorted(map(str, Path("flannel/udp/plane").rglob("*.h"))),
             include_dirs=["flannel/udp/plane"],
             # -O3: the compiler then uses vector instructions for the checksum
-            extra_compile_args=["-std=gnu11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"],
+            extra_compile_args=[
+                *("-std=gnu11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"),
+                *("-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"),
+            ],
+            extra_link_args=["-Wl,-z,relro,-z,now,-z,noexecstack"],
             optional=True,
         )
     ]

@@ -44,6 +44,21 @@ def open_private(path: str | os.PathLike[str], flags: int) -> int:
     return fd
 
 
+def make_private_file(path: str | os.PathLike[str]) -> None:
+    """Make an empty file that is ours alone, or close one that is there, without opening it.
+
+    For SQLite: to close a descriptor of a file ends all fcntl(2) locks that the process has on it,
+    also those that other threads' connections hold. Raises OSError.
+    """
+    file = Path(path)
+    try:
+        os.mknod(file, stat.S_IFREG | PRIVATE_FILE)
+    except FileExistsError:
+        found = file.lstat()
+        if stat.S_ISREG(found.st_mode) and found.st_mode & 0o177 and found.st_uid == os.geteuid():
+            file.chmod(PRIVATE_FILE)
+
+
 def write_private(path: str | os.PathLike[str], text: str) -> None:
     """Replace a file's content in one step: a reader sees the old or the new. Raises OSError."""
     temporary = Path(f"{os.fspath(path)}.new")

@@ -25,6 +25,16 @@ from base.paths import CNI_BIN_DIR
 EXECUTABLES = ("flatmesh", "flatmesh-ipam", "flannel")
 MARKS = (b"FLATMESH_SOCKET",)  # text that all executables of ours contain, and no others
 COMPILERS = ("cc", "gcc", "clang", "musl-gcc")
+HARDENED = (
+    *("-O2", "-fPIE", "-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"),
+    "-Wl,-z,relro,-z,now,-z,noexecstack",
+)
+LINKED = (
+    (("-static-pie",), "static program"),
+    (("-static",), "static program"),
+    (("-pie",), "program"),
+)
+"""Ways to link, the best first: a static program starts in half the time of the other."""
 SOURCE = Path(__file__).parent / "socket" / "client.c"
 PYTHON_SOURCE = Path(__file__).parent / "socket" / "client.py"
 
@@ -90,8 +100,8 @@ def _compile(program: Path, python: str, compilers: tuple[str, ...]) -> str | No
         found = shutil.which(compiler)
         if found is None:
             continue
-        for extra, what in ((["-static"], "static program"), ([], "program")):
-            command = [found, "-O2", "-s", *extra, f'-DFLATMESH_PYTHON="{python}"']
+        for extra, what in LINKED:
+            command = [found, *HARDENED, "-s", *extra, f'-DFLATMESH_PYTHON="{python}"']
             done = subprocess.run(
                 [*command, "-o", str(program), str(SOURCE)], capture_output=True, check=False
             )

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from base.private_files import make_private_directory, open_private
+from base.private_files import make_private_directory, make_private_file
 from ipam.address_allocator import AddressStoreError
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -146,7 +146,7 @@ class AddressDatabase:
     def _open(self) -> sqlite3.Connection:
         make_private_directory(self.path.parent)
         # SQLite gives the mode of this file to its -wal and -shm files, too
-        os.close(open_private(self.path, os.O_RDWR | os.O_CREAT))
+        make_private_file(self.path)
         db = sqlite3.connect(
             self.path, timeout=self.lock_timeout, isolation_level=None, check_same_thread=False
         )

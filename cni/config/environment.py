@@ -62,12 +62,16 @@ def ifname_problem(name: str) -> str | None:
 
     The rules are the kernel's dev_valid_name and libcni's.
     """
-    if not 1 <= len(name.encode()) <= MAX_IFNAME:
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:  # bytes of the environment that are no UTF-8
+        return "must be UTF-8"
+    if not 1 <= size <= MAX_IFNAME:
         return f"must have 1 to {MAX_IFNAME} characters"
     if name in (".", ".."):
         return "must not be . or .."
-    if any(c in "/:" or c.isspace() for c in name):
-        return "must not hold '/', ':' or white space"
+    if any(c in "/:%" or c.isspace() for c in name):  # the kernel puts a number in place of %d
+        return "must not hold '/', ':', '%' or white space"
     return None
 
 

@@ -29,6 +29,8 @@ from cni.result.model import Dns, ResultRoute
 from cni.result.read import read_dns, read_routes
 
 OWN_IPAM = "flatmesh-ipam"
+MAIN_PLUGINS = ("flatmesh", "flannel")
+"""Ours that are no IPAM plugins."""
 
 
 class OwnIpamConfig(NamedTuple):
@@ -49,6 +51,11 @@ def delegated_ipam_type(request: CniRequest) -> str:
     kind = request.config.optional_section("ipam").raw.get("type", "")
     if not isinstance(kind, str):
         raise CniError(INVALID_CONFIG, f"ipam.type: {kind!r} is no name")
+    if kind in MAIN_PLUGINS:  # it would call itself, and so on
+        raise CniError(
+            INVALID_CONFIG,
+            f"ipam.type: {kind} attaches pods and gives no addresses; did you mean {OWN_IPAM}?",
+        )
     return "" if kind == OWN_IPAM else kind
 
 

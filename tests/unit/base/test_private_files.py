@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from base.private_files import make_private_directory, open_private, write_private
+from base.private_files import (
+    make_private_directory,
+    make_private_file,
+    open_private,
+    write_private,
+)
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)
@@ -28,7 +33,9 @@ def test_what_is_made_is_ours_alone(tmp_path: Path) -> None:
     make_private_directory(directory)
     write_private(directory / "file", "text")
     os.close(open_private(directory / "lock", os.O_RDWR | os.O_CREAT))
+    make_private_file(directory / "database")
     assert mode(directory) == 0o700
+    assert mode(directory / "database") == 0o600
     assert (mode(directory / "file"), mode(directory / "lock")) == (0o600, 0o600)
     assert (directory / "file").read_text() == "text"
 
@@ -41,7 +48,12 @@ def test_what_was_left_open_is_closed(tmp_path: Path) -> None:
     lock = directory / "lock"
     lock.touch()
     lock.chmod(0o644)
+    database = directory / "database"
+    database.write_text("rows")
+    database.chmod(0o666)
     make_private_directory(directory)
+    make_private_file(database)
+    assert (mode(database), database.read_text()) == (0o600, "rows")
     with open(lock, "a", opener=open_private):
         pass
     assert (mode(directory), mode(lock)) == (0o700, 0o600)
