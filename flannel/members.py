@@ -15,13 +15,13 @@ lease that needs it.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from backend.arrivals import Arrivals, Check
-from hostnet.nft.datatypes import pack
 from hostnet.nft.sets import NftElement, NftSet
 from hostnet.ownership import NFT_TABLE
 from ipam.lease import Lease
@@ -31,17 +31,20 @@ IPNetwork = IPv4Network | IPv6Network
 HOST_LENGTH = {4: 32, 6: 128}
 
 
+@functools.cache
 def address_set(name: str, family: int) -> NftSet:
     """A set of addresses of a family, as `members4`."""
     return NftSet("inet", NFT_TABLE, f"{name}{family}", (f"ipv{family}_addr",))
 
 
+@functools.cache
 def vxlan_set(family: int, length: int) -> NftSet:
     """The pairs of outer and inner source whose inner one is cut to `length` bits."""
     types = (f"ipv{family}_addr", f"vxlan_ipv{family}_saddr")
     return NftSet("inet", NFT_TABLE, f"vxlan{family}_{length}", types)
 
 
+@functools.cache
 def plain_set(family: int, length: int) -> NftSet:
     """The subnets of `length` that packets without a tunnel may come from."""
     return NftSet("inet", NFT_TABLE, f"plain{family}_{length}", (f"ipv{family}_addr",))
@@ -53,7 +56,8 @@ def address_element(name: str, address: IPAddress) -> NftElement:
 
 
 def _element(of: NftSet, *addresses: IPAddress) -> NftElement:
-    return NftElement(of, pack(of.types, *(address.packed for address in addresses)))
+    # an address has whole registers: fields of a concatenation need no padding
+    return NftElement(of, b"".join([address.packed for address in addresses]))
 
 
 def subnets_of(lease: Lease) -> list[IPNetwork]:
@@ -108,6 +112,7 @@ class MemberElements:
         """Take in the leases under `keys` as they are now; returns what (goes, comes)."""
         changed: dict[NftElement, bool] = {}
         """Whether each was there before."""
+        uses = self.uses
         for key in keys:
             old = self.parts.pop(key, frozenset())
             new: frozenset[NftElement] = frozenset()
@@ -116,11 +121,11 @@ class MemberElements:
                 new = frozenset(elements_of(lease, self.arrivals, peer=self.is_peer(lease)))
                 self.parts[key] = new
             for one in old ^ new:
-                changed.setdefault(one, self.uses[one] > 0)
-                self.uses[one] += 1 if one in new else -1
+                count = uses[one]
+                changed.setdefault(one, count > 0)
+                uses[one] = count + 1 if one in new else count - 1
         gone = frozenset(one for one, was in changed.items() if was and not self.uses[one])
         come = frozenset(one for one, was in changed.items() if not was and self.uses[one])
-        for one in changed:
-            if not self.uses[one]:
-                del self.uses[one]
+        for one in gone:
+            del uses[one]
         return gone, come

@@ -3,6 +3,7 @@ from __future__ import annotations
 import ctypes
 import select
 import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -12,6 +13,7 @@ from hostnet.apply import plan_full, reconcile
 from hostnet.kernel import Kernel
 from hostnet.kinds.nft_table import NftTable
 from hostnet.nft import tables as nftables
+from hostnet.nft.counters import read_counters
 from hostnet.nft.sets import NftElement, NftSet
 from hostnet.state import HostState
 
@@ -245,3 +247,57 @@ def test_without_libnftables_all_else_is_done_and_the_error_tells_what_to_instal
     finally:
         nftables._library.cache_clear()
     assert "libnftables.so.1 is not installed: install it" in str(failure)
+
+
+VXLAN = NftSet("inet", "flatmesh", "inner", ("ipv4_addr", "vxlan_ipv4_saddr"))
+VXLAN6 = NftSet("inet", "flatmesh", "inner6", ("ipv6_addr", "vxlan_ipv6_saddr"))
+
+
+def filtered(*more: str) -> HostState:
+    """A table that looks inner sources up, with a counter for each reason."""
+    counters = "".join(f"counter {name} {{\n}}\n" for name in ("wrong", *more))
+    rules = (
+        "udp dport 8472 ip saddr . @th,336,32 & 0xffffff00 @inner accept\n"
+        f"udp dport 8472 ip6 saddr . @th,304,128 & {(1 << 128) - (1 << 64):#x} @inner6 accept\n"
+        "udp dport 8472 counter name wrong drop\n"
+    )
+    chain = f"chain input {{\ntype filter hook input priority 0; policy accept;\n{rules}}}"
+    return HostState(
+        [VXLAN, VXLAN6],
+        [
+            NftElement(VXLAN, bytes([192, 168, 64, 12, 10, 5, 2, 0])),
+            NftElement(VXLAN6, b"\xfd".ljust(16, b"\0") + b"\xfd\x05".ljust(16, b"\0")),
+        ],
+        [NftTable("inet", "flatmesh", counters + chain)],
+    )
+
+
+def test_sets_of_inner_sources_are_declared_read_back_and_looked_up(netns: str) -> None:
+    with Kernel(netns) as kernel:
+        assert reconcile(filtered(), kernel).failures == []
+        assert "192.168.64.12 . 0xa050200" in nft(netns, "list set inet flatmesh inner")
+        assert plan_full(filtered(), kernel).lines() == []
+        nft(netns, "flush set inet flatmesh inner")
+        assert reconcile(filtered(), kernel).lines() == [
+            "nft add element inet flatmesh inner { 192.168.64.12 . 0x0a050200 }"
+        ]
+
+
+def test_a_counter_goes_on_counting_when_the_text_is_replaced(netns: str) -> None:
+    with Kernel(netns) as kernel:
+        reconcile(filtered("old"), kernel)
+        assert read_counters("inet", "flatmesh", netns) == {"wrong": 0, "old": 0}
+        send = (
+            "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
+            "s.sendto(bytes(99), ('127.0.0.1', 8472))"
+        )
+        subprocess.run(["ip", "-n", netns, "link", "set", "lo", "up"], check=True)
+        subprocess.run(["ip", "netns", "exec", netns, sys.executable, "-c", send], check=True)
+        assert read_counters("inet", "flatmesh", netns) == {"wrong": 1, "old": 0}
+        assert reconcile(filtered("new"), kernel).failures == []
+        assert read_counters("inet", "flatmesh", netns) == {"wrong": 1, "new": 0}
+        assert plan_full(filtered("new"), kernel).lines() == []
+
+
+def test_a_missing_table_has_no_counters(netns: str) -> None:
+    assert read_counters("inet", "flatmesh", netns) == {}
