@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 
 from backend.arrivals import Arrivals, Check, TunnelPort
-from flannel.members import HOST_LENGTH, IPNetwork, address_set, plain_set, vxlan_set
+from flannel.members import HOST_LENGTH, IPAddress, IPNetwork, address_set, plain_set, vxlan_set
 from hostnet.nft.sets import NftSet
 
 SCHEDULER_PORT = 2377  # TCP
@@ -43,6 +43,7 @@ REASONS = {
     "pod_to_metrics": "a pod opened a connection to a daemon's metrics",
     "pod_to_scheduler": "a pod opened a connection to the scheduler",
     "pod_to_hidden_port": "a pod sent a host an IPv6 fragment without the header that has the port",
+    "not_tunnel_end": "a VXLAN packet to an address of this host that peers don't send to",
     "not_a_member": "a tunnel packet from an address that no lease has",
     "wrong_inner_source": "a tunnel packet whose inner source is not in its sender's lease",
     "not_ip": "a tunnel packet that holds something else than IP",
@@ -113,6 +114,8 @@ class HostFilter:
     closed: ClosedPorts
     lengths: Sequence[tuple[int, int]]
     """(family, prefix length) of the leases' subnets."""
+    tunnel_ends: Sequence[IPAddress]
+    """This host's addresses that peers send VXLAN to, one of a family at most."""
 
     def sets(self) -> frozenset[NftSet]:
         """The sets that the rules name."""
@@ -185,6 +188,11 @@ class HostFilter:
     def _vxlan(self, port: TunnelPort) -> list[str]:
         """Offsets in bits from the UDP header: 96 the VNI, 224 the inner EtherType."""
         rules = [f"@th,96,24 != {port.vni:#x} accept"]
+        # pods elsewhere are kept from the published address only: this host has more
+        rules += [
+            f"{_ip(end.version)} daddr != {end} {_drop('not_tunnel_end')}"
+            for end in self.tunnel_ends
+        ]
         for family, length in [*self.lengths, *HOST_LENGTH.items()]:
             key = f"{_ip(family)} saddr . {_inner_source(family)}"
             of = vxlan_set(family, length).name

@@ -103,6 +103,7 @@ class ForwardingController:
                 arrivals, self._etcd.ports, self._metrics_port, config.open_to_pods
             ),
             parts.lengths,
+            [end for end in (underlay.local(4), underlay.local(6)) if end is not None],
         )
         closed: set[IPv4Address | IPv6Address] = {one.ip for one in underlay.addresses}
         closed |= self._etcd.addresses(again=True)

@@ -185,6 +185,25 @@ def reached(room: Room, timeout: float) -> list[str]:
         ]
 
 
+def test_pod_reaches_no_tunnel_at_a_hosts_other_address(room: Room, on: Callable[..., str]) -> None:
+    """Which no lease tells, so that the pod's own host can't know it."""
+    if room.backend != "vxlan":
+        pytest.skip("udp listens at its own address only")
+    other = "192.168.65.2" if room.family == 4 else "fd00:2::2"
+    first, second = room.lab.names.host(1), room.lab.names.host(2)
+    attacker, victim = room.pod(1, "p1"), room.pod(2, "p2")
+    on(second, f"ip addr add {other} dev lo")
+    on(first, f"ip -{room.family} route add {other} via {room.host(2)}")
+    try:
+        with room.nothing_arrives(victim, attacker):
+            inner = room.datagram("tunnel packet of a pod", room.address(room.pod(1, "p2")), victim)
+            send_datagram(room, attacker, other, inner, 2)
+    finally:
+        on(first, f"ip -{room.family} route del {other}")
+        on(second, f"ip addr del {other} dev lo")
+    assert room.dropped(2)["not_tunnel_end"] >= 1
+
+
 def test_pod_reaches_neither_etcd_nor_metrics_nor_the_scheduler(room: Room) -> None:
     if room.backend not in ("vxlan", "host-gw"):
         pytest.skip("the rules are the same")

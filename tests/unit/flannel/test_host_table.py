@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 from backend.arrivals import Arrivals, Check, TunnelPort
 from flannel import host_table, masquerade
@@ -18,7 +18,7 @@ ALL = ClosedPorts.of(VXLAN, [2379], 9000, [])
 
 
 def host_filter(arrivals: Arrivals = VXLAN, closed: ClosedPorts = ALL) -> HostFilter:
-    return HostFilter([NETWORK], "eth0", arrivals, closed, [(4, 24)])
+    return HostFilter([NETWORK], "eth0", arrivals, closed, [(4, 24)], [IPv4Address("192.168.64.2")])
 
 
 def chain(body: str, name: str) -> list[str]:
@@ -54,6 +54,7 @@ def test_without_ip_masq_packets_are_only_filtered() -> None:
 def test_vxlan_packets_are_compared_with_the_leases() -> None:
     assert host_filter().chains()["tunnel_8472"] == [
         "@th,96,24 != 0x1 accept",
+        "ip daddr != 192.168.64.2 counter name not_tunnel_end drop",
         "@th,224,16 0x0800 ip saddr . @th,336,32 & 0xffffff00 @vxlan4_24 accept",
         "@th,224,16 0x0800 ip saddr . @th,336,32 @vxlan4_32 accept",
         "@th,224,16 0x86dd ip6 saddr . @th,304,128 @vxlan6_128 accept",
