@@ -52,6 +52,8 @@ class Change(Flag):
     """A pod came or went on this host."""
     FIREWALL = auto()
     """Another program changed a chain that forwarded packets pass."""
+    GUARD = auto()
+    """Something was taken from the table that guards what pods send."""
     CLOCK = auto()
     """Some seconds have passed: for what nobody tells the changes of."""
 

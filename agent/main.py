@@ -204,6 +204,7 @@ def host_controller(
         (resources.overlay, Change.KERNEL),
         (resources.forwarding, Change.NFTABLES),
         (resources.forward_chains, Change.FIREWALL),
+        (resources.pod_guard, Change.GUARD),
     )
     return HostController(
         settings,

@@ -10,6 +10,7 @@ import errno
 from pathlib import Path
 
 from base.paths import ADDRESS_STORE, ATTACH_FILE
+from cni.pod import source_guard
 from cni.pod.firewall import TABLE
 from hostnet.kernel import Kernel
 from hostnet.kinds.link_messages import delete_link
@@ -32,7 +33,7 @@ def remove_all(state_dir: Path, run_dir: Path) -> list[str]:
                     problems.append(str(error))
     try:
         for family, name in nftables.list_tables():
-            if name == TABLE:
+            if name in (TABLE, source_guard.TABLE):
                 nftables.delete_table(family, name)
     except nftables.NftError as error:
         problems.append(str(error))

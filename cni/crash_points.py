@@ -17,6 +17,7 @@ ADD = (
     "add-delegated",  # the delegated IPAM plugin has given addresses
     "add-bridge",  # the bridge has its gateway address
     "add-veth",  # the veth pair is in both namespaces
+    "add-guarded",  # nftables knows what the pod may send
     "add-configured",  # the pod's interface has its addresses and routes
     "add-firewalled",  # nftables holds the pod's elements
     "add-ready",  # the record says `ready`

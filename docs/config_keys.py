@@ -115,6 +115,10 @@ CNI = {
     "hairpinMode": Key("Whether a pod may reach itself through the bridge"),
     "promiscMode": Key("Whether the bridge is promiscuous"),
     "portIsolation": Key("Whether pods of the bridge can't reach each other"),
+    "spoofCheck": Key(
+        "Whether the pod may send from its own MAC and addresses only. Ours; false for pods that "
+        "change their MAC or have addresses of their own"
+    ),
     "vlan": Key("Untagged VLAN of the pod", default="none"),
     "vlanTrunk": Key("Tagged VLANs of the pod", "list of objects", "none"),
     "id": Key("In `vlanTrunk`: one VLAN", default="none"),

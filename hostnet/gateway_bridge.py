@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 
+from hostnet import link_sysctls, sysctl
 from hostnet.address_mac import GATEWAY_PREFIX, mac_after
 from hostnet.find_link import find_link
 from hostnet.kinds.actual_link import ActualLink
@@ -44,6 +45,9 @@ def make_gateway_bridge(
         if error.errno == errno.EEXIST:
             return  # an ADD, or the daemon, made it meanwhile
         raise
+    wanted = link_sysctls.of_gateway(name)
+    there = {one.path for one in sysctl.read(wanted)}  # a kernel without IPv6 lacks some
+    sysctl.write(one for one in wanted if one.path in there)
     # An MTU that is set after the bridge was made stays when ports come and go; one given with
     # RTM_NEWLINK does not.
     sock.request(

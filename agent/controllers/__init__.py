@@ -17,13 +17,16 @@ from agent.controllers.devices import DevicesController
 from agent.controllers.forwarding import ForwardingController
 from agent.controllers.host_firewall import HostFirewallController
 from agent.controllers.overlay import OverlayController
+from agent.controllers.pod_guard import PodGuardController, concerns_guard
 from agent.controllers.publish import PublishController
 from agent.controllers.ready import ReadyController
 from agent.data_plane_owner import DataPlaneOwner
 from agent.etcd_addresses import EtcdAddresses
 from agent.kernel_applier import KernelApplier
 from agent.settings import Settings
-from hostnet.iptables.watch import ForwardChainsWatch
+from cni.host import PluginHost
+from hostnet.iptables.watch import concerns_forwarding
+from hostnet.nft.watch import NftWatch
 from hostnet.ownership import FORWARDING, OVERLAY
 
 
@@ -34,7 +37,8 @@ class Resources:
     settings: Settings
     overlay: KernelApplier
     forwarding: KernelApplier
-    forward_chains: ForwardChainsWatch
+    forward_chains: NftWatch
+    pod_guard: NftWatch
     data_plane: DataPlaneOwner = field(default_factory=DataPlaneOwner)
 
 
@@ -46,12 +50,12 @@ def open_resources(
     Netlink messages on changes that one of our appliers makes are not shown to the others.
     """
     overlay, forwarding = KernelApplier(OVERLAY), KernelApplier(FORWARDING)
-    forward_chains = ForwardChainsWatch()
-    for opened in (overlay, forwarding, forward_chains):
+    forward_chains, pod_guard = NftWatch(concerns_forwarding), NftWatch(concerns_guard)
+    for opened in (overlay, forwarding, forward_chains, pod_guard):
         stack.callback(opened.close)
     overlay.monitor.ignore(forwarding.port)
     forwarding.monitor.ignore(overlay.port)
-    return Resources(settings, overlay, forwarding, forward_chains)
+    return Resources(settings, overlay, forwarding, forward_chains, pod_guard)
 
 
 Factory = Callable[[Resources], Controller[Any]]
@@ -71,6 +75,12 @@ def _forwarding(resources: Resources) -> Controller[Any]:
     return ForwardingController(resources.forwarding, etcd, settings.healthz_port)
 
 
+def _pod_guard(resources: Resources) -> Controller[Any]:
+    settings = resources.settings
+    host = PluginHost(settings.run_dir, settings.state_dir, settings.subnet_file)
+    return PodGuardController(resources.pod_guard, host)
+
+
 CONTROLLERS: dict[str, Factory] = {
     "publish": lambda resources: PublishController(resources.settings.subnet_file),
     "devices": lambda resources: DevicesController(resources.data_plane),
@@ -81,6 +91,7 @@ CONTROLLERS: dict[str, Factory] = {
         resources.settings.subnet_file,
         wanted=resources.settings.forward_rules,
     ),
+    "pod guard": _pod_guard,
     "data plane": _data_plane,
     "ready": lambda resources: ReadyController(resources.settings.run_dir),
 }

@@ -21,9 +21,9 @@ from base.errors import FlatmeshError
 from hostnet import firewalld
 from hostnet.iptables import forward_rules, programs
 from hostnet.iptables.programs import Iptables
-from hostnet.iptables.watch import ForwardChainsWatch
 from hostnet.nft import forward_chains
 from hostnet.nft import tables as nftables
+from hostnet.nft.watch import NftWatch
 from ipam.subnet_env import SubnetEnv, SubnetEnvError
 
 log = logging.getLogger("agent.host_firewall")
@@ -69,7 +69,7 @@ class HostFirewallController:
     required_for_pods = False
     worker = "host firewall"
 
-    def __init__(self, watch: ForwardChainsWatch, subnet_file: Path, *, wanted: bool) -> None:
+    def __init__(self, watch: NftWatch, subnet_file: Path, *, wanted: bool) -> None:
         """Take the watch, which `close` closes; `wanted` is --iptables-forward-rules.
 
         `subnet_file` tells `cleanup` which networks this host had.

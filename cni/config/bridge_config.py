@@ -9,6 +9,7 @@
 | macspoofchk, disableContainerInterface, portIsolation | false |
 | vlan, vlanTrunk | none |
 | preserveDefaultVlan | true |
+| spoofCheck | true; ours: whether the pod may send from its own addresses only |
 
 (containernetworking plugins, docs of the bridge plugin.)
 """
@@ -47,6 +48,8 @@ class BridgeConfig(NamedTuple):
     """The container's tagged VLANs: first and last, both included."""
     preserve_default_vlan: bool = True
     mac_spoof_check: bool = False
+    spoof_check: bool = True
+    """Whether the pod may send from its own MAC and addresses only."""
     container_interface_up: bool = True
     mac: str = ""
     """The hardware address that the runtime asks for; empty: one that follows from the IP."""
@@ -76,6 +79,7 @@ def parse_bridge_config(request: CniRequest) -> BridgeConfig:
         vlan_trunk=_trunk(fields),
         preserve_default_vlan=fields.flag("preserveDefaultVlan", default=True),
         mac_spoof_check=fields.flag("macspoofchk"),
+        spoof_check=fields.flag("spoofCheck", default=True),
         container_interface_up=not fields.flag("disableContainerInterface"),
         mac=requested_mac(request),
     )

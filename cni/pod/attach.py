@@ -16,13 +16,14 @@ from cni.delegate.remembered import to_remember
 from cni.delegate.run import NEED_INTERFACE, add_addresses, call_delegate
 from cni.errors import TRY_AGAIN_LATER, CniError
 from cni.host import PluginHost
-from cni.pod import firewall
+from cni.pod import firewall, source_guard
 from cni.pod.add_plan import AddPlan
 from cni.pod.bridge import ensure_bridge
 from cni.pod.gateways import gateway_addresses, with_gateways
 from cni.pod.naming import HOST_PREFIX, POD_PREFIX, host_interface_alias, mac_for
 from cni.pod.pod_addresses import configure_pod
-from cni.pod.pod_sysctls import enable_forwarding, enable_ipv6
+from cni.pod.pod_sysctls import enable_forwarding, enable_ipv6, refuse_routers
+from cni.pod.source_guard import GuardedPod
 from cni.pod.veth_pair import PodSockets, VethPair, attach_veth, set_mac
 from cni.result.model import CniResult, ResultAddress, ResultInterface, ResultRoute
 from hostnet.kinds.actual_link import ActualLink
@@ -42,6 +43,12 @@ class Attacher(NamedTuple):
     def attach(self) -> CniResult:
         """Make every change; returns the result. Raises CniError, NetlinkError, OSError."""
         plan, pool, dns = self.plan, self.plan.pool, self.plan.dns
+        self.metadata[source_guard.RECORDED] = {
+            "bridge": plan.bridge.bridge if plan.attach.to_bridge else "",
+            "check": plan.bridge.spoof_check,
+            "trunk": bool(plan.bridge.vlan_trunk),
+            "mac": plan.bridge.mac,
+        }
         if plan.delegate:
             self.metadata["delegate"] = to_remember(plan.delegate, self.request)
         ips = self.store.begin(plan.netns, plan.key, pool, self.metadata)
@@ -67,6 +74,8 @@ class Attacher(NamedTuple):
             if not plan.bridge.mac and plan.delegate not in NEED_INTERFACE:
                 pair = pair._replace(mac=mac_for(ips, POD_PREFIX))
                 set_mac(self.sockets.pod, interface, pair.mac)
+        self._guard(pair, ips)
+        crash_point("add-guarded")
         self._configure(interface, ips, routes)
         crash_point("add-configured")
         self._firewall(pair, ips)
@@ -111,6 +120,25 @@ class Attacher(NamedTuple):
                 del self.metadata["delegate"]
                 self.store.set_metadata(plan.key, self.metadata)
             raise
+
+    def _guard(self, pair: VethPair, ips: tuple[ResultAddress, ...]) -> None:
+        """Let the pod send from its own addresses only, before it can send at all.
+
+        Where MAC and addresses don't follow from the record, they are recorded first: the daemon
+        removes elements of pods that it knows nothing of.
+        """
+        refuse_routers(pair.host_name, pair.pod_name, self.sockets.pod_netns)
+        if not self.plan.attach.to_bridge:
+            return  # a table of Open vSwitch does it
+        if self.plan.delegate or not ips:
+            self.metadata.update(mac=pair.mac, ips=[ip.address for ip in ips])
+            self.store.set_metadata(self.plan.key, self.metadata)
+        bridge = self.plan.bridge
+        addresses = tuple(ip.address.partition("/")[0] for ip in ips)
+        pod = GuardedPod(
+            pair.host_name, pair.mac, addresses, bridge.spoof_check, bool(bridge.vlan_trunk)
+        )
+        source_guard.add(pod)
 
     def _configure(
         self,

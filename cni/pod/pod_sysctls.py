@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from cni.errors import IO_FAILURE, CniError
 from cni.result.model import ResultAddress
-from hostnet import sysctl
+from hostnet import link_sysctls, sysctl
 from hostnet.sysctl import Sysctl
 
 FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
@@ -15,6 +15,16 @@ FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 def enable_forwarding(families: Collection[int]) -> None:
     """Let this host forward packets of these families (4, 6). Raises CniError (5)."""
     _write([Sysctl(FORWARDING[family], "1") for family in sorted(families)], None)
+
+
+def refuse_routers(host_name: str, ifname: str, netns: int) -> None:
+    """Let neither end of a veth pair take routes from packets. Raises CniError (5)."""
+    # written without reading them before, which costs as much; a kernel without IPv6 lacks some
+    errors = sysctl.write(link_sysctls.of_port(host_name))
+    errors |= sysctl.write(link_sysctls.of_pod(ifname), netns)
+    for setting, error in errors.items():
+        if not isinstance(error, FileNotFoundError):
+            raise CniError(IO_FAILURE, f"{sysctl.line(setting)}: {error.strerror}")
 
 
 def enable_ipv6(ifname: str, netns: int, ips: Sequence[ResultAddress]) -> None:

@@ -10,6 +10,7 @@ or sweep finds it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from base.errors import FlatmeshError
@@ -22,7 +23,7 @@ from cni.delegate.remembered import delete_remembered
 from cni.delegate.run import NEED_INTERFACE, call_delegate
 from cni.errors import NETWORK_FAILURE, CniError
 from cni.host import PluginHost
-from cni.pod import firewall, veth_removal
+from cni.pod import firewall, source_guard, veth_removal
 from cni.pod.naming import host_interface_name
 from hostnet.find_link import find_link
 from hostnet.netlink.socket import NetlinkSocket
@@ -68,6 +69,9 @@ def detach(removal: Removal, store: AttachmentStore, host: PluginHost) -> None:
         attempt(lambda: _release_delegated(removal, host))
     if attempt(lambda: _delete_veth(removal)):
         crash_point("del-detached")
+        pod = source_guard.recorded(removal.record) if removal.record is not None else None
+        if pod is not None:  # not before: until then it can send
+            attempt(partial(source_guard.remove, pod))
         attempt(lambda: _release_delegated(removal, host))
         crash_point("del-delegated")
     if not errors and removal.record is not None:

@@ -1,4 +1,4 @@
-"""Named counters of an nftables table, read over netlink.
+"""Counters of nftables, read over netlink: a table's named ones, and those of a set's elements.
 
 `nft list counters` gives the same as text, at the price of all rules and sets of the table, which
 libnftables reads first. The messages are NFT_MSG_GETOBJ's (linux/netfilter/nf_tables.h).
@@ -7,11 +7,13 @@ libnftables reads first. The messages are NFT_MSG_GETOBJ's (linux/netfilter/nf_t
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 
-from hostnet.netlink.attributes import attributes, text_of
+from hostnet.netlink.attributes import ATTRIBUTE, attributes, text_of
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket
 from hostnet.netns import NetnsRef
 from hostnet.nft import messages
+from hostnet.nft.sets import NftSet
 
 
 def read_counters(family: str, table: str, netns: NetnsRef | None = None) -> dict[str, int]:
@@ -30,7 +32,47 @@ def read_counters(family: str, table: str, netns: NetnsRef | None = None) -> dic
     for data, begin, end in parts:
         one = attributes(data, begin + 4, end)
         content = one.get(messages.NFTA_OBJ_DATA, b"")
-        packets = attributes(content, 0, len(content)).get(messages.NFTA_COUNTER_PACKETS, b"")
+        packets = _packets(content)
         if text_of(one.get(messages.NFTA_OBJ_TABLE)) == table:
-            found[text_of(one.get(messages.NFTA_OBJ_NAME))] = int.from_bytes(packets, "big")
+            found[text_of(one.get(messages.NFTA_OBJ_NAME))] = packets
     return found
+
+
+def read_element_counters(of: NftSet, netns: NetnsRef | None = None) -> dict[bytes, int]:
+    """Packets by the element's key, of a set with `counter`; empty for a missing set.
+
+    From any thread. Raises NetlinkError, NetnsError, OSError.
+    """
+    with NetlinkSocket(netns, protocol=messages.NETLINK_NETFILTER) as sock:
+        try:
+            parts = sock.dump(*messages.get_elements(*of.key), f"nft list set {of.name}")
+        except NetlinkError as error:
+            if error.errno == errno.ENOENT:
+                return {}
+            raise
+    found = {}
+    for data, begin, end in parts:
+        listed = attributes(data, begin + 4, end).get(messages.NFTA_SET_ELEM_LIST_ELEMENTS, b"")
+        for _, one in _each(listed):
+            element = attributes(one, 0, len(one))
+            key = element.get(messages.NFTA_SET_ELEM_KEY, b"")[4:]
+            expression = element.get(messages.NFTA_SET_ELEM_EXPR, b"")
+            content = attributes(expression, 0, len(expression)).get(messages.NFTA_EXPR_DATA, b"")
+            found[key] = _packets(content)
+    return found
+
+
+def _each(payload: bytes) -> Iterator[tuple[int, bytes]]:
+    """The attributes of a list, which all have the same number."""
+    position = 0
+    while position + 4 <= len(payload):
+        length, kind = ATTRIBUTE.unpack_from(payload, position)
+        if length < 4:
+            return
+        yield kind, payload[position + 4 : position + length]
+        position += (length + 3) & ~3
+
+
+def _packets(counter: bytes) -> int:
+    found = attributes(counter, 0, len(counter)).get(messages.NFTA_COUNTER_PACKETS, b"")
+    return int.from_bytes(found, "big")

@@ -56,6 +56,7 @@ TYPES = {
     "inet_service": DataType(13, 2, _number),
     "mark": DataType(19, 4, _host_number),
     "ifname": DataType(41, 16, _interface),
+    "nd_target": DataType(4, 16, _hexadecimal, "@th,64,128"),
     # An inner header's source address, where VXLAN has it: after 8 bytes of UDP, 8 of VXLAN, 14 of
     # Ethernet, and 12 of IPv4 or 8 of IPv6 (RFC 7348). For nft these are integers.
     "vxlan_ipv4_saddr": DataType(4, 4, _hexadecimal, "@th,336,32"),

@@ -45,6 +45,8 @@ NFT_SET_MAP = 0x8
 NFT_MSG_GETOBJ = 19
 NFTA_OBJ_TABLE, NFTA_OBJ_NAME, NFTA_OBJ_TYPE, NFTA_OBJ_DATA = 1, 2, 3, 4
 NFTA_COUNTER_PACKETS = 2
+NFTA_SET_ELEM_EXPR, NFTA_EXPR_DATA = 7, 2
+"""An element's own counter: the kernel writes one expression so, several otherwise."""
 NFT_OBJECT_COUNTER = 1
 # enum nft_set_elem_list_attributes, nft_set_elem_attributes, nft_data_attributes
 NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_ELEMENTS = 1, 2, 3

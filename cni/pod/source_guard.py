@@ -1,0 +1,260 @@
+"""What a pod may send: frames from its own MAC and addresses, and nothing that only routers send.
+
+One table for all pods, `bridge flatmesh_guard`. A pod is elements of its sets, keyed by the name of
+the host's end of its veth pair, never a rule, so that the cost of a packet and of an ADD does not
+grow with the number of pods:
+
+    ports        all of them; each element counts what was refused
+    unchecked    `spoofCheck: false`: only what routers send is refused
+    macs         port and source MAC
+    macs_only    pods without addresses from an IPAM plugin: only their MAC is checked
+    ips4, ips6   port and source address; of IPv6 the link-local one, too, that follows from the MAC
+    targets6     the same for the target of neighbour discovery, which nft(8) sees as an integer
+    trunks       ports with `vlanTrunk`: of tagged frames only the MAC is checked
+
+Refused from every pod: router advertisements and redirects (RFC 4861), ICMP redirects, and packets
+of DHCP servers: with one of those a pod takes over its neighbours' and the host's routing
+(CVE-2020-10749). From a pod that is checked also: ARP and neighbour discovery about an address that
+is not its own. It may ask about others' addresses, and look whether its own is in use (RFC 5227,
+RFC 4862).
+
+A chain of the netdev family on each port, or a tc program, was considered: the kernel of Debian 12
+can't add a device to a chain of that family that is there.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from cni.attachment.store import AttachmentRecord
+from cni.errors import NETWORK_FAILURE, CniError
+from cni.pod.naming import POD_PREFIX, host_interface_name, mac_for
+from cni.result.model import ResultAddress
+from hostnet.netlink.socket import NetlinkError
+
+if TYPE_CHECKING:
+    from hostnet.nft.sets import NftElement, NftSet
+
+FAMILY, TABLE = "bridge", "flatmesh_guard"
+RECORDED = "sourceGuard"
+"""The key in an attachment's metadata."""
+SETS = {
+    "ports": ("ifname",),
+    "unchecked": ("ifname",),
+    "macs": ("ifname", "ether_addr"),
+    "macs_only": ("ifname",),
+    "ips4": ("ifname", "ipv4_addr"),
+    "ips6": ("ifname", "ipv6_addr"),
+    "targets6": ("ifname", "nd_target"),
+    "trunks": ("ifname",),
+}
+BODY = """
+    set ports { type ifname; counter; }
+    set unchecked { type ifname; }
+    set macs { type ifname . ether_addr; }
+    set macs_only { type ifname; }
+    set ips4 { type ifname . ipv4_addr; }
+    set ips6 { type ifname . ipv6_addr; }
+    set targets6 { typeof iifname . @th,64,128; }
+    set trunks { type ifname; }
+    chain refused {
+        iifname @ports drop
+        drop
+    }
+    chain icmp4 {
+        icmp type redirect goto refused
+    }
+    chain udp4 {
+        udp sport 67 goto refused
+    }
+    chain icmp6 {
+        icmpv6 type { nd-router-advert, nd-redirect } goto refused
+    }
+    chain udp6 {
+        udp sport 547 goto refused
+    }
+    chain routers {
+        ether type ip meta l4proto vmap { icmp : jump icmp4, udp : jump udp4 }
+        ether type ip6 meta l4proto vmap { ipv6-icmp : jump icmp6, udp : jump udp6 }
+    }
+    chain checked_arp {
+        iifname @macs_only accept
+        iifname . arp saddr ether != @macs goto refused
+        iifname . arp saddr ip @ips4 accept
+        arp saddr ip 0.0.0.0 iifname . arp daddr ip @ips4 accept
+        goto refused
+    }
+    chain checked_ipv4 {
+        meta l4proto vmap { icmp : jump icmp4, udp : jump udp4 }
+        iifname . ip saddr @ips4 accept
+        iifname @macs_only accept
+        ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept
+        goto refused
+    }
+    chain discovery {
+        icmpv6 type { nd-router-advert, nd-redirect } goto refused
+        iifname @macs_only accept
+        icmpv6 type nd-neighbor-advert iifname . @th,64,128 != @targets6 goto refused
+        ip6 saddr :: icmpv6 type nd-neighbor-solicit iifname . @th,64,128 @targets6 accept
+        ip6 saddr :: icmpv6 type {
+            nd-router-solicit, mld-listener-report, mld2-listener-report
+        } accept
+    }
+    chain checked_ipv6 {
+        meta l4proto vmap { ipv6-icmp : jump discovery, udp : jump udp6 }
+        iifname . ip6 saddr @ips6 accept
+        iifname @macs_only accept
+        goto refused
+    }
+    chain tagged {
+        iifname @trunks accept
+        goto refused
+    }
+    chain pod {
+        iifname @unchecked goto routers
+        iifname . ether saddr != @macs goto refused
+        ether type vmap {
+            ip : goto checked_ipv4, ip6 : goto checked_ipv6, arp : goto checked_arp,
+            8021q : goto tagged, 8021ad : goto tagged
+        }
+        iifname @macs_only accept
+        goto refused
+    }
+    chain prerouting {
+        type filter hook prerouting priority -300; policy accept;
+        iifname @ports goto pod
+    }
+"""
+
+
+class GuardedPod(NamedTuple):
+    """What one pod may send."""
+
+    host_name: str
+    """The host's end of its veth pair."""
+    mac: str
+    ips: tuple[str, ...] = ()
+    """Addresses without prefix length; none: only the MAC is checked."""
+    check: bool = True
+    """False: it may send from any address (`spoofCheck`)."""
+    trunk: bool = False
+    """Whether it may send tagged frames (`vlanTrunk`)."""
+
+
+def recorded(record: AttachmentRecord) -> GuardedPod | None:
+    """What an attachment's record says.
+
+    None for pods of earlier versions, and where the ADD has not come so far that there can be
+    elements: a delegated plugin gives the addresses.
+    """
+    metadata = record.metadata
+    said = metadata.get(RECORDED)
+    if not isinstance(said, dict) or not said.get("bridge"):
+        return None
+    if "mac" in metadata:
+        mac = str(metadata["mac"])
+        ips = tuple(str(ip).partition("/")[0] for ip in metadata.get("ips", ()))
+    elif record.ips:
+        ips = record.ips
+        addresses = [ResultAddress(f"{ip}/{128 if ':' in ip else 32}") for ip in ips]
+        mac = str(said.get("mac") or mac_for(addresses, POD_PREFIX))
+    else:
+        return None
+    name = host_interface_name(record.key)
+    return GuardedPod(name, mac, ips, said.get("check") is not False, bool(said.get("trunk")))
+
+
+def add(pod: GuardedPod) -> None:
+    """Add a pod's elements, and the table if it is not there. Raises CniError (100)."""
+    from hostnet.nft.sets import SetSocket, change_elements  # noqa: PLC0415 - only ADDs need it
+
+    requests = list(change_elements((), elements(pod)))
+    try:
+        with SetSocket() as sets:
+            try:
+                sets.apply(requests)
+            except NetlinkError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+                _make_table()
+                sets.apply(requests)
+    except NetlinkError as error:
+        raise CniError(
+            NETWORK_FAILURE, f"source guard: {error}; without it: spoofCheck false"
+        ) from None
+
+
+def remove(pod: GuardedPod) -> None:
+    """Delete a pod's elements; those that are not there are no error. Raises NetlinkError.
+
+    They are added first, in the same transaction: the kernel refuses to delete what is not there.
+    """
+    from hostnet.nft.sets import SetSocket, change_elements  # noqa: PLC0415 - see add
+
+    found = elements(pod)
+    with SetSocket() as sets:
+        try:
+            sets.apply([*change_elements((), found), *change_elements(found, ())])
+        except NetlinkError as error:
+            if error.errno != errno.ENOENT:  # without the table nothing was added
+                raise
+
+
+def elements(pod: GuardedPod) -> list[NftElement]:
+    """The elements of one pod. Pure."""
+    from hostnet.nft.datatypes import pack  # noqa: PLC0415 - see add
+    from hostnet.nft.sets import NftElement  # noqa: PLC0415
+
+    name = pod.host_name.encode().ljust(16, b"\0")  # bytes: IFNAMSIZ, linux/if.h
+
+    def element(of: str, *values: bytes) -> NftElement:
+        return NftElement(nft_set(of), pack(SETS[of], name, *values))
+
+    if not pod.check:
+        return [element("ports"), element("unchecked")]
+    mac = bytes.fromhex(pod.mac.replace(":", ""))
+    found = [element("ports"), element("macs", mac)]
+    if not pod.ips:
+        found.append(element("macs_only"))
+    found += [element("ips4", one) for one in _packed(pod.ips, socket.AF_INET)]
+    for one in {*_packed(pod.ips, socket.AF_INET6), link_local(mac)} if pod.ips else ():
+        found += [element("ips6", one), element("targets6", one)]
+    if pod.trunk:
+        found.append(element("trunks"))
+    return found
+
+
+def nft_set(name: str) -> NftSet:
+    """One of the table's sets, as `hostnet.nft.sets` knows it."""
+    from hostnet.nft.sets import NftSet  # noqa: PLC0415 - see add
+
+    return NftSet(FAMILY, TABLE, name, SETS[name])
+
+
+def link_local(mac: bytes) -> bytes:
+    """The IPv6 address fe80::/64 that a kernel gives an interface by default (RFC 4291, app. A)."""
+    return bytes.fromhex("fe80000000000000") + bytes(
+        (mac[0] ^ 2, mac[1], mac[2], 0xFF, 0xFE, mac[3], mac[4], mac[5])
+    )
+
+
+def _packed(ips: Iterable[str], family: int) -> list[bytes]:
+    ipv6 = family == socket.AF_INET6
+    return [socket.inet_pton(family, ip) for ip in ips if (":" in ip) == ipv6]
+
+
+def _make_table() -> None:
+    """Make the table in one transaction; one that another ADD made meanwhile will do."""
+    from hostnet.nft import tables  # noqa: PLC0415 - 15 ms, of the first ADD only
+
+    try:
+        # `create` fails for a table that exists, where `add` would add the rules a second time
+        tables.run(f"create table {FAMILY} {TABLE}\ntable {FAMILY} {TABLE} {{{BODY}}}\n")
+    except tables.NftError as error:
+        if (FAMILY, TABLE) not in tables.list_tables():
+            raise CniError(
+                NETWORK_FAILURE, f"source guard: {error}; without it: spoofCheck false"
+            ) from None
