@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ovs_mesh.config import IPNetwork, OvsConfig
-from ovs_mesh.topology import Peer
+from ovs_mesh.topology import Peer, shared_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,8 @@ class PodPort:
     """Without prefix length."""
     ofport: int | None = None
     """Its port of obr0; None: it is a port of the Linux bridge kbr0."""
+    checked: bool = True
+    """Whether it may send from its own addresses only (`spoofCheck` of its network)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,11 @@ class HostSide:
     on_switch: bool = False
     """Whether pods are ports of obr0."""
 
+    @property
+    def macs(self) -> list[str]:
+        """The MACs of this host and its pods."""
+        return sorted({self.gateway_mac, *(pod.mac for pod in self.pods)})
+
 
 @dataclass(frozen=True, slots=True)
 class HostInputs:
@@ -47,6 +54,11 @@ class HostInputs:
     """Those whose tunnel port is open."""
     ofports: Mapping[str, int]
     """OpenFlow port numbers of obr0's ports by name."""
+
+    @property
+    def shared_port(self) -> int | None:
+        """The tunnel port that serves many peers; None in a static mesh, or while it is closed."""
+        return None if self.config.mesh == "static" else self.ofports.get(shared_port(self.config))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
+
 from ovs_mesh.config import IPNetwork
 
 MULTICAST = "dl_dst=01:00:00:00:00:00/01:00:00:00:00:00"
 """Broadcast included: the group bit of the destination MAC is set."""
+TAGGED = "vlan_tci=0x1000/0x1000"
+"""Frames with an 802.1Q or 802.1ad tag: `ip` and `arp` would match what is behind it."""
+ROUTER_CLAIMS = ("icmp6,icmp_type=134", "icmp6,icmp_type=137", "icmp,icmp_type=5")
+"""Router advertisements and redirects (RFC 4861), and redirects of IPv4 (RFC 792)."""
+DHCP_SERVER = ("udp,tp_src=67", "udp6,tp_src=547")
+"""What a DHCP server says (RFC 2131, RFC 8415)."""
+SOLICITATION, ADVERTISEMENT = 135, 136  # ICMPv6 types, RFC 4861
+LINK_LOCAL = "fe80::/10"
 
 
 def destination(network: IPNetwork | str) -> str:
@@ -28,6 +38,13 @@ def question(network: IPNetwork | str) -> str:
     return f"arp,arp_tpa={text}"
 
 
-def advertisement(network: IPNetwork) -> str:
-    """Neighbour advertisements of an address of an IPv6 network."""
+def advertisement(network: IPNetwork | str) -> str:
+    """Neighbour advertisements of an IPv6 address, or any of a network."""
     return f"icmp6,icmp_type=136,icmp_code=0,nd_target={network}"
+
+
+def link_local(mac: str) -> str:
+    """The link-local address that the kernel makes of a MAC (RFC 4291, appendix A)."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    interface = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
+    return str(IPv6Address(b"\xfe\x80" + bytes(6) + interface))

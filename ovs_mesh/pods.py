@@ -30,10 +30,12 @@ class Pod:
     mac: str
     addresses: tuple[str, ...]
     """Without prefix length."""
+    checked: bool = True
+    """Whether it may send from its own addresses only."""
 
     def port(self, ofport: int | None) -> PodPort:
         """The pod at a port of obr0; None: it is a port of kbr0."""
-        return PodPort(self.mac, self.addresses, ofport)
+        return PodPort(self.mac, self.addresses, ofport, self.checked)
 
 
 def pods_of_host(state_dir: Path) -> list[Pod]:
@@ -57,7 +59,9 @@ def pods_of_host(state_dir: Path) -> list[Pod]:
             continue
         addresses = tuple(str(ip).partition("/")[0] for ip in ips)
         ifname = record.attachment.ifname
-        pods.append(Pod(record.host_ifname, record.netns, ifname, mac, addresses))
+        said = metadata.get("sourceGuard")  # records of earlier versions have none
+        checked = not (isinstance(said, dict) and said.get("check") is False)
+        pods.append(Pod(record.host_ifname, record.netns, ifname, mac, addresses, checked))
     return sorted(pods, key=lambda pod: pod.host_link)
 
 

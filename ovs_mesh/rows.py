@@ -24,8 +24,8 @@ class PortRow:
     options: Mapping[str, str] = field(default_factory=dict)
     external_ids: Mapping[str, str] = field(default_factory=dict)
     edge: bool = False
-    """Whether it leads to no other switch (IEEE 802.1w): it forwards without waiting for the
-    spanning tree."""
+    """Whether it leads to pods, and so to no other switch (IEEE 802.1w): it forwards without
+    waiting for the spanning tree."""
 
 
 @dataclass(frozen=True, slots=True)

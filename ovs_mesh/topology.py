@@ -112,7 +112,7 @@ def peer_of(config: OvsConfig, peer: Lease, own: Lease) -> Peer:
         tuple(subnets),
         tuple(str(a) for a in (theirs.public_ip, theirs.public_ipv6) if a is not None),
         tunnel,
-        f"mesh-{tunnel.kind}" if by_flow else port_name(remote),
+        shared_port(config) if by_flow else port_name(remote),
         by_flow,
     )
 
@@ -126,6 +126,11 @@ def _tunnel_ends(
     return ours.public_ipv6, theirs.public_ipv6
 
 
+def shared_port(config: OvsConfig) -> str:
+    """Name the tunnel port that serves many peers, which a static mesh lacks."""
+    return f"mesh-{config.tunnel.kind}"
+
+
 def port_name(remote: IPAddress) -> str:
     """Name a peer's tunnel port: by its IPv4 address, which fits into 15 characters.
 
@@ -136,8 +141,9 @@ def port_name(remote: IPAddress) -> str:
 
 def tunnel_ports(config: OvsConfig, peers: Iterable[Peer]) -> list[TunnelPort]:
     """The tunnel ports: the shared one first, then those of single peers by name."""
-    shared = [] if config.mesh == "static" else [f"mesh-{config.tunnel.kind}"]
-    ports = [TunnelPort(name, config.tunnel, None) for name in shared]
+    ports = []
+    if config.mesh != "static":
+        ports.append(TunnelPort(shared_port(config), config.tunnel, None))
     single = {
         peer.port: TunnelPort(peer.port, peer.tunnel, peer.remote)
         for peer in peers

@@ -25,7 +25,9 @@ from ovs_mesh.rows import MARK, ActualBridge, BridgeRow, PortRow, RowChange
 
 OVSDB_TIMEOUT = 5.0  # seconds for the database to answer, and for ovs-vswitchd after it
 DATABASE = "Open_vSwitch"
-EDGE = "rstp-port-admin-edge"
+EDGE = {"stp-enable": "false", "rstp-port-admin-edge": "true"}
+"""What a port has in other_config that leads to pods. With STP their BPDUs are swallowed. With RSTP
+they are not: Open vSwitch floods nothing to a port that has `rstp-enable` false."""
 COLUMNS = {
     "Open_vSwitch": ["bridges", "cur_cfg", "next_cfg"],
     "Bridge": [
@@ -192,7 +194,7 @@ def _actual_bridge(row: Any) -> ActualBridge:
                 interface.type,
                 dict(interface.options),
                 dict(interface.external_ids),
-                edge=port.other_config.get(EDGE) == "true",
+                edge=port.other_config.items() >= EDGE.items(),
             )
         )
     bridge = BridgeRow(
@@ -254,16 +256,17 @@ def _add_port(txn: Any, bridge: Any, wanted: PortRow) -> None:
     port.name = wanted.name
     port.external_ids = {MARK: "port"}
     if wanted.edge:
-        port.other_config = {EDGE: "true"}
+        port.other_config = EDGE
     port.interfaces = [interface]
     bridge.addvalue("ports", port)
 
 
 def _set_port(row: Any, wanted: PortRow) -> None:
-    if wanted.edge:
-        row.setkey("other_config", EDGE, "true")
-    elif EDGE in row.other_config:
-        row.delkey("other_config", EDGE)
+    for key, value in EDGE.items():
+        if wanted.edge:
+            row.setkey("other_config", key, value)
+        elif key in row.other_config:
+            row.delkey("other_config", key)
 
 
 def _set_interface(row: Any, wanted: PortRow) -> None:

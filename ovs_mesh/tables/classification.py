@@ -17,10 +17,9 @@ def _flows(inputs: HostInputs, exits: Exits) -> Iterator[Flow]:
     for pod in inputs.host.pods:
         if pod.ofport is not None:
             yield Flow(100, f"in_port={pod.ofport}", to_host)
-    shared = {peer.port: peer.tunnel for peer in inputs.peers if peer.chosen_by_flow}
-    for name, tunnel in shared.items():
-        port = f"in_port={inputs.ofports[name]}"
-        yield Flow(100, f"tun_id={tunnel.key},{port}", to_tunnel)
+    if (shared := inputs.shared_port) is not None:
+        port = f"in_port={shared}"
+        yield Flow(100, f"tun_id={inputs.config.tunnel.key},{port}", to_tunnel)
         yield Flow(90, port, exits.drop("wrong_key"))
     for name in sorted({peer.port for peer in inputs.peers if not peer.chosen_by_flow}):
         yield Flow(100, f"in_port={inputs.ofports[name]}", to_tunnel)

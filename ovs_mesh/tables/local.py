@@ -54,7 +54,8 @@ def _to_ports(host: HostSide) -> Iterator[Flow]:
 def _to_subnets(host: HostSide, *, routed: bool) -> Iterator[Flow]:
     """The rest of this host's subnets: through kbr0, or nobody's where pods are ports of obr0."""
     gateway = f"output:{host.gateway_port}"
-    by_gateway = f"set_field:{host.gateway_mac}->eth_dst,{gateway}"
+    # kbr0 learns MACs from what it gets: from a tunnel it gets none but the router's
+    by_gateway = f"set_field:{ROUTER_MAC}->eth_src,set_field:{host.gateway_mac}->eth_dst,{gateway}"
     for subnet in host.subnets:
         delivery = by_gateway if routed else gateway
         yield Flow(90, match.destination(subnet), DROP if host.on_switch else delivery)

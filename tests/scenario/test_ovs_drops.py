@@ -67,7 +67,7 @@ def waiting(receiver: socket.socket) -> list[bytes]:
 def test_forged_tunnel_packet_is_dropped_and_counted(
     make_lab: Callable[..., Lab], eventually: Eventually
 ) -> None:
-    """Right VNI and inner destination, but a source outside the sender's subnet."""
+    """Right VNI and inner destination, but from an address that no lease has."""
     from scapy.layers.inet import IP, UDP
     from scapy.layers.l2 import Ether
     from scapy.layers.vxlan import VXLAN
@@ -81,7 +81,10 @@ def test_forged_tunnel_packet_is_dropped_and_counted(
         / UDP(sport=5, dport=7)
         / b"hello"
     )
-    forged = {"forged": VXLAN(vni=KEY, flags=8) / inner, "wrong_key": VXLAN(vni=9, flags=8) / inner}
+    forged = {
+        "not_a_member": VXLAN(vni=KEY, flags=8) / inner,
+        "wrong_key": VXLAN(vni=9, flags=8) / inner,
+    }
     outside = processes.NETNS_DIR / lab.names.underlay
     with listening(target.netns) as receiver:
         for reason, packet in forged.items():

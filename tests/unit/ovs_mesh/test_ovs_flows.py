@@ -50,6 +50,10 @@ def test_peer_of_a_flow_mesh_is_its_route_and_its_right_to_send() -> None:
             " actions=goto_table:40"
         ),
         (
+            "table=20,priority=20,tun_src=192.168.64.13,in_port=10"
+            " actions=set_field:2->reg1,goto_table:250"
+        ),
+        (
             "table=50,priority=100,ip,nw_dst=10.5.3.0/24 actions=dec_ttl,"
             "set_field:0a:58:0a:05:01:01->eth_src,set_field:0a:5a:00:00:00:01->eth_dst,"
             "set_field:7->tun_id,set_field:192.168.64.13->tun_dst,output:10"
@@ -83,7 +87,8 @@ def test_pod_on_the_switch_may_send_only_what_is_its_own() -> None:
     ovs = config(PodAttach="obr0")
     pod = PodPort("0a:58:0a:05:01:02", ("10.5.1.2",), 5)
     lines = added(text(ovs, 2, on_switch=True), text(ovs, 2, pods=(pod,), on_switch=True))
-    assert [line for line in lines if line.startswith("table=10")] == [
+    allowed = [line for line in lines if line.startswith("table=10") and ":250" not in line]
+    assert allowed == [
         (
             "table=10,priority=100,arp,in_port=5,dl_src=0a:58:0a:05:01:02,arp_sha=0a:58:0a:05:01:02,"
             "arp_spa=10.5.1.2 actions=goto_table:30"
@@ -93,6 +98,25 @@ def test_pod_on_the_switch_may_send_only_what_is_its_own() -> None:
             " actions=goto_table:40"
         ),
     ]
+    assert "table=10,priority=12,in_port=5 actions=set_field:1->reg1,goto_table:250" in lines
+
+
+def test_pod_that_is_not_checked_still_does_not_speak_as_a_router() -> None:
+    ovs = config(PodAttach="obr0")
+    pod = PodPort("0a:58:0a:05:01:02", ("10.5.1.2",), 5, checked=False)
+    lines = added(text(ovs, 2, on_switch=True), text(ovs, 2, pods=(pod,), on_switch=True))
+    own = {line for line in lines if line.startswith("table=10")}
+    assert "table=10,priority=60,ip,in_port=5 actions=goto_table:40" in own
+    assert "table=10,priority=60,arp,in_port=5 actions=goto_table:30" in own
+    dropped = {line.partition(" ")[0] for line in own if ":250" in line}
+    assert dropped == {
+        "table=10,priority=130,in_port=5,vlan_tci=0x1000/0x1000",
+        "table=10,priority=120,icmp6,icmp_type=134,in_port=5",
+        "table=10,priority=120,icmp6,icmp_type=137,in_port=5",
+        "table=10,priority=120,icmp,icmp_type=5,in_port=5",
+        "table=10,priority=120,udp,tp_src=67,in_port=5",
+        "table=10,priority=120,udp6,tp_src=547,in_port=5",
+    }
 
 
 def test_flood_to_a_thousand_peers_fits_openflow_messages() -> None:

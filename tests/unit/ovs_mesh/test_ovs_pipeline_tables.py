@@ -85,7 +85,16 @@ def test_tables_have_the_numbers_that_the_document_tells_operators() -> None:
 
 def test_drop_reasons_keep_their_numbers_over_upgrades() -> None:
     """Counters of a running switch are told apart by them."""
-    assert PIPELINE.drop_reasons == {"spoofed": 1, "forged": 2, "wrong_key": 3, "no_peer": 4}
+    assert PIPELINE.drop_reasons == {
+        "spoofed": 1,
+        "forged": 2,
+        "wrong_key": 3,
+        "no_peer": 4,
+        "router_claim": 5,
+        "dhcp_server": 6,
+        "tagged": 7,
+        "not_a_member": 8,
+    }
 
 
 @pytest.mark.parametrize("mesh", ["flow", "static"])
