@@ -37,12 +37,11 @@ def table(
     body = host_filter.counters()
     for name, rules in host_filter.chains().items():
         body += _chain(name, rules)
-    for name, priority, rules in (
-        ("prerouting", "raw", host_filter.prerouting()),
-        ("input", "filter", host_filter.input()),
-        ("forward", "filter", host_filter.forward()),
+    for name, rules in (
+        ("input", host_filter.input()),
+        ("forward", host_filter.forward()),
     ):
-        body += _chain(name, [_hook("filter", name, priority), *rules])
+        body += _chain(name, [_hook("filter", name, "filter"), *rules])
     if masquerades:
         rules = masquerade.rules(families(config, own))
         body += _chain("postrouting", [_hook("nat", "postrouting", "srcnat"), *rules])

@@ -99,7 +99,8 @@ class Room:
         with packet_socket(victim.netns, "eth0") as sock:
             yield
             seen = self.contents_until_control(sock, victim, sender)
-        assert [self.sent[content] for content in sorted(seen)] == []
+        arrived = sorted(self.sent[content] for content in seen)
+        assert not arrived, f"at pod {victim.name} of host {victim.host}: {', '.join(arrived)}"
 
     def contents_until_control(
         self, sock: socket.socket, victim: LabPod, sender: LabPod

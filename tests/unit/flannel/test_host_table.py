@@ -43,6 +43,7 @@ def test_without_ip_masq_packets_are_only_filtered() -> None:
     assert "masquerade" not in body
     assert chain(body, "forward") == [
         "type filter hook forward priority filter; policy accept;",
+        'iifname "eth0" ip saddr 10.5.0.0/16 jump plain4',
         "ip daddr 10.5.0.0/16 accept",
         "ip saddr 10.5.0.0/16 ip daddr @protected4 jump closed",
         "ip saddr 10.5.0.0/16 accept",
@@ -52,12 +53,13 @@ def test_without_ip_masq_packets_are_only_filtered() -> None:
 
 
 def test_vxlan_packets_are_compared_with_the_leases() -> None:
+    own = "ip daddr 192.168.64.2"
     assert host_filter().chains()["tunnel_8472"] == [
+        f"{own} @th,224,16 0x0800 ip saddr . @th,336,32 & 0xffffff00 @vxlan4_24 accept",
+        f"{own} @th,224,16 0x0800 ip saddr . @th,336,32 @vxlan4_32 accept",
+        "@th,224,16 0x86dd ip6 saddr . @th,304,128 @vxlan6_128 accept",
         "@th,96,24 != 0x1 accept",
         "ip daddr != 192.168.64.2 counter name not_tunnel_end drop",
-        "@th,224,16 0x0800 ip saddr . @th,336,32 & 0xffffff00 @vxlan4_24 accept",
-        "@th,224,16 0x0800 ip saddr . @th,336,32 @vxlan4_32 accept",
-        "@th,224,16 0x86dd ip6 saddr . @th,304,128 @vxlan6_128 accept",
         "ip saddr != @members4 counter name not_a_member drop",
         "ip6 saddr != @members6 counter name not_a_member drop",
         "meta nfproto ipv4 @th,224,16 != 0x0800 counter name not_ip drop",
@@ -66,10 +68,21 @@ def test_vxlan_packets_are_compared_with_the_leases() -> None:
     ]
 
 
+def test_the_input_hook_takes_tunnel_packets_from_the_underlay_first() -> None:
+    assert host_filter().input() == [
+        'iifname "eth0" udp dport 8472 jump tunnel_8472',
+        'iifname "eth0" ip saddr 10.5.0.0/16 jump plain4',
+        'iifname "lo" accept',
+        'iifname { "kbr0", "obr0" } jump closed',
+        "ip saddr 10.5.0.0/16 ip saddr != @hosts4 jump closed",
+        "udp dport 8472 jump tunnel_8472",
+    ]
+
+
 def test_packets_without_a_tunnel_come_only_from_subnets_of_peers() -> None:
     assert host_filter().chains()["plain4"] == ["counter name plain_pod_source drop"]
     assert host_filter(Arrivals(plain=True)).chains()["plain4"] == [
-        "ip saddr & 255.255.255.0 @plain4_24 accept",
+        "ip saddr & 255.255.255.0 @plain4_24 return",
         "counter name plain_pod_source drop",
     ]
 
