@@ -30,6 +30,7 @@ from hostnet.underlay import Underlay
 from ipam.lease import Lease
 from ovs_mesh import attach_file, topology
 from ovs_mesh.applied import AppliedState
+from ovs_mesh.clients.jsonrpc import request
 from ovs_mesh.clients.openflow import FlowChange, Switch, difference
 from ovs_mesh.clients.ovsdb import Ovsdb, OvsdbError
 from ovs_mesh.config import OvsConfig
@@ -55,6 +56,7 @@ from ovs_mesh.watch import Watch
 
 log = logging.getLogger("ovs")
 PORT_TIMEOUT = 5.0  # seconds for ovs-vswitchd to open a port
+PROBE_TIMEOUT = 1.0  # seconds for ovsdb-server to say that it is there
 PORT_INTERVAL = 0.01  # seconds between checks whether it has
 
 
@@ -145,8 +147,17 @@ class OvsDataPlane:
         return lines
 
     def problem(self) -> str | None:
-        """Why pods can't reach other hosts now, or None."""
-        return self._problem
+        """Why pods can't reach other hosts now, or None; asks the database, PROBE_TIMEOUT at most.
+
+        Without it the userspace datapath stands still, and no pod can be added on any.
+        """
+        if self._problem is not None:
+            return self._problem
+        try:
+            request(str(self.rundir / "db.sock"), "echo", [], PROBE_TIMEOUT)
+        except OvsError as error:
+            return f"ovs: database: {error}"
+        return None
 
     def samples(self) -> list[MetricSample]:
         """Packets dropped; nothing while the switch doesn't answer."""

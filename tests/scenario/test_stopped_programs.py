@@ -134,6 +134,20 @@ def test_a_stopped_data_plane_keeps_nothing_else_waiting(
     assert_all_reach_all(lab)
 
 
+def test_a_stopped_ovs_database_is_told_when_nothing_is_to_be_changed(
+    make_lab: MakeLab, eventually: Eventually
+) -> None:
+    lab = make_lab(hosts=1, pods_per_host=1, backend={"Type": "ovs"})
+    restart(lab, 1)
+    eventually(lambda: readyz(lab, 1).text == "ok\n", "all is well")
+    with stopped(pids(lab, 1, "ovsdb-server")):
+        eventually(
+            lambda: "db.sock" in readyz(lab, 1).text, "/readyz tells the reason", timeout=5.0
+        )
+        assert readyz(lab, 1).seconds < ANSWER_LIMIT
+    eventually(lambda: readyz(lab, 1).text == "ok\n", "all is well again")
+
+
 def test_a_stopped_etcd_keeps_nothing_else_waiting(
     make_lab: MakeLab, on: On, eventually: Eventually
 ) -> None:
