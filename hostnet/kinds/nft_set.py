@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from hostnet.kinds.kind import DiffContext, Failure, KernelView, PlanPart, Step, step
 from hostnet.kinds.nft_table import NftTable
 from hostnet.netlink.socket import NetlinkError, Request
-from hostnet.nft import tables
+from hostnet.nft import datatypes, tables
 from hostnet.nft.sets import NftSet, SetSocket, add_sets, delete_sets
 from hostnet.ownership import Mark
 from hostnet.state import HostState
@@ -30,14 +30,17 @@ class NftSetKind:
 
         What a table's text declares (`hostnet.kinds.nft_table`) has no such comment.
         """
-        keys = {one.key for one in wanted.of(NftSet)}
+        by_key = {one.key: one for one in wanted.of(NftSet)}
         tables = {one.key[:2] for one in wanted.of(NftSet)} | set(view.mark.tables)
         if not tables:
             return
         with SetSocket(view.netns_fd) as sets:
             for family, name in sorted(tables):
                 for one in sets.sets(family, name):
-                    if one.comment == view.mark.alias or one.key in keys:
+                    mine = by_key.get(one.key)
+                    if mine is not None and _same_layout(one, mine):
+                        yield mine
+                    elif one.comment == view.mark.alias or mine is not None:
                         yield one._replace(comment="")
 
     def diff(self, context: DiffContext) -> PlanPart:
@@ -73,6 +76,15 @@ class NftSetKind:
         if verb == "delete":
             return f"nft delete {'map' if one.data else 'set'} {' '.join(one.key)}"
         return one.line()
+
+
+def _same_layout(one: NftSet, other: NftSet) -> bool:
+    """Whether the kernel can't tell two sets' types apart: integers of one size are alike."""
+    return all(
+        (datatypes.number_of(a), datatypes.size_of(a))
+        == (datatypes.number_of(b), datatypes.size_of(b))
+        for a, b in ((one.types, other.types), (one.data, other.data))
+    )
 
 
 def _requests(step: Step, sets: Iterable[NftSet], view: KernelView) -> list[Request]:
