@@ -27,6 +27,7 @@ from hostnet.gateway_bridge import set_up
 from hostnet.kernel import Kernel
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.underlay import Underlay
+from ipam.address_store import Attachment
 from ipam.lease import Lease
 from ovs_mesh import attach_file, topology
 from ovs_mesh.applied import AppliedState
@@ -84,6 +85,8 @@ class OvsDataPlane:
         self._peers = KnownPeers()
         self._peer_flows = PeerFlowCache()
         self._pod_checksums = PodChecksums()
+        self._pod_ports: dict[int, Attachment] = {}
+        """The pods at ports of obr0."""
 
     # -- backend.protocol.DataPlane -----------------------------------------------------
 
@@ -127,6 +130,8 @@ class OvsDataPlane:
             flows = frozenset(all_flows(self.config, host, mesh, ofports, self._peer_flows))
             changes = self._apply_flows(flows, before)
             self._applied = AppliedState(rows, ofports, flows, pod_veths)
+            at = {pod.host_link: pod.attachment for pod in pods} if self.attaches_pods else {}
+            self._pod_ports = {ofports[name]: at[name] for name in at.keys() & ofports.keys()}
         if self._watch is not None:
             self._watch.ready()
         return lines + [change.line(OBR0) for change in changes]
@@ -161,15 +166,23 @@ class OvsDataPlane:
 
     def samples(self) -> list[MetricSample]:
         """Packets dropped; nothing while the switch doesn't answer."""
+        switch, ports = Switch(self.rundir, OBR0), self._pod_ports
         try:
-            dropped = Switch(self.rundir, OBR0).dropped()
+            dropped = switch.dropped()
+            refused = switch.refused() if ports else {}
         except OvsError:
             return []
         what = "Packets that obr0 dropped since Open vSwitch started"
-        return [
+        samples = [
             MetricSample("ovs_dropped_packets", what, packets, {"reason": reason})
             for reason, packets in dropped.items()
         ]
+        whose = "Packets of a pod that were refused: not its addresses, or only routers send such"
+        for port, (network, container, ifname) in ports.items():
+            labels = {"network": network, "container": container, "ifname": ifname}
+            count = refused.get(port, 0)
+            samples.append(MetricSample("pod_refused_packets", whose, count, labels))
+        return samples
 
     def mark_dirty(self) -> None:
         """Something may have changed: the next `reconcile` reads all rows and flows."""

@@ -33,7 +33,7 @@ class PodChecksums:
 
 def _turn_off(pod: Pod) -> None:
     try:
-        netns.run_in(pod.netns, lambda: turn_tx_checksum_off(pod.ifname))
+        netns.run_in(pod.netns, lambda: turn_tx_checksum_off(pod.attachment.ifname))
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
             raise  # else the pod is being deleted

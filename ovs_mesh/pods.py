@@ -13,7 +13,7 @@ from pathlib import Path
 from base.paths import ADDRESS_STORE
 from hostnet.find_link import find_link
 from hostnet.netlink.socket import NetlinkSocket
-from ipam.address_store import AddressStore, AddressStoreError
+from ipam.address_store import AddressStore, AddressStoreError, Attachment
 from ovs_mesh.errors import OvsError
 from ovs_mesh.inputs import PodPort
 
@@ -22,11 +22,10 @@ from ovs_mesh.inputs import PodPort
 class Pod:
     """A pod of the address store."""
 
+    attachment: Attachment
     host_link: str
     """The host end of its veth pair."""
     netns: str
-    ifname: str
-    """Its interface inside its namespace."""
     mac: str
     addresses: tuple[str, ...]
     """Without prefix length."""
@@ -58,10 +57,10 @@ def pods_of_host(state_dir: Path) -> list[Pod]:
         if record.state != "ready" or not isinstance(mac, str) or not isinstance(ips, list):
             continue
         addresses = tuple(str(ip).partition("/")[0] for ip in ips)
-        ifname = record.attachment.ifname
         said = metadata.get("sourceGuard")  # records of earlier versions have none
         checked = not (isinstance(said, dict) and said.get("check") is False)
-        pods.append(Pod(record.host_ifname, record.netns, ifname, mac, addresses, checked))
+        where = (record.attachment, record.host_ifname, record.netns)
+        pods.append(Pod(*where, mac, addresses, checked))
     return sorted(pods, key=lambda pod: pod.host_link)
 
 

@@ -16,6 +16,7 @@ import errno
 import re
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -24,10 +25,12 @@ from pathlib import Path
 from ovs_mesh.errors import OvsError
 from ovs_mesh.flows import PIPELINE
 from ovs_mesh.pipeline import COOKIE, DROP_TABLE
+from ovs_mesh.tables.spoof import ANTI_SPOOF
 
 OFCTL_TIMEOUT = 10.0  # seconds for one call; a bundle of 15,000 flows takes under two
 MINE = f"cookie={COOKIE:#x}"
 TABLE, PRIORITY = re.compile(r"\btable=(\d+)"), re.compile(r"\bpriority=(\d+)")
+PORT_STATISTICS = re.compile(r"n_packets=(\d+).*?,in_port=(\d+)")
 STATISTICS = re.compile(r"n_packets=(\d+).*?,reg1=(\w+)")
 
 
@@ -94,6 +97,19 @@ class Switch:
         for line in self._run("dump-flows", self.target, table).splitlines():
             if MINE in line and (found := STATISTICS.search(line)):
                 counts[reasons[int(found[2], 0)]] += int(found[1])
+        return counts
+
+    def refused(self) -> dict[int, int]:
+        """Packets that were refused from pods, by port, since their flows were made.
+
+        Raises OpenFlowError.
+        """
+        counts: Counter[int] = Counter()
+        end = f"goto_table:{PIPELINE.numbers[DROP_TABLE]}"
+        table = f"table={PIPELINE.numbers[ANTI_SPOOF.name]}"
+        for line in self._run("dump-flows", self.target, table).splitlines():
+            if MINE in line and line.endswith(end) and (found := PORT_STATISTICS.search(line)):
+                counts[int(found[2])] += int(found[1])
         return counts
 
     def _run(

@@ -38,7 +38,7 @@ def _flows(inputs: HostInputs, exits: Exits) -> Iterator[Flow]:
     # a stack that has no address yet (DAD, DHCP, group reports) is no attacker: not counted
     yield Flow(106, f"icmp6,icmp_type={SOLICITATION},ipv6_src=::", DROP)
     for kind in (SOLICITATION, ADVERTISEMENT):
-        yield Flow(105, f"icmp6,icmp_type={kind}", exits.drop("spoofed"))
+        yield Flow(104, f"icmp6,icmp_type={kind}", exits.drop("spoofed"))
     for without in ("ipv6,ipv6_src=::", f"ipv6,ipv6_src={LINK_LOCAL}", "ip,nw_src=0.0.0.0"):
         yield Flow(50, without, DROP)
     yield Flow(50, "arp,arp_spa=0.0.0.0", DROP)
@@ -89,6 +89,8 @@ def _of_pod_on_switch(pod: PodPort, port: int, exits: Exits) -> Iterator[Flow]:
     neighbour = exits.next(Traffic.HOST_NEIGHBOUR)
     if pod.checked:
         yield from _of_pod(pod, port, exits)
+        for kind in (SOLICITATION, ADVERTISEMENT):
+            yield Flow(105, f"icmp6,in_port={port},icmp_type={kind}", exits.drop("spoofed"))
         yield Flow(12, f"in_port={port}", exits.drop("spoofed"))
         return
     for kind in (SOLICITATION, ADVERTISEMENT):

@@ -129,7 +129,9 @@ class Place:
 
 @pytest.mark.parametrize("config", MODES, ids=lambda c: f"{c['Mesh']} {c.get('SpanningTree', '')}")
 def test_pod_on_the_switch_sends_nothing_but_its_own(
-    make_lab: Callable[..., Lab], config: dict[str, Any]
+    make_lab: Callable[..., Lab],
+    config: dict[str, Any],
+    scrape: Callable[[Lab, int], list[str]],
 ) -> None:
     lab = make_lab(hosts=2, pods_per_host=2, ipv6=True, backend=config)
     place = Place(lab)
@@ -148,3 +150,8 @@ def test_pod_on_the_switch_sends_nothing_but_its_own(
     after = switch(lab, 1).dropped()
     for reason in ("spoofed", "router_claim", "dhcp_server", "tagged"):
         assert after[reason] > before[reason]
+    who = f'container="{lab.spec.name}-h1-p1"'
+    lines = [line for line in scrape(lab, 1) if "pod_refused_packets_total{" in line]
+    assert [float(line.rpartition(" ")[2]) >= len(frames) for line in lines if who in line] == [
+        True
+    ]
