@@ -122,8 +122,12 @@ def serve(
     registry: CollectorRegistry,
     alive: Callable[[], bool],
     problem: Callable[[], str | None],
+    more_lines: Callable[[], Iterable[str]] = tuple,
 ) -> Callable[[], None]:
-    """Serve until the returned function is called. Raises OSError when the port is taken."""
+    """Serve until the returned function is called. Raises OSError when the port is taken.
+
+    `more_lines` are those that /readyz adds: what is not right, but keeps no pod from being served.
+    """
     metrics = make_wsgi_app(registry)
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -140,7 +144,8 @@ def serve(
             return [b"try /healthz, /readyz or /metrics\n"]
         status = "200 OK" if text is None else "503 Service Unavailable"
         start_response(status, [("Content-Type", "text/plain")])
-        return [f"{text or 'ok'}\n".encode()]
+        more = more_lines() if path == "/readyz" else ()
+        return [f"{line}\n".encode() for line in (text or "ok", *more)]
 
     server = _Server((address, port), _Quiet)
     server.set_app(app)

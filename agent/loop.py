@@ -22,9 +22,10 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from agent.backends import make_backend
@@ -32,9 +33,11 @@ from agent.controller import Change, Controller
 from agent.data_plane_owner import DataPlaneOwner
 from agent.inputs import HostInputs, ReconcileInputs, masquerades
 from agent.kernel_applier import KernelEvents
-from agent.lease_grace import LeaseGrace
+from agent.leases.lease_grace import LeaseGrace
+from agent.leases.occupied import in_use, of_underlay
+from agent.leases.previous_lease import previous_lease
+from agent.leases.refused_leases import RefusedLeases
 from agent.metrics import Metrics
-from agent.previous_lease import previous_lease
 from agent.problems import Problems
 from agent.runner import Runner
 from agent.settings import Settings
@@ -45,6 +48,14 @@ from base.errors import FlatmeshError
 from hostnet.kernel import Kernel
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes
+from ipam.lease_claims import (
+    IN_USE,
+    ClaimRules,
+    InUse,
+    LeaseClaims,
+    network_conflicts,
+    relevant,
+)
 from ipam.lease_source import LeaseRequest, LeaseSource, Snapshot
 from ipam.network import NetworkConfig
 
@@ -72,11 +83,12 @@ class HostController:
         events: Sequence[tuple[KernelEvents, Change]],
         data_plane: DataPlaneOwner,
         reader: Kernel,
+        etcd_addresses: Callable[[], Collection[IPv4Address | IPv6Address]] = frozenset,
     ) -> None:
         """Called in the event loop.
 
         `events` are followed, with the change that each tells of; `reader` reads the underlay,
-        in the loop.
+        in the loop; `etcd_addresses` returns those that are known, at once.
         """
         self.settings = settings
         self.source = source
@@ -88,6 +100,7 @@ class HostController:
         self._data_plane = data_plane
         data_plane.on_change = self._data_plane_changed
         self._reader = reader
+        self._etcd_addresses = etcd_addresses
         self._snapshot: Snapshot | None = None
         self._config: NetworkConfig | None = None
         self._backend: Backend | None = None
@@ -95,6 +108,10 @@ class HostController:
         self._find_underlay = True
         """Whether the underlay may have changed: then it is detected again."""
         self._grace = LeaseGrace()
+        self._claims = LeaseClaims()
+        self._occupied: tuple[InUse, ...] = ()
+        """What this host and etcd use themselves in the cluster's networks."""
+        self.refused = RefusedLeases()
         self._problems = Problems(log)
         self._hold_lease = asyncio.Event()
         self._retry: asyncio.TimerHandle | None = None
@@ -112,7 +129,7 @@ class HostController:
             runner.before = self._named(runner.controller.after)
             runner.preferred_before = self._named(runner.controller.preferably_after)
         self._for_pods = [r for r in self.runners if r.controller.required_for_pods]
-        self.metrics.follow(self.runners)
+        self.metrics.follow(self.runners, self.refused.samples)
 
     def _named(self, names: Collection[str]) -> list[Runner]:
         return [runner for runner in self.runners if runner.name in names]
@@ -235,6 +252,9 @@ class HostController:
         while True:
             await asyncio.sleep(CLOCK_INTERVAL)
             self._changed(Change.CLOCK, ["clock"])
+            if any(refusal.reason == IN_USE for refusal in self._claims.refused.values()):
+                self._find_underlay = True  # what was in the way may be gone
+                self._bring_up_to_date()
 
     async def _beat(self) -> None:
         while True:
@@ -260,9 +280,25 @@ class HostController:
         leases = self._grace.serve(self._snapshot.leases, time.monotonic())
         keys = changed | (kept ^ set(self._grace.kept))
         if self.inputs is not None:
-            self.inputs = replace(self.inputs, leases=leases)
+            served, differs = self._judged(leases, keys, self.inputs.host.config)
+            self.inputs = replace(self.inputs, leases=served)
+            keys |= differs
             for runner in self.runners if keys else ():
                 runner.mark(Change.LEASES, keys=keys)
+
+    def _judged(
+        self,
+        leases: Mapping[str, Lease],
+        changed: Collection[str],
+        config: NetworkConfig,
+        own: Lease | None = None,
+    ) -> tuple[Mapping[str, Lease], frozenset[str]]:
+        """The leases to serve, and the keys of those that are served now or no longer are."""
+        own = own or (self.inputs.host.own if self.inputs is not None else None)
+        rules = ClaimRules(config, own, self._occupied)
+        served, differs = self._claims.take(leases, changed, rules)
+        self.refused.report(self._claims.refused)
+        return served, differs
 
     def _bring_up_to_date(self) -> None:
         """Config, backend and underlay; then the lease. Tries again later when one fails."""
@@ -274,6 +310,7 @@ class HostController:
                 before = self._underlay
                 self._underlay = find_underlay(self.settings, self._config, self._reader)
                 self._find_underlay = False
+                self._read_occupied(self._config)
                 if before is not None and before.addresses != self._underlay.addresses:
                     self.source.underlay_changed()
         except (FlatmeshError, OSError) as problem:
@@ -282,6 +319,13 @@ class HostController:
         else:
             self._problems.clear("inputs")
         self._hold_lease.set()
+
+    def _read_occupied(self, config: NetworkConfig) -> None:
+        """Judge the leases again when this host's own networks have changed."""
+        found = relevant(config, in_use(self._reader, self._etcd_addresses()))
+        if found != self._occupied:
+            self._occupied = found
+            self._take_leases(frozenset())
 
     def _try_again(self) -> None:
         if self._retry is not None:
@@ -296,6 +340,15 @@ class HostController:
             return
         self._problems.clear("config")
         if snapshot.config == self._config and self._backend is not None:
+            return
+        underlay = find_underlay(self.settings, snapshot.config, self._reader)
+        conflicts = network_conflicts(
+            snapshot.config, of_underlay(underlay, self._etcd_addresses())
+        )
+        if conflicts:
+            kept = "; the last good one stays in force" if self._config is not None else ""
+            mend = "choose another network with flatmesh config set"
+            self._problems.report("config", f"{conflicts[0]}{kept}: {mend}")
             return
         if self._config is not None and snapshot.config != self._config:
             log.info("the cluster config has changed")
@@ -341,6 +394,7 @@ class HostController:
         if self._snapshot is None or (self.inputs is not None and self.inputs.host == host):
             return
         leases = self._grace.serve(self._snapshot.leases, time.monotonic())
-        self.inputs = ReconcileInputs(host, leases)
+        served, _ = self._judged(leases, (), config, own)
+        self.inputs = ReconcileInputs(host, served)
         for runner in self.runners:
             runner.mark_whole()

@@ -181,6 +181,7 @@ async def serve(settings: Settings) -> None:
                     host.metrics.registry,
                     lambda: time.monotonic() - host.last_beat < health.STALL_TIMEOUT,
                     host.readiness,
+                    host.refused.lines,
                 )
             )
         log.info("flatmeshd starts: leases from %s", settings.lease_source)
@@ -213,6 +214,7 @@ def host_controller(
         events,
         resources.data_plane,
         stack.enter_context(Kernel()),
+        lambda: resources.etcd.addresses(again=False),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -52,16 +52,24 @@ class Metrics:
         self.changes = Counter("flatmesh_changes", "Kernel objects changed", registry=where)
         self.errors = Counter("flatmesh_errors", "Changes the kernel refused", registry=where)
 
-    def follow(self, parts: Sequence[MeasuredPart]) -> None:
-        """Show which parts fail, and what they count themselves: they are asked at each scrape."""
-        self.registry.register(_Samples(parts))
+    def follow(
+        self, parts: Sequence[MeasuredPart], more: Callable[[], Sequence[MetricSample]] = tuple
+    ) -> None:
+        """Show which parts fail, and what they count themselves: they are asked at each scrape.
+
+        `more` are samples of no part.
+        """
+        self.registry.register(_Samples(parts, more))
 
 
 class _Samples(Collector):
     """Asks the parts for their state and samples; the health server's threads call it."""
 
-    def __init__(self, parts: Sequence[MeasuredPart]) -> None:
+    def __init__(
+        self, parts: Sequence[MeasuredPart], more: Callable[[], Sequence[MetricSample]]
+    ) -> None:
         self._parts = parts
+        self._more = more
 
     def describe(self) -> Iterator[Metric]:
         """Nothing in advance: which backend runs is not known yet."""
@@ -77,12 +85,12 @@ class _Samples(Collector):
         families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
         for part in self._parts:
             failing.add_metric([part.name], part.status() is not None)
-            for sample in part.samples():
-                kind = GaugeMetricFamily if sample.gauge else CounterMetricFamily
-                family = families.setdefault(
-                    sample.name,
-                    kind(f"flatmesh_{sample.name}", sample.help, labels=[*sample.labels]),
-                )
-                family.add_metric([*sample.labels.values()], sample.value)
+        for sample in (*(s for part in self._parts for s in part.samples()), *self._more()):
+            kind = GaugeMetricFamily if sample.gauge else CounterMetricFamily
+            family = families.setdefault(
+                sample.name,
+                kind(f"flatmesh_{sample.name}", sample.help, labels=[*sample.labels]),
+            )
+            family.add_metric([*sample.labels.values()], sample.value)
         yield failing
         yield from families.values()

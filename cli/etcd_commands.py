@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from collections.abc import Awaitable, Callable
@@ -12,10 +13,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from agent.etcd_addresses import EtcdAddresses
+from agent.leases.occupied import in_use
 from agent.settings import etcd_options, etcd_settings
 from etcd.connect import connect
+from hostnet.kernel import Kernel
 from ipam.lease import parse_key
-from ipam.network import parse_config
+from ipam.lease_claims import address_in_use, network_conflicts
+from ipam.network import ConfigError, NetworkConfig, parse_config
 from ipam.registry import Registry
 
 Answer = TypeVar("Answer")
@@ -49,13 +54,43 @@ def show_config(**flags: Any) -> None:
 
 @config_group.command("set")
 @click.argument("config")
+@click.option("--force", is_flag=True, help="Write it although its network is in use here.")
 @etcd_options
-def set_config(config: str, **flags: Any) -> None:
-    """Check CONFIG (JSON, or - for stdin) and write it; daemons follow at once."""
+def set_config(config: str, *, force: bool, **flags: Any) -> None:
+    """Check CONFIG (JSON, or - for stdin) and write it; daemons follow at once.
+
+    A network that overlaps addresses or routes of this host, etcd's addresses or those of the
+    hosts that have leases is refused.
+    """
     text = sys.stdin.read() if config == "-" else config
-    parse_config(text)
+    wanted = parse_config(text)
     compact = json.dumps(json.loads(text), separators=(",", ":"))
-    with_registry(flags, lambda registry: registry.set_config(compact))
+    etcd = EtcdAddresses(etcd_settings(dict(flags)).endpoints)
+
+    async def write(registry: Registry) -> None:
+        if not force:
+            await _require_free(registry, wanted, etcd)
+        await registry.set_config(compact)
+
+    with_registry(flags, write)
+
+
+async def _require_free(registry: Registry, wanted: NetworkConfig, etcd: EtcdAddresses) -> None:
+    """Raise ConfigError when the networks are new and in use."""
+    with contextlib.suppress(ConfigError):
+        there, _ = await registry.config()
+        if (there.network, there.ipv6_network) == (wanted.network, wanted.ipv6_network):
+            return
+    leases, _ = await registry.leases()
+    with Kernel() as kernel:
+        used = in_use(kernel, etcd.addresses(again=True))
+    for lease in leases.values():
+        for address in (lease.attributes.public_ip, lease.attributes.public_ipv6):
+            if address is not None:
+                used.append(address_in_use(address, f"host {address} of lease {lease.key}"))
+    conflicts = network_conflicts(wanted, used)
+    if conflicts:
+        raise ConfigError(f"{conflicts[0]}: choose another network, or write it with --force")
 
 
 @click.group("lease")

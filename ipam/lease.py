@@ -66,6 +66,9 @@ class Lease:
     origin: object = field(default=None, compare=False)
     """What the source that the lease comes from knows of it (`ipam.etcd_origin`); not part of what
     the lease says, and nobody else reads it."""
+    since: int = field(default=0, compare=False)
+    """Grows with the moment at which the lease was taken, where its source tells: older ones are
+    believed first (`ipam.lease_claims`)."""
 
     @property
     def key(self) -> str:
@@ -139,10 +142,17 @@ def parse_value(text: str | bytes) -> LeaseAttributes:
     )
 
 
-def parse(key: str, text: str | bytes, *, reserved: bool = False, origin: object = None) -> Lease:
+def parse(
+    key: str,
+    text: str | bytes,
+    *,
+    reserved: bool = False,
+    since: int = 0,
+    origin: object = None,
+) -> Lease:
     """A lease from its key's last part and its value. Raises LeaseError."""
     subnet, ipv6_subnet = parse_key(key)
-    return Lease(subnet, ipv6_subnet, parse_value(text), reserved, origin)
+    return Lease(subnet, ipv6_subnet, parse_value(text), reserved, origin, since)
 
 
 def same_host(one: LeaseAttributes, other: LeaseAttributes) -> bool:

@@ -130,7 +130,11 @@ class Registry:
         """Read a lease. Raises LeaseError."""
         name = kv.key.removeprefix(self.subnets)
         lease = codec.parse(
-            name, kv.value, reserved=kv.lease == 0, origin=EtcdOrigin(kv.mod_revision, kv.lease)
+            name,
+            kv.value,
+            reserved=kv.lease == 0,
+            since=kv.create_revision,
+            origin=EtcdOrigin(kv.mod_revision, kv.lease),
         )
         if lease.key != name:  # flannel's keys have one form: fd05::-64, not fd05:0:0::-64
             raise LeaseError(f"key {name!r} should be {lease.key!r}")
@@ -232,7 +236,8 @@ class Registry:
         if done.key is None:
             return None, list(done.keys)
         v4, v6 = codec.parse_key(done.key.removeprefix(self.subnets))
-        return Lease(v4, v6, attributes, False, EtcdOrigin(done.revision, etcd_lease)), []
+        origin = EtcdOrigin(done.revision, etcd_lease)
+        return Lease(v4, v6, attributes, False, origin, done.revision), []
 
     def _held(self, found: list[KeyValue]) -> list[Subnets]:
         """All subnets that are named by a key, whatever its value is worth."""
@@ -276,6 +281,7 @@ class Registry:
             attributes,
             etcd_lease == 0,
             EtcdOrigin(revision, etcd_lease),
+            lease.since,
         )
 
     async def update(self, lease: Lease, attributes: LeaseAttributes) -> Lease:

@@ -39,6 +39,7 @@ class Resources:
     forwarding: KernelApplier
     forward_chains: NftWatch
     pod_guard: NftWatch
+    etcd: EtcdAddresses
     data_plane: DataPlaneOwner = field(default_factory=DataPlaneOwner)
 
 
@@ -55,7 +56,8 @@ def open_resources(
         stack.callback(opened.close)
     overlay.monitor.ignore(forwarding.port)
     forwarding.monitor.ignore(overlay.port)
-    return Resources(settings, overlay, forwarding, forward_chains, pod_guard)
+    etcd = EtcdAddresses(settings.etcd.endpoints if settings.etcd is not None else ())
+    return Resources(settings, overlay, forwarding, forward_chains, pod_guard, etcd)
 
 
 Factory = Callable[[Resources], Controller[Any]]
@@ -71,7 +73,7 @@ def _data_plane(resources: Resources) -> Controller[Any]:
 
 def _forwarding(resources: Resources) -> Controller[Any]:
     settings = resources.settings
-    etcd = EtcdAddresses(settings.etcd.endpoints if settings.etcd is not None else ())
+    etcd = resources.etcd
     return ForwardingController(resources.forwarding, etcd, settings.healthz_port)
 
 

@@ -8,8 +8,10 @@ difference is what keeps a change at milliseconds with thousands of peers presen
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from agent.controller import Change, Dirty, Report
 from agent.inputs import HostInputs, ReconcileInputs
@@ -30,6 +32,8 @@ class PeerParts:
     """By lease key."""
     unusable: dict[str, str] = field(default_factory=dict)
     """Why a peer has no part, by lease key."""
+    uses: Counter[Any] = field(default_factory=Counter)
+    """In how many parts a value is: two leases of one host share entries."""
 
     def whole(self) -> HostState:
         """Everything this host should hold for its backend."""
@@ -48,6 +52,7 @@ class PeerParts:
             old = self.parts.pop(key, None)
             if old is not None:
                 before.append(old)
+                self.uses.subtract(_values(old))
             self.unusable.pop(key, None)
             lease = leases.get(key)
             if lease is None or not self.host.is_peer(lease):
@@ -59,7 +64,19 @@ class PeerParts:
                 continue
             self.parts[key] = part
             after.append(part)
-        return merge(before), merge(after)
+            self.uses.update(_values(part))
+        gone, come = merge(before), merge(after)
+        still = [v for v in _values(gone) if self.uses[v] > 0 and v not in come.of(type(v))]
+        for value in still:  # another lease needs it as well
+            gone = gone.replacing(type(value), gone.of(type(value)) - {value})
+        for value in _values(gone):
+            if self.uses[value] <= 0:
+                del self.uses[value]
+        return gone, come
+
+
+def _values(state: HostState) -> list[Any]:
+    return [value for group in state.groups() for value in group]
 
 
 class OverlayController:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
-from agent.lease_grace import GRACE, LeaseGrace
+from agent.leases.lease_grace import GRACE, LeaseGrace
 from ipam import lease as codec
 from ipam.lease import Lease, LeaseAttributes
 

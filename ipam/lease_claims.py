@@ -1,0 +1,282 @@
+"""Which leases this host believes: a lease says what it claims, and others have claims, too.
+
+Whoever can write to the lease source can claim a subnet that others use, and every host would send
+these packets to him. So a lease is served only when
+
+    its subnets lie in the cluster's network and have the configured length
+    no other lease has one of them
+    its PublicIP is a unicast address outside of the cluster's network, of no other lease and not
+    this host's
+    its VTEP MAC, or its WireGuard key, is no other lease's; a VTEP MAC is a unicast MAC
+    no address, no route of another program and no etcd member of this host lies in a subnet of it
+
+The first one keeps working: this host's own lease, then those that were served already, then the
+older one. What is refused is judged again whenever something changes that it was refused for.
+
+A lease is judged alone when it changes: with 5,000 leases a change costs as much as with five.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from typing import Any, NamedTuple
+
+from ipam.lease import Lease
+from ipam.network import NetworkConfig
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+MAC = re.compile(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
+IN_USE = "in use"
+"""The reason of what this host itself stands in the way of."""
+MAX_VALUE = 200
+"""Characters of a value from outside in a message."""
+
+
+class InUse(NamedTuple):
+    """A network that this host, or etcd, uses itself."""
+
+    network: Network
+    text: str
+    """What uses it, for people."""
+    via: str = ""
+    """The gateway, of a route."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRules:
+    """What leases are judged by."""
+
+    config: NetworkConfig
+    own: Lease | None = None
+    in_use: tuple[InUse, ...] = ()
+    """Of this host and of etcd; `relevant` of them."""
+
+
+def relevant(config: NetworkConfig, in_use: Iterable[InUse]) -> tuple[InUse, ...]:
+    """Those that lie in the cluster's networks; usually none.
+
+    A route to more than a whole network of the cluster is no conflict: the leases' routes are
+    longer, and meant to be.
+    """
+    networks = [n for n in (config.network, config.ipv6_network) if n is not None]
+    return tuple(
+        one
+        for one in in_use
+        if any(
+            one.network.version == n.version
+            and one.network.prefixlen >= n.prefixlen
+            and one.network.overlaps(n)
+            for n in networks
+        )
+    )
+
+
+class Refusal(NamedTuple):
+    """Why a lease is not served."""
+
+    reason: str
+    """One of a few words, for metrics."""
+    text: str
+    """One line: the key, what, why, the mend."""
+
+
+@dataclass(slots=True)
+class LeaseClaims:
+    """All leases, and which of them are served. Used by one thread."""
+
+    refused: dict[str, Refusal] = field(default_factory=dict)
+    """By lease key."""
+    _rules: ClaimRules | None = None
+    _served: dict[str, Lease] = field(default_factory=dict)
+    _holders: dict[Hashable, str] = field(default_factory=dict)
+    """Which served lease has a claim."""
+
+    def take(
+        self, leases: Mapping[str, Lease], changed: Collection[str], rules: ClaimRules
+    ) -> tuple[Mapping[str, Lease], frozenset[str]]:
+        """Judge the leases under the changed keys; returns what to serve, and whose part changes.
+
+        All are judged again when the rules have changed.
+        """
+        whole = rules != self._rules
+        self._rules = rules
+        before = self._served if whole else {}
+        keys = set(leases) | set(before) if whole else set(changed)
+        if whole:
+            self._served, self._holders, self.refused = {}, {}, {}
+            for claim in _claims(rules.own) if rules.own is not None else ():
+                self._holders[claim] = rules.own.key if rules.own is not None else ""
+        given_back = False
+        old = {key: self._served.get(key) for key in keys} if not whole else dict(before)
+        for key in keys:
+            given_back |= self._withdraw(key)
+        again = set(self.refused) if given_back else set()
+        order = sorted(
+            (key for key in keys | again if key in leases),
+            key=lambda key: (key not in old or old[key] is None, leases[key].since, key),
+        )
+        for key in order:
+            self._judge(key, leases[key], served_before=bool(old.get(key)))
+        touched = keys | again
+        differs = frozenset(k for k in touched if old.get(k) != self._served.get(k))
+        if not self.refused:
+            return leases, differs
+        return {k: lease for k, lease in leases.items() if k not in self.refused}, differs
+
+    def _withdraw(self, key: str) -> bool:
+        """Forget a lease; returns whether it had claims that others may want."""
+        self.refused.pop(key, None)
+        lease = self._served.pop(key, None)
+        if lease is None:
+            return False
+        for claim in _claims(lease):
+            if self._holders.get(claim) == key:
+                del self._holders[claim]
+        return bool(self.refused)
+
+    def _judge(self, key: str, lease: Lease, *, served_before: bool) -> None:
+        assert self._rules is not None  # noqa: S101 - `take` has set it
+        own = self._rules.own
+        if own is not None and key == own.key:
+            self.refused.pop(key, None)
+            self._served[key] = lease
+            return
+        refusal = self._refusal(lease, served_before=served_before)
+        if refusal is not None:
+            self.refused[key] = refusal
+            return
+        self.refused.pop(key, None)
+        self._served[key] = lease
+        for claim in _claims(lease):
+            self._holders.setdefault(claim, key)
+
+    def _refusal(self, lease: Lease, *, served_before: bool) -> Refusal | None:
+        rules = self._rules
+        assert rules is not None  # noqa: S101 - `take` has set it
+        found = (
+            _outside(lease, rules.config, served_before=served_before)
+            or _bad_address(lease, rules)
+            or _bad_mac(lease)
+            or _in_use(lease, rules.in_use)
+        )
+        if found is None:
+            for claim in _claims(lease):
+                holder = self._holders.get(claim)
+                if holder is not None and holder != lease.key:
+                    kind, value = claim
+                    found = (kind, f"its {kind} {value} is lease {holder}'s")
+                    break
+        if found is None:
+            return None
+        reason, why = found
+        mend = f"release one of the two with flatmesh lease release, or correct {lease.key}"
+        text = f"lease {lease.key[:MAX_VALUE]} is not served: {why[:MAX_VALUE]}; {mend}"
+        return Refusal(reason, text)
+
+
+Objection = tuple[str, str] | None
+"""The reason in a word or two, and in full."""
+
+
+def _outside(lease: Lease, config: NetworkConfig, *, served_before: bool) -> Objection:
+    """Whether a subnet is not one of those that the config offers.
+
+    A lease that was served before the config changed is kept: its host's pods run.
+    """
+    for subnet, network, length in (
+        (lease.subnet, config.network, config.subnet_len),
+        (lease.ipv6_subnet, config.ipv6_network, config.ipv6_subnet_len),
+    ):
+        if subnet is None or network is None or served_before:
+            continue
+        if subnet.prefixlen != length:
+            return "length", f"{subnet} has not the configured length of {length}"
+        if not network.supernet_of(subnet):  # type: ignore[arg-type]
+            return "network", f"{subnet} lies outside of {network}"
+    return None
+
+
+def _bad_address(lease: Lease, rules: ClaimRules) -> Objection:
+    networks = (rules.config.network, rules.config.ipv6_network)
+    for address in _public(lease):
+        if address.is_multicast or address.is_loopback or address.is_unspecified or _odd(address):
+            return "PublicIP", f"PublicIP {address} is no host's address"
+        if any(
+            n is not None and address in n for n in networks if n and n.version == address.version
+        ):
+            return "PublicIP", f"PublicIP {address} lies in the cluster's own network"
+    return None
+
+
+def _odd(address: Address) -> bool:
+    """0.0.0.0/8, and class E with the broadcast address (RFC 1122, 3.2.1.3)."""
+    return address.version == 4 and (int(address) >> 24 == 0 or int(address) >> 28 == 0xF)
+
+
+def _bad_mac(lease: Lease) -> Objection:
+    for kind, value in _claims(lease):
+        if kind == "VtepMAC":
+            first = int(value[-17:-15], 16)
+            if first & 1 or int(value[-17:].replace(":", ""), 16) == 0:
+                return "VtepMAC", f"VtepMAC {value[-17:]} is no unicast MAC"
+    return None
+
+
+def _in_use(lease: Lease, in_use: Iterable[InUse]) -> Objection:
+    for one in in_use:
+        for subnet in _subnets(lease):
+            if subnet.version != one.network.version or not subnet.overlaps(one.network):
+                continue
+            if one.via and any(one.via == str(address) for address in _public(lease)):
+                continue  # the same route, which a flanneld left
+            return IN_USE, f"{subnet} overlaps {one.text} here"
+    return None
+
+
+def _subnets(lease: Lease) -> list[Network]:
+    return [one for one in (lease.subnet, lease.ipv6_subnet) if one is not None]
+
+
+def _public(lease: Lease) -> list[Address]:
+    attributes = lease.attributes
+    return [a for a in (attributes.public_ip, attributes.public_ipv6) if a is not None]
+
+
+def _claims(lease: Lease) -> Iterator[tuple[str, str]]:
+    """What a lease claims for itself alone, by kind."""
+    for subnet in _subnets(lease):
+        yield "subnet", str(subnet)
+    for address in _public(lease):
+        yield "PublicIP", str(address)
+    data = lease.attributes.backend_data, lease.attributes.backend_v6_data
+    for family, one in zip((4, 6), data, strict=True):
+        mac, key = _text(one, "VtepMAC"), _text(one, "PublicKey")
+        if MAC.fullmatch(mac):
+            yield "VtepMAC", f"IPv{family} {mac.lower()}"
+        if key:
+            yield "WireGuard key", f"IPv{family} {key[:44]}"
+
+
+def _text(data: Any, name: str) -> str:
+    value = data.get(name) if isinstance(data, dict) else None
+    return value if isinstance(value, str) else ""
+
+
+def network_conflicts(config: NetworkConfig, in_use: Iterable[InUse]) -> list[str]:
+    """Why a cluster config can't be used where these networks are in use; a line each. Pure."""
+    return [
+        f"the cluster's network {n} overlaps {one.text}"
+        for n in (config.network, config.ipv6_network)
+        if n is not None
+        for one in relevant(config, in_use)
+        if one.network.version == n.version and one.network.overlaps(n)
+    ]
+
+
+def address_in_use(address: Address, text: str) -> InUse:
+    """A single address."""
+    return InUse(ip_network(address), text)

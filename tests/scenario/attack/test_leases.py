@@ -1,0 +1,213 @@
+"""Somebody who can write to etcd: what a lease or the config claims is not believed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from lab import processes
+from lab.cluster import Lab
+from lab.hosts import host_ipv4
+from tests.scenario.conftest import running_lab
+
+On = Callable[..., str]
+Eventually = Callable[..., None]
+PREFIX = "/coreos.com/network"
+KEY = "qkYl0Xn0oBmMfEJxTTYAqRhQ4hDBfVDHTVvuEvpGGGA="
+"""A WireGuard key that nobody has."""
+
+
+@pytest.fixture(scope="module", params=["vxlan", "host-gw", "udp", "wireguard", "ovs"])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    directory = tmp_path_factory.mktemp("labs")
+    backend = {"Type": request.param}
+    with running_lab(request.config, directory, hosts=2, pods_per_host=1, backend=backend) as made:
+        made.stop_daemon(1)
+        made.start_daemon(1, "--healthz-port=9000")
+        made.wait_ready(1)
+        yield made
+
+
+class EtcdWriter:
+    """Writes what it likes below the prefix, and takes it away at the end."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.keys: list[str] = []
+        self.backend = lab.spec.backend["Type"]
+
+    def lease(self, subnet: str, public_ip: str, **data: Any) -> None:
+        value: dict[str, Any] = {"PublicIP": public_ip, "BackendType": self.backend}
+        if self.backend == "vxlan":
+            value["BackendData"] = {"VNI": 1, "VtepMAC": "02:66:66:66:66:66", **data}
+        elif self.backend == "wireguard":
+            value["BackendData"] = {"PublicKey": KEY, **data}
+        elif self.backend == "udp":
+            del value["BackendType"]
+        self.put(f"{PREFIX}/subnets/{subnet.replace('/', '-')}", json.dumps(value))
+
+    def put(self, key: str, value: str) -> None:
+        self.keys.append(key)
+        self.lab.etcd.ctl("put", key, value)
+
+    def get(self, key: str) -> str:
+        return self.lab.etcd.ctl("get", "--print-value-only", key).strip()
+
+    def withdraw(self) -> None:
+        for key in self.keys:
+            self.lab.etcd.ctl("del", key)
+        self.keys = []
+
+
+@pytest.fixture
+def writer(lab: Lab) -> Iterator[EtcdWriter]:
+    made = EtcdWriter(lab)
+    yield made
+    made.withdraw()
+
+
+def reaches(lab: Lab, on: On) -> bool:
+    first, last = lab.pods[0], lab.pods[-1]
+    return "1 received" in on(first.netns, f"ping -c 1 -W 1 {last.addresses[0]}", check=False)
+
+
+def routes(lab: Lab, on: On, number: int) -> set[str]:
+    return set(on(lab.names.host(number), "ip -4 route show table all").splitlines())
+
+
+READ = """
+import urllib.error, urllib.request
+try:
+    answer = urllib.request.urlopen("http://127.0.0.1:9000/readyz")
+except urllib.error.HTTPError as refusal:
+    answer = refusal
+print(answer.read().decode())
+"""
+
+
+def refusals(lab: Lab) -> dict[str, str]:
+    """What /readyz says of leases that are not served: the lines by key."""
+    done = subprocess.run(
+        [*processes.enter(lab.names.host(1)), "python3", "-c", READ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    return {line.split()[1]: line for line in lines if "is not served" in line}
+
+
+def claims(lab: Lab) -> dict[str, tuple[str, str]]:
+    """Hostile leases: subnet and PublicIP by what is wrong with them."""
+    theirs = lab.subnet(2)
+    whole = theirs.replace("/24", "/23") if int(theirs.split(".")[2]) % 2 == 0 else "10.5.0.0/16"
+    return {
+        "the underlay's subnet": ("192.168.64.0/24", "192.168.64.66"),
+        "a peer's address": (f"{host_ipv4(2)}/32", "192.168.64.66"),
+        "etcd's address": ("192.168.64.1/32", "192.168.64.66"),
+        "everything": ("0.0.0.0/1", "192.168.64.66"),
+        "more than a peer's subnet": (whole, "192.168.64.66"),
+        "a part of a peer's subnet": (theirs.replace(".0/24", ".0/25"), "192.168.64.66"),
+        "another network": ("10.77.1.0/24", "192.168.64.66"),
+        "a multicast PublicIP": ("10.5.250.0/24", "224.0.0.5"),
+        "the broadcast address": ("10.5.250.0/24", "255.255.255.255"),
+        "a loopback PublicIP": ("10.5.250.0/24", "127.0.0.1"),
+        "a pod's address as PublicIP": ("10.5.250.0/24", lab.pods[-1].addresses[0]),
+        "a peer's PublicIP": ("10.5.250.0/24", host_ipv4(2)),
+    }
+
+
+def test_hostile_leases_change_nothing(
+    lab: Lab, writer: EtcdWriter, on: On, eventually: Eventually
+) -> None:
+    eventually(lambda: reaches(lab, on), "pods reach each other")
+    before = routes(lab, on, 1)
+    for name, (subnet, public_ip) in claims(lab).items():
+        key = subnet.replace("/", "-")
+        writer.lease(subnet, public_ip)
+        eventually(lambda k=key: k in refusals(lab), f"a line about {name}")
+        assert len(refusals(lab)[key]) < 500
+        assert reaches(lab, on), name
+        assert routes(lab, on, 1) == before, name
+        writer.withdraw()
+        eventually(lambda: refusals(lab) == {}, f"{name} is forgotten")
+    assert "is not served" in lab.log(1)
+
+
+def test_another_program_s_route_is_never_replaced(
+    lab: Lab, writer: EtcdWriter, on: On, eventually: Eventually
+) -> None:
+    """docker0's route, or an administrator's, inside the cluster's network."""
+    host = lab.names.host(1)
+    on(host, "ip link add docker0 type bridge")
+    try:
+        on(host, "ip addr add 10.5.249.1/24 dev docker0")
+        on(host, "ip link set docker0 up")
+        on(host, "ip route add 10.5.248.0/24 via 192.168.64.1")
+        before = routes(lab, on, 1)
+        writer.lease("10.5.249.0/24", "192.168.64.66")
+        writer.lease("10.5.248.0/24", "192.168.64.67", VtepMAC="02:66:66:66:66:67", PublicKey=KEY)
+        both = {"10.5.249.0-24", "10.5.248.0-24"}
+        eventually(lambda: set(refusals(lab)) == both, "both are refused")
+        assert routes(lab, on, 1) == before
+        assert reaches(lab, on)
+        on(host, "ip route del 10.5.248.0/24")
+        eventually(lambda: set(refusals(lab)) == {"10.5.249.0-24"}, "the other one is served")
+    finally:
+        on(host, "ip link del docker0")
+
+
+def test_many_hostile_leases_are_a_few_lines(lab: Lab, writer: EtcdWriter, on: On) -> None:
+    before = lab.log(1).count("is not served")
+    for number in range(40):
+        writer.lease(f"10.99.{number}.0/24", "192.168.64.66")
+    assert reaches(lab, on)
+    assert lab.log(1).count("is not served") - before < 15
+
+
+def test_two_leases_of_one_host_share_entries(
+    lab: Lab, writer: EtcdWriter, on: On, eventually: Eventually
+) -> None:
+    """The second claims the first one's MAC or key: that it goes takes nothing from the first."""
+    (value,) = (json.loads(writer.get(f"{PREFIX}/subnets/{lab.subnet(2).replace('/', '-')}")),)
+    data = value.get("BackendData") or {}
+    before = routes(lab, on, 1)
+    writer.lease("10.5.247.0/24", "192.168.64.66", **data)
+    if data.keys() & {"VtepMAC", "PublicKey"}:
+        eventually(lambda: "10.5.247.0-24" in refusals(lab), "it is refused")
+    assert reaches(lab, on)
+    writer.withdraw()
+    eventually(lambda: routes(lab, on, 1) == before, "all is as before")
+    assert reaches(lab, on)
+
+
+def test_a_network_that_takes_the_underlay_is_refused(
+    lab: Lab, writer: EtcdWriter, on: On, eventually: Eventually
+) -> None:
+    good = writer.get(f"{PREFIX}/config")
+    before = routes(lab, on, 1)
+    hostile = {**json.loads(good), "Network": "192.168.0.0/16"}
+    flags = ["--etcd-endpoints", lab.endpoint]
+    command = [*processes.enter(lab.names.host(1)), lab.spec.python, "-m", "cli.main", "config"]
+    done = subprocess.run(
+        [*command, "set", json.dumps(hostile), *flags], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "192.168.0.0/16 overlaps" in done.stderr
+    assert "--force" in done.stderr
+    assert done.stderr.count("\n") == 1
+    lab.etcd.ctl("put", f"{PREFIX}/config", json.dumps(hostile))
+    try:
+        words = "192.168.0.0/16 overlaps"
+        eventually(lambda: words in lab.log(1), "a line about the network")
+        assert "the last good one stays in force" in lab.log(1)
+        assert routes(lab, on, 1) == before
+        assert reaches(lab, on)
+    finally:
+        lab.etcd.ctl("put", f"{PREFIX}/config", good)
+    eventually(lambda: lab.ready(1), "ready")
+    assert reaches(lab, on)

@@ -1,0 +1,143 @@
+"""Which leases are believed, from their claims alone."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+
+from ipam import lease as codec
+from ipam.lease import Lease
+from ipam.lease_claims import ClaimRules, InUse, LeaseClaims, network_conflicts, relevant
+from ipam.network import NetworkConfig, parse_config
+
+CONFIG = parse_config('{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}')
+DUAL = parse_config(
+    '{"Network":"10.5.0.0/16","IPv6Network":"fd05::/48","EnableIPv6":true,'
+    '"Backend":{"Type":"vxlan"}}'
+)
+
+
+def lease(key: str, ip: str, since: int = 1, mac: str | None = None, **more: Any) -> Lease:
+    number = ip.rpartition(".")[2]
+    data = {"VNI": 1, "VtepMAC": mac or f"02:00:00:00:00:{int(number):02x}"}
+    value = {"PublicIP": ip, "BackendType": "vxlan", "BackendData": data, **more}
+    return codec.parse(key, json.dumps(value), since=since)
+
+
+def rules(config: NetworkConfig = CONFIG, own: Lease | None = None, *in_use: InUse) -> ClaimRules:
+    return ClaimRules(config, own, in_use)
+
+
+def served(claims: LeaseClaims, *leases: Lease, by: ClaimRules | None = None) -> set[str]:
+    """Take all of them as changed, in one step."""
+    found = {one.key: one for one in leases}
+    keys = set(found) | set(claims.refused) | set(claims._served)
+    return set(claims.take(found, keys, by or rules())[0])
+
+
+A = lease("10.5.1.0-24", "192.168.64.1")
+B = lease("10.5.2.0-24", "192.168.64.2", 2)
+
+
+def test_good_leases_are_handed_on_as_they_are() -> None:
+    claims = LeaseClaims()
+    leases = {A.key: A, B.key: B}
+    result, differs = claims.take(leases, leases, rules())
+    assert result is leases
+    assert differs == leases.keys()
+    assert claims.take(leases, (), rules()) == (leases, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (lease("10.6.1.0-24", "192.168.64.9"), "network"),
+        (lease("10.5.8.0-25", "192.168.64.9"), "length"),
+        (lease("10.5.0.0-16", "192.168.64.9"), "length"),
+        (lease("10.5.1.0-24&fd05:0:0:1::-64", "192.168.64.9"), "subnet"),
+        (lease("10.5.9.0-24", "192.168.64.1", mac="02:00:00:00:00:99"), "PublicIP"),
+        (lease("10.5.9.0-24", "10.5.3.3"), "PublicIP"),
+        (lease("10.5.9.0-24", "224.0.0.1"), "PublicIP"),
+        (lease("10.5.9.0-24", "127.0.0.1"), "PublicIP"),
+        (lease("10.5.9.0-24", "255.255.255.255"), "PublicIP"),
+        (lease("10.5.9.0-24", "0.1.2.3"), "PublicIP"),
+        (lease("10.5.9.0-24", "192.168.64.9", PublicIPv6="ff02::1"), "PublicIP"),
+        (lease("10.5.9.0-24", "192.168.64.9", mac="02:00:00:00:00:01"), "VtepMAC"),
+        (lease("10.5.9.0-24", "192.168.64.9", mac="01:00:5e:00:00:01"), "VtepMAC"),
+        (lease("10.5.9.0-24", "192.168.64.9", mac="ff:ff:ff:ff:ff:ff"), "VtepMAC"),
+        (lease("10.5.9.0-24", "192.168.64.9", mac="00:00:00:00:00:00"), "VtepMAC"),
+    ],
+)
+def test_what_is_refused(bad: Lease, reason: str) -> None:
+    claims = LeaseClaims()
+    late = codec.parse(bad.key, codec.format_value(bad.attributes), since=9)
+    assert served(claims, A, B, late) == {A.key, B.key}
+    assert claims.refused[bad.key].reason == reason
+    assert "\n" not in claims.refused[bad.key].text
+
+
+def test_a_part_that_this_host_uses_is_refused_and_given_back() -> None:
+    route = InUse(ip_network("10.5.2.0/24"), "route 10.5.2.0/24 dev docker0")
+    claims = LeaseClaims()
+    assert served(claims, A, B, by=rules(CONFIG, None, route)) == {A.key}
+    assert "route 10.5.2.0/24 dev docker0 here" in claims.refused[B.key].text
+    result, differs = claims.take({A.key: A, B.key: B}, (), rules())
+    assert set(result) == {A.key, B.key}
+    assert differs == {B.key}
+    of_flanneld = route._replace(via="192.168.64.2")
+    assert served(LeaseClaims(), A, B, by=rules(CONFIG, None, of_flanneld)) == {A.key, B.key}
+
+
+def test_the_first_one_keeps_working() -> None:
+    claims = LeaseClaims()
+    thief = lease("10.5.1.0-24&fd05:0:0:1::-64", "192.168.64.9", since=7)
+    assert served(claims, thief, by=rules(DUAL)) == {thief.key}
+    older = lease("10.5.1.0-24", "192.168.64.1", since=3)
+    # served already: the older one comes late, as a lease that was written under another key
+    assert served(claims, thief, older, by=rules(DUAL)) == {thief.key}
+    # a daemon that starts sees both at once: then the older one is first
+    assert served(LeaseClaims(), thief, older, by=rules(DUAL)) == {older.key}
+    # and what was refused is served when the first one goes
+    assert served(claims, older, by=rules(DUAL)) == {older.key}
+
+
+def test_this_hosts_own_lease_comes_first() -> None:
+    own = lease("10.5.1.0-24", "192.168.64.1", since=9)
+    thief = lease("10.5.7.0-24", "192.168.64.7", mac="02:00:00:00:00:01")
+    claims = LeaseClaims()
+    assert served(claims, own, thief, by=rules(CONFIG, own)) == {own.key}
+    assert claims.refused[thief.key].reason == "VtepMAC"
+
+
+def test_a_changed_network_does_not_cut_off_who_was_served() -> None:
+    claims = LeaseClaims()
+    assert served(claims, A, B) == {A.key, B.key}
+    moved = parse_config('{"Network":"10.6.0.0/16","Backend":{"Type":"vxlan"}}')
+    assert set(claims.take({A.key: A, B.key: B}, (), rules(moved))[0]) == {A.key, B.key}
+
+
+def test_a_value_from_outside_is_cut() -> None:
+    long = lease("10.5.9.0-24", "192.168.64.9")
+    data = {"PublicKey": "A" * 5000}
+    value = {"PublicIP": "192.168.64.9", "BackendType": "wireguard", "BackendData": data}
+    one, two = (
+        codec.parse(f"10.5.{n}.0-24", json.dumps({**value, "PublicIP": f"192.168.64.{n}"}))
+        for n in (8, 9)
+    )
+    claims = LeaseClaims()
+    served(claims, one, two, long)
+    assert all(len(refusal.text) < 500 for refusal in claims.refused.values())
+
+
+def test_only_what_lies_in_the_network_counts() -> None:
+    def one(text: str) -> InUse:
+        return InUse(ip_network(text), text)
+
+    inside = (one("10.5.0.0/16"), one("10.5.200.0/24"), one("10.5.7.7/32"))
+    outside = (one("10.0.0.0/8"), one("172.17.0.0/16"), one("fd05::/64"))
+    assert relevant(CONFIG, (*inside, *outside)) == inside
+    assert network_conflicts(CONFIG, outside) == []
+    assert len(network_conflicts(CONFIG, inside)) == 3
