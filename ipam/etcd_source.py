@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +17,7 @@ from etcd.client import Etcd, EtcdError
 from ipam.lease import Lease
 from ipam.lease_holder import LeaseHolder
 from ipam.lease_memory import LeaseMemory
+from ipam.lease_question import answer
 from ipam.lease_source import LeaseRequest, LeaseSourceError, Snapshot
 from ipam.lease_view import LeaseView
 from ipam.registry import DEFAULT_TTL, Registry
@@ -24,6 +26,8 @@ HOLD_TIMEOUT = 30.0
 """Seconds for all requests of one `hold`; an etcd that is stopped, not dead, answers none."""
 
 Result = TypeVar("Result")
+
+log = logging.getLogger("ipam.lease")
 
 
 class EtcdLeaseSource:
@@ -37,7 +41,8 @@ class EtcdLeaseSource:
         """
         self._registry = Registry(etcd, prefix)
         self._changed = asyncio.Event()
-        self._view = LeaseView(self._registry)
+        self._view = LeaseView(self._registry, asked=self._asked)
+        self._answers: set[asyncio.Task[None]] = set()
         self._holder = LeaseHolder(self._registry, ttl, LeaseMemory(memory), self._changed.set)
 
     async def snapshots(self) -> AsyncIterator[Snapshot]:
@@ -66,6 +71,19 @@ class EtcdLeaseSource:
             following.cancel()
             with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
                 await following
+
+    def _asked(self, key: str) -> None:
+        """Another host asks who holds a lease."""
+        if self._holder.holds(key):
+            task = asyncio.create_task(self._answer(key), name="answer who holds the lease")
+            self._answers.add(task)
+            task.add_done_callback(self._answers.discard)
+
+    async def _answer(self, key: str) -> None:
+        try:
+            await answer(self._registry.etcd, self._registry.prefix, key)
+        except EtcdError as error:
+            log.warning("could not answer who holds lease %s: %s", key, error)
 
     async def hold(self, request: LeaseRequest) -> Lease:
         """Hold this host's lease. See `LeaseSource`."""

@@ -24,12 +24,17 @@ from ipaddress import IPv4Network, IPv6Network
 from ipam.etcd_origin import origin_of
 from ipam.lease import Lease, format_value, held_by, is_held_by, same_host
 from ipam.lease_memory import LeaseMemory
+from ipam.lease_question import LeaseHeldError, ask_holder
 from ipam.lease_source import LeaseRequest
 from ipam.network import NetworkConfig
 from ipam.registry import Registry
 from ipam.subnet_allocator import fits, successor
 
 log = logging.getLogger("ipam.lease")
+ASK_INTERVAL = 30.0
+"""Seconds until another host that holds the lease under our address is asked again."""
+SILENCE = 300.0
+"""Seconds without an answer after which a host that has answered before is taken for gone."""
 
 
 class LeaseHolder:
@@ -48,6 +53,9 @@ class LeaseHolder:
         self.own: Lease | None = None
         self.problem: str | None = "no lease yet"
         self._renewal: asyncio.Task[None] | None = None
+        self._refusal: str | None = None
+        """Why the lease under our address is not ours."""
+        self._ask_again = self._answered = 0.0
 
     async def ensure(self, request: LeaseRequest) -> Lease:
         """Make sure of the lease; returns it.
@@ -71,6 +79,8 @@ class LeaseHolder:
                 log.warning("our lease %s is gone from etcd: taking it again", self.own.key)
             previous = self.own
         known = held_by(self.leases, request.public_ip, request.public_ipv6) or self.own
+        if known is not None and self.own is None:
+            await self._require_no_other(known)
         attributes = await request.attributes(known.attributes if known else None)
         lease = await self.registry.acquire(
             request.config, attributes, previous=previous, ttl=self.ttl
@@ -84,6 +94,33 @@ class LeaseHolder:
             )
         self._hold(lease)
         return lease
+
+    def holds(self, key: str) -> bool:
+        """Whether this host holds a lease now."""
+        return self.own is not None and self.own.key == key and self.problem is None
+
+    async def _require_no_other(self, lease: Lease) -> None:
+        """Raise LeaseHeldError when the lease under our address is another host's, which lives.
+
+        It is asked again after a while. Once it has answered, silence counts only when it lasts: a
+        daemon that is being restarted is silent, too.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._refusal is None or now > self._ask_again:
+            name = await ask_holder(self.registry.etcd, self.registry.prefix, lease.key)
+            self._ask_again = now + ASK_INTERVAL
+            if name is not None:
+                self._answered = now
+                address = lease.attributes.public_ip or lease.attributes.public_ipv6
+                self._refusal = (
+                    f"lease {lease.key} under this host's address {address} is held by another "
+                    f"host, {name}, which is alive: give this host an address of its own "
+                    "(--public-ip), or stop flatmeshd there"
+                )
+            elif self._refusal is None or now - self._answered > SILENCE:
+                self._refusal = None
+                return
+        raise LeaseHeldError(self._refusal)
 
     def _is_ours(self, there: Lease, request: LeaseRequest) -> bool:
         """Whether a lease is under our address, or one that we last published or attached."""

@@ -21,11 +21,12 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from etcd.client import CompactedError, EtcdAuthError, EtcdError, KeyValue, WatchBatch
 from ipam.lease import Lease, LeaseError
+from ipam.lease_question import question_key
 from ipam.lease_source import Snapshot
 from ipam.network import ConfigError, NetworkConfig, parse_config
 from ipam.registry import Registry, no_config
@@ -52,6 +53,8 @@ class LeaseView:
     revision: int = 0
     history: int = 0
     """Grows when etcd was started empty or from a backup; see `Snapshot`."""
+    asked: Callable[[str], None] = lambda _: None
+    """Called with the key of a lease that another host asks about."""
     listed: int = 0
     """How often everything was listed."""
     _known: dict[str, int] = field(default_factory=dict)
@@ -214,9 +217,13 @@ class LeaseView:
 
     def _take_batch(self, batch: WatchBatch) -> set[str]:
         changed = set()
+        questions = question_key(self.registry.prefix, "")
         for key, kv in batch.events:
             if key == self.registry.config_key:
                 self._take_config(kv)
+            elif key.startswith(questions):
+                if kv is not None:
+                    self.asked(key.removeprefix(questions))
             else:
                 changed |= self._take(key, kv)
             if kv is not None:

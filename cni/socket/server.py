@@ -39,7 +39,7 @@ from cni.socket.listener import open_listener
 WORKERS = 32  # threads; more than processors, because calls wait for delegated plugins
 FIRST_WAIT = 0.02  # seconds that a worker waits for the first bytes of a request
 IDLE_TIMEOUT = 10.0  # seconds for a client to begin its request
-REQUEST_TIMEOUT = 2.0  # seconds for the rest of it
+REQUEST_TIMEOUT = 0.25  # seconds for the rest of it, which a client sends without waiting
 ANSWER_TIMEOUT = 10.0  # seconds for a client to take its answer
 ACCEPT_RETRY_INTERVAL = 0.05  # seconds after accept() failed for lack of descriptors
 

@@ -209,3 +209,22 @@ def test_a_delegate_that_dies_or_prints_nonsense_gives_no_traceback(
             "DEL", conf(ipam={"type": name}), container, "", environment={"CNI_PATH": str(bad)}
         ).result()
         assert not [r for r in host.records() if r[1] == container]
+
+
+@pytest.mark.parametrize("how", ["symbolic link", "copy"])
+def test_the_plugin_under_another_name_does_not_call_itself(
+    host: CniHost, container: str, conf: MakeConf, how: str
+) -> None:
+    """An executable of ours is the plugin of its own name, whatever it is a copy of."""
+    renamed = host.bin_dir / "renamed"
+    if how == "copy":
+        shutil.copy2(host.bin_dir / "flatmesh", renamed)
+    else:
+        renamed.symlink_to(host.bin_dir / "flatmesh")
+    try:
+        answer = host.call("ADD", conf(ipam={"type": "renamed"}), container, host.pod())
+        assert answer.code in (4, 7)
+        assert "renamed" in str(answer.body)
+    finally:
+        renamed.unlink()
+    assert not [r for r in host.records() if r[1] == container]

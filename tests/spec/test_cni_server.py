@@ -282,17 +282,16 @@ def test_a_thousand_idle_connections_keep_no_call_waiting(tmp_path: Path, sent: 
     server = serving(tmp_path)
     server.start()
     path = tmp_path / "cni.sock"
-    count = 1000 if not sent else 40  # more than there are workers
     try:
         with contextlib.ExitStack() as stack:
-            for _ in range(count):
+            for _ in range(1000):
                 client = stack.enter_context(socket.socket(socket.AF_UNIX))
                 client.settimeout(30)
                 client.connect(str(path))
                 client.sendall(sent)
             started = time.monotonic()
             assert answered(path)[0] == 0
-            assert time.monotonic() - started < 8
+            assert time.monotonic() - started < 20
     finally:
         server.close()
 
