@@ -12,8 +12,9 @@ grow with the number of pods:
     targets6     the same for the target of neighbour discovery, which nft(8) sees as an integer
     trunks       ports with `vlanTrunk`: of tagged frames only the MAC is checked
 
-Refused from every pod: router advertisements and redirects (RFC 4861), ICMP redirects, and packets
-of DHCP servers: with one of those a pod takes over its neighbours' and the host's routing
+Refused from every pod: router advertisements and redirects (RFC 4861), ICMP redirects, packets of
+DHCP servers, and frames with a tag of VLAN 0, which receivers overlook, so that these could hide
+behind it. With one of them a pod takes over the routing of its neighbours and of the host
 (CVE-2020-10749). From a pod that is checked also: ARP and neighbour discovery about an address that
 is not its own. It may ask about others' addresses, and look whether its own is in use (RFC 5227,
 RFC 4862).
@@ -77,6 +78,7 @@ BODY = """
         udp sport 547 goto refused
     }
     chain routers {
+        ether type { 8021q, 8021ad } vlan id 0 goto refused
         ether type ip meta l4proto vmap { icmp : jump icmp4, udp : jump udp4 }
         ether type ip6 meta l4proto vmap { ipv6-icmp : jump icmp6, udp : jump udp6 }
     }
@@ -110,6 +112,7 @@ BODY = """
         goto refused
     }
     chain tagged {
+        vlan id 0 goto refused
         iifname @trunks accept
         goto refused
     }
@@ -168,23 +171,31 @@ def recorded(record: AttachmentRecord) -> GuardedPod | None:
 
 
 def add(pod: GuardedPod) -> None:
-    """Add a pod's elements, and the table if it is not there. Raises CniError (100)."""
+    """Add a pod's elements, and the table if it is not there. Raises CniError (100).
+
+    Where a host has no nftables, pods without `spoofCheck` can be made all the same.
+    """
+    try:
+        _add(pod)
+    except (CniError, NetlinkError) as error:
+        if pod.check:
+            raise CniError(
+                NETWORK_FAILURE, f"source guard: {error}; without it: spoofCheck false"
+            ) from None
+
+
+def _add(pod: GuardedPod) -> None:
     from hostnet.nft.sets import SetSocket, change_elements  # noqa: PLC0415 - only ADDs need it
 
     requests = list(change_elements((), elements(pod)))
-    try:
-        with SetSocket() as sets:
-            try:
-                sets.apply(requests)
-            except NetlinkError as error:
-                if error.errno != errno.ENOENT:
-                    raise
-                _make_table()
-                sets.apply(requests)
-    except NetlinkError as error:
-        raise CniError(
-            NETWORK_FAILURE, f"source guard: {error}; without it: spoofCheck false"
-        ) from None
+    with SetSocket() as sets:
+        try:
+            sets.apply(requests)
+        except NetlinkError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            _make_table()
+            sets.apply(requests)
 
 
 def remove(pod: GuardedPod) -> None:
@@ -253,8 +264,8 @@ def _make_table() -> None:
     try:
         # `create` fails for a table that exists, where `add` would add the rules a second time
         tables.run(f"create table {FAMILY} {TABLE}\ntable {FAMILY} {TABLE} {{{BODY}}}\n")
+    except tables.NftMissingError as error:
+        raise CniError(NETWORK_FAILURE, str(error)) from None
     except tables.NftError as error:
         if (FAMILY, TABLE) not in tables.list_tables():
-            raise CniError(
-                NETWORK_FAILURE, f"source guard: {error}; without it: spoofCheck false"
-            ) from None
+            raise CniError(NETWORK_FAILURE, str(error)) from None
