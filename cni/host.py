@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from base.paths import ADDRESS_STORE, CNI_SOCKET, RUN_DIR, STATE_DIR, SUBNET_FILE
 from cni.concurrency_limit import ConcurrencyLimit
@@ -46,6 +46,10 @@ class PluginHost:
     on_pods_changed: Callable[[], None] | None = None
     """Called after each ADD, DEL and GC that changed something. It must not raise; where the
     daemon attaches pods to a switch itself, it returns when that is done, within seconds."""
+
+    remove_from_guard: Callable[[Any], None] | None = None
+    """Takes the elements of a deleted pod (`cni.pod.source_guard.GuardedPod`) out of the source
+    guard, now or later; None: the call does it itself (`cni.socket.guard_removals`)."""
 
     stores: dict[Path, AddressStore] = field(default_factory=dict, repr=False, compare=False)
     """The address stores that are open, by their file."""

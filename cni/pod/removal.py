@@ -71,7 +71,7 @@ def detach(removal: Removal, store: AttachmentStore, host: PluginHost) -> None:
         crash_point("del-detached")
         pod = source_guard.recorded(removal.record) if removal.record is not None else None
         if pod is not None:  # not before: until then it can send
-            attempt(partial(source_guard.remove, pod))
+            attempt(partial(host.remove_from_guard or source_guard.remove, pod))
         attempt(lambda: _release_delegated(removal, host))
         crash_point("del-delegated")
     if not errors and removal.record is not None:

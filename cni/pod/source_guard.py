@@ -198,14 +198,16 @@ def _add(pod: GuardedPod) -> None:
             sets.apply(requests)
 
 
-def remove(pod: GuardedPod) -> None:
-    """Delete a pod's elements; those that are not there are no error. Raises NetlinkError.
+def remove(*pods: GuardedPod) -> None:
+    """Delete pods' elements; those that are not there are no error. Raises NetlinkError.
 
     They are added first, in the same transaction: the kernel refuses to delete what is not there.
     """
     from hostnet.nft.sets import SetSocket, change_elements  # noqa: PLC0415 - see add
 
-    found = elements(pod)
+    found = [element for pod in pods for element in elements(pod)]
+    if not found:
+        return
     with SetSocket() as sets:
         try:
             sets.apply([*change_elements((), found), *change_elements(found, ())])

@@ -25,6 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from base.errors import FlatmeshError
@@ -33,6 +34,7 @@ from cni.handle import CniResponse, handle
 from cni.host import PluginHost, host_from_environment, socket_path
 from cni.pod.collect import sweep
 from cni.socket import protocol
+from cni.socket.guard_removals import GuardRemovals
 from cni.socket.idle_connections import IdleConnections
 from cni.socket.listener import open_listener
 
@@ -53,7 +55,8 @@ class CniServer:
 
     def __init__(self, socket_path: Path, host: PluginHost, *, workers: int = WORKERS) -> None:
         self.socket_path = socket_path
-        self.host = host
+        self._removals = GuardRemovals()
+        self.host = replace(host, remove_from_guard=self._removals.add)
         self.workers = workers
         self._listener: socket.socket | None = None
         self._threads: list[threading.Thread] = []
@@ -71,6 +74,7 @@ class CniServer:
         self._inode = self.socket_path.stat().st_ino
         self._start("cni-sweep", self._sweep)
         self._start("cni-idle", self._idle.run)
+        self._start("cni-guard", self._removals.run)
         for number in range(self.workers):
             self._start(f"cni-{number}", self._serve)
 
@@ -99,6 +103,7 @@ class CniServer:
         # clients then answer the calls in their own processes.
         self._listener.shutdown(socket.SHUT_RDWR)
         self._idle.close()
+        self._removals.close()
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
