@@ -17,8 +17,8 @@ from base.errors import FlatmeshError
 from cni.pod import source_guard
 from cni.pod.source_guard import GuardedPod
 
-GATHER_INTERVAL = 0.05
-"""Seconds in which DELs come together."""
+GATHER_INTERVAL = 1.0
+"""Seconds in which DELs come together: an ADD waits for a transaction that is under way."""
 
 log = logging.getLogger("cni")
 
