@@ -10,6 +10,7 @@ grow with the number of pods:
     macs_only    pods without addresses from an IPAM plugin: only their MAC is checked
     ips4, ips6   port and source address; of IPv6 the link-local one, too, that follows from the MAC
     targets6     the same for the target of neighbour discovery, which nft(8) sees as an integer
+    senders4, 6  port, MAC and address together: nearly every packet takes this one look-up
     trunks       ports with `vlanTrunk`: of tagged frames only the MAC is checked
 
 Refused from every pod: router advertisements and redirects (RFC 4861), ICMP redirects, packets of
@@ -51,6 +52,8 @@ SETS = {
     "ips6": ("ifname", "ipv6_addr"),
     "targets6": ("ifname", "nd_target"),
     "trunks": ("ifname",),
+    "senders4": ("ifname", "ether_addr", "ipv4_addr"),
+    "senders6": ("ifname", "ether_addr", "ipv6_addr"),
 }
 BODY = """
     set ports { type ifname; counter; }
@@ -61,6 +64,8 @@ BODY = """
     set ips6 { type ifname . ipv6_addr; }
     set targets6 { typeof iifname . @th,64,128; }
     set trunks { type ifname; }
+    set senders4 { type ifname . ether_addr . ipv4_addr; }
+    set senders6 { type ifname . ether_addr . ipv6_addr; }
     chain refused {
         iifname @ports drop
         drop
@@ -128,6 +133,10 @@ BODY = """
     }
     chain prerouting {
         type filter hook prerouting priority -300; policy accept;
+        ether type ip meta l4proto tcp iifname . ether saddr . ip saddr @senders4 accept
+        ether type ip6 meta l4proto tcp iifname . ether saddr . ip6 saddr @senders6 accept
+        ether type ip udp sport != 67 iifname . ether saddr . ip saddr @senders4 accept
+        ether type ip6 udp sport != 547 iifname . ether saddr . ip6 saddr @senders6 accept
         iifname @ports goto pod
     }
 """
@@ -232,9 +241,10 @@ def elements(pod: GuardedPod) -> list[NftElement]:
     found = [element("ports"), element("macs", mac)]
     if not pod.ips:
         found.append(element("macs_only"))
-    found += [element("ips4", one) for one in _packed(pod.ips, socket.AF_INET)]
+    for one in _packed(pod.ips, socket.AF_INET):
+        found += [element("ips4", one), element("senders4", mac, one)]
     for one in {*_packed(pod.ips, socket.AF_INET6), link_local(mac)} if pod.ips else ():
-        found += [element("ips6", one), element("targets6", one)]
+        found += [element("ips6", one), element("targets6", one), element("senders6", mac, one)]
     if pod.trunk:
         found.append(element("trunks"))
     return found
