@@ -85,9 +85,8 @@ async def _require_free(registry: Registry, wanted: NetworkConfig, etcd: EtcdAdd
     with Kernel() as kernel:
         used = in_use(kernel, etcd.addresses(again=True))
     for lease in leases.values():
-        for address in (lease.attributes.public_ip, lease.attributes.public_ipv6):
-            if address is not None:
-                used.append(address_in_use(address, f"host {address} of lease {lease.key}"))
+        for address in lease.attributes.addresses:
+            used.append(address_in_use(address, f"host {address} of lease {lease.key}"))
     conflicts = network_conflicts(wanted, used)
     if conflicts:
         raise ConfigError(f"{conflicts[0]}: choose another network, or write it with --force")

@@ -60,30 +60,20 @@ def _element(of: NftSet, *addresses: IPAddress) -> NftElement:
     return NftElement(of, b"".join([address.packed for address in addresses]))
 
 
-def subnets_of(lease: Lease) -> list[IPNetwork]:
-    """The subnets of a lease, of each family that it has."""
-    return [subnet for subnet in (lease.subnet, lease.ipv6_subnet) if subnet is not None]
-
-
-def _public(lease: Lease) -> list[IPAddress]:
-    addresses = (lease.attributes.public_ip, lease.attributes.public_ipv6)
-    return [address for address in addresses if address is not None]
-
-
 def elements_of(lease: Lease, arrivals: Arrivals, *, peer: bool) -> Iterator[NftElement]:
     """What one lease adds; `peer` is false for this host's own."""
-    for address in _public(lease):
+    for address in lease.attributes.addresses:
         yield address_element("protected", address)
-    for subnet in subnets_of(lease):
+    for subnet in lease.subnets:
         yield address_element("hosts", subnet.network_address)
     if not peer:
         return
     if any(port.check is not Check.NONE for port in arrivals.ports):
-        for address in _public(lease):
+        for address in lease.attributes.addresses:
             yield address_element("members", address)
     if any(port.check is Check.VXLAN for port in arrivals.ports):
-        for subnet in subnets_of(lease):
-            for address in _public(lease):
+        for subnet in lease.subnets:
+            for address in lease.attributes.addresses:
                 if address.version == subnet.version:
                     of = vxlan_set(subnet.version, subnet.prefixlen)
                     yield _element(of, address, subnet.network_address)
@@ -91,7 +81,7 @@ def elements_of(lease: Lease, arrivals: Arrivals, *, peer: bool) -> Iterator[Nft
                         vxlan_set(address.version, HOST_LENGTH[address.version]), address, address
                     )
     if arrivals.plain:
-        for subnet in subnets_of(lease):
+        for subnet in lease.subnets:
             yield _element(plain_set(subnet.version, subnet.prefixlen), subnet.network_address)
 
 

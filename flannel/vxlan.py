@@ -17,7 +17,6 @@ PublicIP instead, as host-gw does: no encapsulation where none is needed.
 
 from __future__ import annotations
 
-import re
 import secrets
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
@@ -34,12 +33,11 @@ from hostnet.kinds.route_messages import Route
 from hostnet.netlink.address_messages import Address
 from hostnet.state import HostState
 from hostnet.underlay import Underlay
-from ipam.lease import Lease, LeaseAttributes
+from ipam.lease import MAC, Lease, LeaseAttributes
 from ipam.network import NetworkConfig
 
 DEFAULT_VNI = 1
 DEFAULT_PORT = 8472  # what Linux used before RFC 7348 got 4789; flanneld leaves it so
-MAC = re.compile(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
 OVERHEAD_IPV4 = 50  # bytes: outer Ethernet 14 + IPv4 20 + UDP 8 + VXLAN 8
 OVERHEAD_IPV6 = 70  # bytes: outer Ethernet 14 + IPv6 40 + UDP 8 + VXLAN 8
 

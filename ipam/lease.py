@@ -28,6 +28,9 @@ KEY = re.compile(
     re.ASCII,
 )
 
+MAC = re.compile(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
+"""A MAC as backends write it into leases."""
+
 
 class LeaseError(FlatmeshError, ValueError):
     """A key or value under the prefix that is no lease; the message says which and why."""
@@ -49,6 +52,11 @@ class LeaseAttributes:
     """JSON value, the backend's own, None when absent."""
     backend_v6_data: Any = None
 
+    @property
+    def addresses(self) -> list[IPv4Address | IPv6Address]:
+        """The host's PublicIP of each family that it has."""
+        return [one for one in (self.public_ip, self.public_ipv6) if one is not None]
+
     def __hash__(self) -> int:
         """JSON values don't hash; the addresses tell leases apart well enough."""
         return hash((self.public_ip, self.public_ipv6, self.backend_type))
@@ -69,6 +77,11 @@ class Lease:
     since: int = field(default=0, compare=False)
     """Grows with the moment at which the lease was taken, where its source tells: older ones are
     believed first (`ipam.lease_claims`)."""
+
+    @property
+    def subnets(self) -> list[IPv4Network | IPv6Network]:
+        """The subnet of each family that it has."""
+        return [one for one in (self.subnet, self.ipv6_subnet) if one is not None]
 
     @property
     def key(self) -> str:

@@ -18,18 +18,16 @@ A lease is judged alone when it changes: with 5,000 leases a change costs as muc
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Any, NamedTuple
 
-from ipam.lease import Lease
+from ipam.lease import MAC, Lease
 from ipam.network import NetworkConfig
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
-MAC = re.compile(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
 IN_USE = "in use"
 """The reason of what this host itself stands in the way of."""
 MAX_VALUE = 200
@@ -104,23 +102,22 @@ class LeaseClaims:
         """
         whole = rules != self._rules
         self._rules = rules
-        before = self._served if whole else {}
-        keys = set(leases) | set(before) if whole else set(changed)
+        keys = set(leases) | set(self._served) if whole else set(changed)
+        old = {key: self._served[key] for key in keys if key in self._served}
         if whole:
             self._served, self._holders, self.refused = {}, {}, {}
-            for claim in _claims(rules.own) if rules.own is not None else ():
-                self._holders[claim] = rules.own.key if rules.own is not None else ""
+            if rules.own is not None:
+                self._holders = dict.fromkeys(_claims(rules.own), rules.own.key)
         given_back = False
-        old = {key: self._served.get(key) for key in keys} if not whole else dict(before)
         for key in keys:
             given_back |= self._withdraw(key)
         again = set(self.refused) if given_back else set()
         order = sorted(
             (key for key in keys | again if key in leases),
-            key=lambda key: (key not in old or old[key] is None, leases[key].since, key),
+            key=lambda key: (key not in old, leases[key].since, key),
         )
         for key in order:
-            self._judge(key, leases[key], served_before=bool(old.get(key)))
+            self._judge(key, leases[key], served_before=key in old)
         touched = keys | again
         differs = frozenset(k for k in touched if old.get(k) != self._served.get(k))
         if not self.refused:
@@ -141,17 +138,14 @@ class LeaseClaims:
     def _judge(self, key: str, lease: Lease, *, served_before: bool) -> None:
         assert self._rules is not None  # noqa: S101 - `take` has set it
         own = self._rules.own
-        if own is not None and key == own.key:
-            self.refused.pop(key, None)
-            self._served[key] = lease
-            return
-        refusal = self._refusal(lease, served_before=served_before)
+        ours = own is not None and key == own.key
+        refusal = None if ours else self._refusal(lease, served_before=served_before)
         if refusal is not None:
             self.refused[key] = refusal
             return
         self.refused.pop(key, None)
         self._served[key] = lease
-        for claim in _claims(lease):
+        for claim in _claims(own if own is not None and ours else lease):
             self._holders.setdefault(claim, key)
 
     def _refusal(self, lease: Lease, *, served_before: bool) -> Refusal | None:
@@ -201,13 +195,11 @@ def _outside(lease: Lease, config: NetworkConfig, *, served_before: bool) -> Obj
 
 
 def _bad_address(lease: Lease, rules: ClaimRules) -> Objection:
-    networks = (rules.config.network, rules.config.ipv6_network)
-    for address in _public(lease):
+    networks = [n for n in (rules.config.network, rules.config.ipv6_network) if n is not None]
+    for address in lease.attributes.addresses:
         if address.is_multicast or address.is_loopback or address.is_unspecified or _odd(address):
             return "PublicIP", f"PublicIP {address} is no host's address"
-        if any(
-            n is not None and address in n for n in networks if n and n.version == address.version
-        ):
+        if any(address in network for network in networks):
             return "PublicIP", f"PublicIP {address} lies in the cluster's own network"
     return None
 
@@ -228,29 +220,20 @@ def _bad_mac(lease: Lease) -> Objection:
 
 def _in_use(lease: Lease, in_use: Iterable[InUse]) -> Objection:
     for one in in_use:
-        for subnet in _subnets(lease):
+        for subnet in lease.subnets:
             if subnet.version != one.network.version or not subnet.overlaps(one.network):
                 continue
-            if one.via and any(one.via == str(address) for address in _public(lease)):
+            if one.via and any(one.via == str(address) for address in lease.attributes.addresses):
                 continue  # the same route, which a flanneld left
             return IN_USE, f"{subnet} overlaps {one.text} here"
     return None
 
 
-def _subnets(lease: Lease) -> list[Network]:
-    return [one for one in (lease.subnet, lease.ipv6_subnet) if one is not None]
-
-
-def _public(lease: Lease) -> list[Address]:
-    attributes = lease.attributes
-    return [a for a in (attributes.public_ip, attributes.public_ipv6) if a is not None]
-
-
 def _claims(lease: Lease) -> Iterator[tuple[str, str]]:
     """What a lease claims for itself alone, by kind."""
-    for subnet in _subnets(lease):
+    for subnet in lease.subnets:
         yield "subnet", str(subnet)
-    for address in _public(lease):
+    for address in lease.attributes.addresses:
         yield "PublicIP", str(address)
     data = lease.attributes.backend_data, lease.attributes.backend_v6_data
     for family, one in zip((4, 6), data, strict=True):

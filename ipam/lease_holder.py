@@ -19,7 +19,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Network, IPv6Network
 
 from ipam.etcd_origin import origin_of
 from ipam.lease import Lease, format_value, held_by, is_held_by, same_host
@@ -86,7 +85,7 @@ class LeaseHolder:
             request.config, attributes, previous=previous, ttl=self.ttl
         )
         log.info("lease %s is ours", lease.key)
-        if self.own is not None and _subnets(self.own) - _subnets(lease):
+        if self.own is not None and set(self.own.subnets).difference(lease.subnets):
             log.error(
                 "subnet %s was taken meanwhile: pods that hold its addresses are cut off "
                 "until they are made anew",
@@ -192,7 +191,3 @@ def _must_change(lease: Lease, config: NetworkConfig) -> bool:
     return not fits(config, lease.subnet, lease.ipv6_subnet) and (
         successor(lease, config) is not None
     )
-
-
-def _subnets(lease: Lease) -> set[IPv4Network | IPv6Network]:
-    return {network for network in (lease.subnet, lease.ipv6_subnet) if network is not None}

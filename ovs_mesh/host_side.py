@@ -27,13 +27,12 @@ def read_host_side(
         raise OvsError(f"device {OBR0 if on_switch else KBR0} is not there yet")
     if port is None:
         raise OvsError(f"obr0: port {OBR0_VETH} is not open yet")
-    public = (own.attributes.public_ip, own.attributes.public_ipv6)
     return HostSide(
         gateway_port=port,
         gateway_mac=gateway.mac,
         gateways=tuple(text.partition("/")[0] for text in gateway_addresses(own)),
-        subnets=tuple(s for s in (own.subnet, own.ipv6_subnet) if s is not None),
-        sources=tuple(str(address) for address in public if address is not None),
+        subnets=tuple(own.subnets),
+        sources=tuple(map(str, own.attributes.addresses)),
         pods=tuple(
             pod.port(ofports.get(pod.host_link) if on_switch else None)
             for pod in pods
@@ -45,8 +44,4 @@ def read_host_side(
 
 def gateway_addresses(own: Lease) -> list[str]:
     """The first address of each subnet, the pods' gateway: `10.5.1.1/24`."""
-    return [
-        f"{subnet.network_address + 1}/{subnet.prefixlen}"
-        for subnet in (own.subnet, own.ipv6_subnet)
-        if subnet is not None
-    ]
+    return [f"{subnet.network_address + 1}/{subnet.prefixlen}" for subnet in own.subnets]

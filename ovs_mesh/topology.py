@@ -110,7 +110,7 @@ def peer_of(config: OvsConfig, peer: Lease, own: Lease) -> Peer:
     return Peer(
         str(remote),
         tuple(subnets),
-        tuple(str(a) for a in (theirs.public_ip, theirs.public_ipv6) if a is not None),
+        tuple(map(str, theirs.addresses)),
         tunnel,
         shared_port(config) if by_flow else port_name(remote),
         by_flow,

@@ -18,7 +18,7 @@ from agent.inputs import HostInputs, ReconcileInputs
 from agent.kernel_applier import KernelChange, StateApplier
 from backend.metric_sample import MetricSample
 from flannel import host_filter, host_table
-from flannel.members import MemberElements, address_element, subnets_of
+from flannel.members import MemberElements, address_element
 from hostnet.nft.counters import read_counters
 from hostnet.ownership import NFT_TABLE
 from hostnet.state import HostState
@@ -50,7 +50,7 @@ class HostParts:
 
 
 def _lengths(leases: Iterable[Lease]) -> set[tuple[int, int]]:
-    return {(n.version, n.prefixlen) for lease in leases for n in subnets_of(lease)}
+    return {(n.version, n.prefixlen) for lease in leases for n in lease.subnets}
 
 
 class ForwardingController:

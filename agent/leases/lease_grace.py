@@ -50,7 +50,7 @@ class LeaseGrace:
             for key, (lease, until) in self.kept.items()
             if now < until
             and _host(lease) not in hosts
-            and not any(map(taken.overlaps, _networks(lease)))
+            and not any(map(taken.overlaps, lease.subnets))
         }
         return {**{key: lease for key, (lease, _) in self.kept.items()}, **leases}
 
@@ -58,10 +58,6 @@ class LeaseGrace:
 def _host(lease: Lease) -> IPv4Address | IPv6Address | None:
     """What tells one host's leases from another's."""
     return lease.attributes.public_ip or lease.attributes.public_ipv6
-
-
-def _networks(lease: Lease) -> list[Network]:
-    return [network for network in (lease.subnet, lease.ipv6_subnet) if network is not None]
 
 
 class _Taken:
@@ -74,7 +70,7 @@ class _Taken:
     def __init__(self, leases: Iterable[Lease]) -> None:
         ranges: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
         for lease in leases:
-            for network in _networks(lease):
+            for network in lease.subnets:
                 ranges[network.version].append(_range(network))
         for found in ranges.values():
             found.sort()

@@ -182,5 +182,5 @@ def table_of(own: Lease, peers: Sequence[Lease]) -> UdpTable:
             found.append(reach(peer, own))
         except PeerUnusableError:
             continue  # `UdpBackend.peer` has raised it, and the daemon reported it
-    mine = tuple(str(network) for network in (own.subnet, own.ipv6_subnet) if network)
+    mine = tuple(map(str, own.subnets))
     return UdpTable(mine, tuple(sorted(found, key=_order)))

@@ -141,3 +141,13 @@ def test_only_what_lies_in_the_network_counts() -> None:
     assert relevant(CONFIG, (*inside, *outside)) == inside
     assert network_conflicts(CONFIG, outside) == []
     assert len(network_conflicts(CONFIG, inside)) == 3
+
+
+def test_what_this_host_claims_is_its_own_after_its_lease_was_written_again() -> None:
+    own = lease("10.5.1.0-24", "192.168.64.1", since=9)
+    thief = lease("10.5.7.0-24", "192.168.64.7", mac="02:00:00:00:00:01")
+    claims, by = LeaseClaims(), rules(CONFIG, own)
+    assert served(claims, own, by=by) == {own.key}
+    assert served(claims, own, by=by) == {own.key}  # told as changed: renewed, for instance
+    assert served(claims, own, thief, by=by) == {own.key}
+    assert claims.refused[thief.key].reason == "VtepMAC"
