@@ -54,7 +54,7 @@ class Monitor:
 
         Raises NetnsError, OSError.
         """
-        self._ports: set[int] = set()
+        self._ports = set(ignore)
         self._sockets: dict[int, NetlinkSocket] = {}
         self._view = WatchView(mark)
         found = ((kind, kind.watcher(mark)) for kind in make_kinds())
@@ -70,7 +70,7 @@ class Monitor:
         self._poll = select.epoll()
         try:
             self._open(netns)
-            self.ignore(*ignore)
+            self._attach_filter()
         except BaseException:
             self.close()
             raise
@@ -120,7 +120,11 @@ class Monitor:
 
     def ignore(self, *ports: int) -> None:
         """Changes that come from these netlink ports are our own: no reason to read the tables."""
-        self._ports |= set(ports)
+        if not self._ports.issuperset(ports):
+            self._ports |= set(ports)
+            self._attach_filter()
+
+    def _attach_filter(self) -> None:
         if NETLINK_ROUTE in self._sockets:  # not for an owner of nftables only
             self._sockets[NETLINK_ROUTE].attach_filter(packet_filter(self._ports))
 

@@ -45,9 +45,7 @@ def make_gateway_bridge(
         if error.errno == errno.EEXIST:
             return  # an ADD, or the daemon, made it meanwhile
         raise
-    wanted = link_sysctls.of_gateway(name)
-    there = {one.path for one in sysctl.read(wanted)}  # a kernel without IPv6 lacks some
-    sysctl.write(one for one in wanted if one.path in there)
+    sysctl.write(link_sysctls.of_gateway(name))  # a kernel without IPv6 lacks some
     # An MTU that is set after the bridge was made stays when ports come and go; one given with
     # RTM_NEWLINK does not.
     sock.request(

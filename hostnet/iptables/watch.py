@@ -6,12 +6,13 @@ now and then (`hostnet.iptables.programs.legacy`).
 
 from __future__ import annotations
 
+from hostnet.nft.forward_chains import IPTABLES
 from hostnet.nft.messages import FAMILIES
 from hostnet.ownership import NFT_TABLE
 
 # linux/netfilter/nf_tables.h: NFT_MSG_NEWTABLE, DELTABLE, NEWCHAIN, DELCHAIN; NEWRULE, DELRULE
 OF_CHAINS, OF_RULES = frozenset({0, 2, 3, 5}), frozenset({6, 8})
-FILTERS = frozenset({(FAMILIES["ip"], "filter"), (FAMILIES["ip6"], "filter")})
+FILTERS = frozenset((FAMILIES[family], table) for family, table in IPTABLES)
 
 
 def concerns_forwarding(kind: int, family: int, table: str) -> bool:

@@ -19,6 +19,7 @@ from hostnet.nft.messages import (
     FAMILIES,
     NETLINK_NETFILTER,
     NFNL_SUBSYS_NFTABLES,
+    NFNLGRP_NFTABLES,
     NFTA_TABLE_NAME,
 )
 from hostnet.nft.sets import NftSet
@@ -126,7 +127,7 @@ class NftTableWatcher:
     """Of tables with all that is in them. Fits `hostnet.kinds.watcher.Watcher`."""
 
     protocol = NETLINK_NETFILTER
-    groups = (7,)  # NFNLGRP_NFTABLES
+    groups = (NFNLGRP_NFTABLES,)
     messages = range(NFNL_SUBSYS_NFTABLES << 8, NFNL_SUBSYS_NFTABLES + 1 << 8)
 
     def begin(self, sock: NetlinkSocket, view: WatchView) -> None:

@@ -7,9 +7,10 @@ libnftables reads first. The messages are NFT_MSG_GETOBJ's (linux/netfilter/nf_t
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from hostnet.netlink.attributes import ATTRIBUTE, attributes, text_of
+from hostnet.netlink.attributes import ATTRIBUTE, attributes, nested, text_of
+from hostnet.netlink.buffers import Part
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket
 from hostnet.netns import NetnsRef
 from hostnet.nft import messages
@@ -21,19 +22,12 @@ def read_counters(family: str, table: str, netns: NetnsRef | None = None) -> dic
 
     Raises NetlinkError, NetnsError, OSError.
     """
-    with NetlinkSocket(netns, protocol=messages.NETLINK_NETFILTER) as sock:
-        try:
-            parts = sock.dump(*messages.get_counters(family, table), "nft list counters")
-        except NetlinkError as error:
-            if error.errno == errno.ENOENT:
-                return {}
-            raise
     found = {}
-    for data, begin, end in parts:
+    request = messages.get_counters(family, table)
+    for data, begin, end in _dump(request, "nft list counters", netns):
         one = attributes(data, begin + 4, end)
-        content = one.get(messages.NFTA_OBJ_DATA, b"")
-        packets = _packets(content)
         if text_of(one.get(messages.NFTA_OBJ_TABLE)) == table:
+            packets = _packets(one.get(messages.NFTA_OBJ_DATA, b""))
             found[text_of(one.get(messages.NFTA_OBJ_NAME))] = packets
     return found
 
@@ -43,23 +37,27 @@ def read_element_counters(of: NftSet, netns: NetnsRef | None = None) -> dict[byt
 
     From any thread. Raises NetlinkError, NetnsError, OSError.
     """
-    with NetlinkSocket(netns, protocol=messages.NETLINK_NETFILTER) as sock:
-        try:
-            parts = sock.dump(*messages.get_elements(*of.key), f"nft list set {of.name}")
-        except NetlinkError as error:
-            if error.errno == errno.ENOENT:
-                return {}
-            raise
     found = {}
-    for data, begin, end in parts:
+    request = messages.get_elements(*of.key)
+    for data, begin, end in _dump(request, f"nft list set {of.name}", netns):
         listed = attributes(data, begin + 4, end).get(messages.NFTA_SET_ELEM_LIST_ELEMENTS, b"")
         for _, one in _each(listed):
-            element = attributes(one, 0, len(one))
+            element = nested(one)
             key = element.get(messages.NFTA_SET_ELEM_KEY, b"")[4:]
             expression = element.get(messages.NFTA_SET_ELEM_EXPR, b"")
-            content = attributes(expression, 0, len(expression)).get(messages.NFTA_EXPR_DATA, b"")
-            found[key] = _packets(content)
+            found[key] = _packets(nested(expression).get(messages.NFTA_EXPR_DATA, b""))
     return found
+
+
+def _dump(request: tuple[int, bytes], what: str, netns: NetnsRef | None) -> Sequence[Part]:
+    """The parts of a dump; none where the table or the set is missing."""
+    with NetlinkSocket(netns, protocol=messages.NETLINK_NETFILTER) as sock:
+        try:
+            return sock.dump(*request, what)
+        except NetlinkError as error:
+            if error.errno == errno.ENOENT:
+                return []
+            raise
 
 
 def _each(payload: bytes) -> Iterator[tuple[int, bytes]]:
@@ -74,5 +72,4 @@ def _each(payload: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _packets(counter: bytes) -> int:
-    found = attributes(counter, 0, len(counter)).get(messages.NFTA_COUNTER_PACKETS, b"")
-    return int.from_bytes(found, "big")
+    return int.from_bytes(nested(counter).get(messages.NFTA_COUNTER_PACKETS, b""), "big")

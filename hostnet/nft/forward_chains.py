@@ -15,6 +15,7 @@ from hostnet.nft import tables
 from hostnet.ownership import NFT_TABLE
 
 IPTABLES = frozenset({("ip", "filter"), ("ip6", "filter")})
+"""Family and name of the tables in which iptables-nft and ip6tables-nft have their `filter`."""
 FAMILIES = {"ip": (4,), "ip6": (6,), "inet": (4, 6)}
 """The families of tables whose forward hook pods' packets pass, with the IP versions in them."""
 _TABLE = re.compile(r"^table (\S+) (\S+) \{", re.MULTILINE)

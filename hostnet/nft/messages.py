@@ -27,6 +27,7 @@ from hostnet.netlink.attributes import ATTRIBUTE, NLA_F_NESTED, attr, attr_text,
 from hostnet.netlink.socket import NLM_F_CREATE, NLM_F_EXCL, Request
 
 NETLINK_NETFILTER = 12  # linux/netlink.h; the socket module does not have it
+NFNLGRP_NFTABLES = 7  # linux/netfilter/nfnetlink.h: messages on all changes
 # linux/netfilter/nfnetlink.h
 NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 0x10, 0x11
 NFNL_SUBSYS_NFTABLES = 10

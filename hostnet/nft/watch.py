@@ -9,9 +9,13 @@ from hostnet.netlink.attributes import attributes, text_of
 from hostnet.netlink.buffers import Part, messages
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.netns import NetnsRef
-from hostnet.nft.messages import NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES, NFTA_TABLE_NAME
+from hostnet.nft.messages import (
+    NETLINK_NETFILTER,
+    NFNL_SUBSYS_NFTABLES,
+    NFNLGRP_NFTABLES,
+    NFTA_TABLE_NAME,
+)
 
-NFNLGRP_NFTABLES = 7  # linux/netfilter/nfnetlink.h
 RECEIVE_BUFFER = 4 * 1024 * 1024  # bytes: kube-proxy rewrites thousands of rules at once
 
 Concerns = Callable[[int, int, str], bool]
