@@ -7,12 +7,11 @@ firewall-cmd(1), to change what is in force now, not what is stored: the daemon 
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 
 from base.errors import FlatmeshError
+from hostnet.run_program import run_program
 
 TABLE = ("inet", "firewalld")
 """Its nftables table: there while it runs."""
@@ -53,16 +52,6 @@ def line(network: Network) -> str:
 
 
 def _call(*arguments: str) -> str:
-    program = shutil.which(COMMAND)
-    if program is None:
-        raise FirewalldError(f"firewalld runs, but {COMMAND} is not on the PATH: install firewalld")
-    try:
-        done = subprocess.run(
-            [program, *arguments], capture_output=True, text=True, timeout=TIMEOUT, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise FirewalldError(f"{COMMAND} did not end within {TIMEOUT:g} s") from None
-    if done.returncode != 0:
-        words = " ".join((done.stderr or done.stdout).split())[:200]
-        raise FirewalldError(f"{COMMAND} {' '.join(arguments)}: {words}")
-    return done.stdout
+    argv = [COMMAND, *arguments]
+    missing = f"firewalld runs, but {COMMAND} is not on the PATH: install firewalld"
+    return run_program(argv, FirewalldError, what=" ".join(argv), missing=missing, timeout=TIMEOUT)

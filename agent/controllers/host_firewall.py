@@ -18,6 +18,7 @@ from agent.controller import Change, Dirty, Report
 from agent.inputs import ReconcileInputs
 from backend.metric_sample import MetricSample
 from base.errors import FlatmeshError
+from flannel import host_table
 from hostnet import firewalld
 from hostnet.iptables import forward_rules, programs
 from hostnet.iptables.programs import Iptables
@@ -83,13 +84,9 @@ class HostFirewallController:
 
     def desired(self, inputs: ReconcileInputs, dirty: Dirty) -> WantedAccepts:
         """The cluster's networks."""
-        config, own = inputs.host.config, inputs.host.own
-        found: list[Network | None] = [
-            config.network if own.subnet is not None else None,
-            config.ipv6_network if own.ipv6_subnet is not None else None,
-        ]
-        networks = tuple(n for n in found if n is not None) if self._wanted else ()
-        return WantedAccepts(networks, dirty.whole)
+        host = inputs.host
+        networks = [network for network, _ in host_table.families(host.config, host.own)]
+        return WantedAccepts(tuple(networks) if self._wanted else (), dirty.whole)
 
     def apply(self, desired: WantedAccepts) -> Report:
         """Look, and write what differs. Raises NftError."""
@@ -131,20 +128,13 @@ class HostFirewallController:
         self._watch.close()
 
     def cleanup(self) -> list[str]:
-        """Take our rules away."""
-        problems = []
-        for tool in programs.present():
-            try:
-                lines = forward_rules.removal(tool.read())
-                for line in lines:
-                    log.info("%s %s", tool.name, line)
-                if lines:
-                    tool.write(lines)
-            except programs.IptablesError as problem:
-                problems.append(str(problem))
-        with contextlib.suppress(
-            SubnetEnvError, OSError
-        ):  # no lease was published: nothing to undo
+        """Take our rules away. Raises NftError."""
+        report = self.apply(WantedAccepts((), whole=True))
+        for line in report.lines():
+            log.info("%s", line)
+        problems = report.failures
+        # where no lease was published there is nothing to undo
+        with contextlib.suppress(SubnetEnvError, OSError):
             env = SubnetEnv.read(self._subnet_file)
             problems += self._distrust([*env.networks, *env.ipv6_networks])
         return problems

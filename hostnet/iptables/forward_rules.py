@@ -46,7 +46,7 @@ def changes(table: FilterTable | None, networks: Sequence[Network]) -> list[str]
     `networks` are those of the table's family. Where there are none, or nothing in FORWARD that
     can drop, our rules are taken away. A table that isn't there is not made.
     """
-    if table is None or FORWARD not in table.policies:
+    if table is None:
         return []
     if not networks or not _can_drop(table):
         return removal(table)
@@ -75,7 +75,7 @@ def removal(table: FilterTable | None) -> list[str]:
 
 def _can_drop(table: FilterTable) -> bool:
     others = [rule for rule in table.rules.get(FORWARD, ()) if rule != JUMP]
-    return table.policies[FORWARD] != "ACCEPT" or bool(others)
+    return table.policies.get(FORWARD, "ACCEPT") != "ACCEPT" or bool(others)
 
 
 def _is_well_placed(forward: Sequence[str], table: FilterTable) -> bool:

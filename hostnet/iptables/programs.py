@@ -8,7 +8,6 @@ without iptables stays without.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from base.errors import FlatmeshError
 from hostnet.iptables.filter_table import FilterTable, parse
 from hostnet.iptables.forward_rules import Network
 from hostnet.nft import tables as nftables
+from hostnet.nft.forward_chains import IPTABLES
+from hostnet.run_program import run_program
 
 TIMEOUT = 10.0
 """Seconds until a program is given up."""
@@ -61,32 +62,19 @@ class Iptables:
         self._run(f"{self.name}-restore", "--noflush", *wait, text=text)
 
     def _run(self, *argv: str, text: str = "") -> str:
-        try:
-            done = subprocess.run(
-                argv, input=text, capture_output=True, text=True, timeout=TIMEOUT, check=False
-            )
-        except FileNotFoundError:
-            raise IptablesError(
-                f"{argv[0]} is not installed, and {self.family} filter FORWARD may drop the pods' "
-                "packets: install it (Debian: apt install iptables)"
-            ) from None
-        except subprocess.TimeoutExpired:
-            raise IptablesError(f"{argv[0]} did not end within {TIMEOUT:g} s") from None
-        except OSError as error:
-            raise IptablesError(f"{argv[0]}: {error.strerror}") from None
-        if done.returncode != 0:
-            words = " ".join(done.stderr.split())[:200]
-            raise IptablesError(f"{argv[0]}: {words or f'exit status {done.returncode}'}")
-        return done.stdout
+        missing = (
+            f"{argv[0]} is not installed, and {self.family} filter FORWARD may drop the pods' "
+            "packets: install it (Debian: apt install iptables)"
+        )
+        return run_program(
+            argv, IptablesError, what=argv[0], missing=missing, timeout=TIMEOUT, text=text
+        )
 
 
 def present() -> list[Iptables]:
     """Those whose table `filter` is in this namespace. Raises NftError."""
     found = nftables.list_tables()
-    nft = [
-        Iptables(family, legacy=False) for family in ("ip", "ip6") if (family, "filter") in found
-    ]
-    return nft + legacy()
+    return [Iptables(family, legacy=False) for family, _ in sorted(IPTABLES & found)] + legacy()
 
 
 def legacy() -> list[Iptables]:
