@@ -66,11 +66,10 @@ class PeerParts:
             after.append(part)
             self.uses.update(_values(part))
         gone, come = merge(before), merge(after)
-        still = [v for v in _values(gone) if self.uses[v] > 0 and v not in come.of(type(v))]
-        for value in still:  # another lease needs it as well
-            gone = gone.replacing(type(value), gone.of(type(value)) - {value})
+        # what another lease needs as well stays
+        gone = HostState([v for v in _values(gone) if not self.uses[v] or v in come.of(type(v))])
         for value in _values(gone):
-            if self.uses[value] <= 0:
+            if not self.uses[value]:
                 del self.uses[value]
         return gone, come
 

@@ -9,28 +9,24 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from agent.controller import Change, Dirty, Report
 from agent.inputs import ReconcileInputs
 from backend.metric_sample import MetricSample
 from base.paths import ADDRESS_STORE
 from cni.attachment.store import AttachmentRecord, AttachmentStore
+from cni.host import PluginHost
 from cni.pod import guard_reconcile, source_guard
 from hostnet import link_sysctls, sysctl
-from hostnet.nft.messages import FAMILIES
+from hostnet.nft.messages import FAMILIES, NFT_MSG_NEWSETELEM
 from hostnet.nft.watch import NftWatch
 from hostnet.sysctl import Sysctl
-
-if TYPE_CHECKING:
-    from cni.host import PluginHost
 
 log = logging.getLogger("agent.pod_guard")
 GATEWAYS = frozenset({"kbr0", "obr0"})
 """Devices that pods have as their gateway, as far as they are there; other bridges are recorded."""
 PAUSE = 0.3
 """Seconds between two comparisons: each DEL is a reason for one."""
-NFT_MSG_NEWSETELEM = 12
 
 
 def concerns_guard(kind: int, family: int, table: str) -> bool:

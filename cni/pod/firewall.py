@@ -13,13 +13,12 @@ The names of tables and sets are those of every version, since pods outlive an u
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cni import cidr
 from cni.errors import NETWORK_FAILURE, CniError
-from hostnet.netlink.socket import NetlinkError
+from cni.pod.nft_elements import add_elements, delete_elements, make_table
 
 if TYPE_CHECKING:
     from hostnet.nft.sets import NftElement
@@ -45,7 +44,6 @@ _SPOOFING = """
         iifname @guarded iifname . ether saddr != @allowed drop
     }
 """
-_BODIES = {"inet": _MASQUERADE, "bridge": _SPOOFING}
 
 
 def add_masquerade(addresses: Sequence[str]) -> None:
@@ -54,27 +52,27 @@ def add_masquerade(addresses: Sequence[str]) -> None:
     Raises CniError (100) and NetlinkError, as all functions here.
     """
     # hostnet.nft.sets has no intervals yet, so the pairs of subnets are added as text
-    _run("inet", "".join(map(_pair_command, addresses)))
-    _add("inet", _masquerade_elements(addresses))
+    _add_pairs("".join(map(_pair_command, addresses)))
+    add_elements(_masquerade_elements(addresses), _MASQUERADE)
 
 
 def delete_masquerade(addresses: Sequence[str]) -> None:
     """Undo `add_masquerade`, if it was done. The pairs of subnets stay: other pods use them."""
-    _delete(_masquerade_elements(addresses))
+    delete_elements(_masquerade_elements(addresses))
 
 
 def add_mac_spoof_check(host_name: str, mac: str) -> None:
     """Drop what comes from this host interface with another source MAC than this one."""
-    _add("bridge", _spoof_check_elements(host_name, mac))
+    add_elements(_spoof_check_elements(host_name, mac), _SPOOFING)
 
 
 def delete_mac_spoof_check(host_name: str, mac: str) -> None:
     """Undo `add_mac_spoof_check`, if it was done."""
-    _delete(_spoof_check_elements(host_name, mac))
+    delete_elements(_spoof_check_elements(host_name, mac))
 
 
 def _masquerade_elements(addresses: Sequence[str]) -> list[NftElement]:
-    from hostnet.nft.sets import NftElement, NftSet  # noqa: PLC0415 - see _add
+    from hostnet.nft.sets import NftElement, NftSet  # noqa: PLC0415 - see nft_elements
 
     elements = []
     for text in addresses:
@@ -91,7 +89,7 @@ def _pair_command(address: str) -> str:
 
 
 def _spoof_check_elements(host_name: str, mac: str) -> list[NftElement]:
-    from hostnet.nft.datatypes import pack  # noqa: PLC0415 - see _add
+    from hostnet.nft.datatypes import pack  # noqa: PLC0415 - see nft_elements
     from hostnet.nft.sets import NftElement, NftSet  # noqa: PLC0415
 
     guarded = NftSet("bridge", TABLE, "guarded", ("ifname",))
@@ -104,76 +102,17 @@ def _spoof_check_elements(host_name: str, mac: str) -> list[NftElement]:
     ]
 
 
-def _add(family: str, elements: Sequence[NftElement]) -> None:
-    """Add elements; where the table is missing, make it and try again.
-
-    The modules of nftables are imported when a pod needs them: most pods never do, and a call
-    without a daemon would pay for them.
-    """
-    from hostnet.nft.sets import SetSocket, change_elements  # noqa: PLC0415
-
-    requests = list(change_elements((), elements))
-    with SetSocket() as sets:
-        try:
-            sets.apply(requests)
-        except NetlinkError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            _make_table(family)
-            sets.apply(requests)
-
-
-def _delete(elements: Sequence[NftElement]) -> None:
-    """Delete elements. They are added first, in the same transaction.
-
-    Deleting an element that does not exist would fail the whole transaction.
-    """
-    from hostnet.nft.sets import SetSocket, change_elements  # noqa: PLC0415
-
-    requests = [*change_elements((), elements), *change_elements(elements, ())]
-    with SetSocket() as sets:
-        try:
-            sets.apply(requests)
-        except NetlinkError:
-            if _table_exists(elements[0].set.family):
-                raise  # without the table, or without nftables in the kernel, nothing was added
-
-
-def _table_exists(family: str) -> bool:
-    from hostnet.nft import tables  # noqa: PLC0415 - 15 ms, see _add
-
-    try:
-        return (family, TABLE) in tables.list_tables()
-    except tables.NftError:
-        return False
-
-
-def _run(family: str, commands: str) -> None:
+def _add_pairs(commands: str) -> None:
     """Run nft commands; where the table is missing, make it and try again."""
-    from hostnet.nft import tables  # noqa: PLC0415 - 15 ms, see _add
+    from hostnet.nft import tables  # noqa: PLC0415 - 15 ms, which most calls needn't pay
 
     try:
         tables.run(commands)
     except tables.NftMissingError as error:
         raise CniError(NETWORK_FAILURE, str(error)) from None
     except tables.NftError:
-        _make_table(family)
+        make_table("inet", TABLE, _MASQUERADE)
         try:
             tables.run(commands)
         except tables.NftError as error:
-            raise CniError(NETWORK_FAILURE, str(error)) from None
-
-
-def _make_table(family: str) -> None:
-    """Make the table in one transaction; one that another ADD made meanwhile will do."""
-    from hostnet.nft import tables  # noqa: PLC0415 - 15 ms, see _add
-
-    if _table_exists(family):
-        return
-    try:
-        # `create` fails for a table that exists, where `add` would add the rules a second time
-        body = _BODIES[family]
-        tables.run(f"create table {family} {TABLE}\ntable {family} {TABLE} {{{body}}}\n")
-    except tables.NftError as error:
-        if not _table_exists(family):
             raise CniError(NETWORK_FAILURE, str(error)) from None

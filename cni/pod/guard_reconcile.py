@@ -17,14 +17,12 @@ from cni.attachment.store import AttachmentRecord
 from cni.config.call import AttachmentKey
 from cni.pod import source_guard
 from cni.pod.naming import host_interface_name
-from cni.pod.source_guard import BODY, FAMILY, SETS, TABLE
+from cni.pod.source_guard import BODY, FAMILY, NAME_SIZE, SETS, TABLE, key_of
 from hostnet.netlink.socket import NetlinkError
 from hostnet.nft import tables
 from hostnet.nft.counters import read_element_counters
 from hostnet.nft.sets import NftElement, SetSocket, change_elements
 
-NAME_SIZE = 16
-"""Bytes at the begin of an element's key: the interface name."""
 _SET = re.compile(r"\tset (\S+) \{\n(.*?)\n\t\}", re.DOTALL)
 _ELEMENTS = re.compile(r"\n\t\telements = \{[^}]*\}")
 
@@ -61,12 +59,12 @@ def changes(
     recorded no addresses yet, or the record is in another store (`ipam.dataDir`).
     """
     wanted: set[NftElement] = set()
-    unknown = {_key(name) for name in interfaces}
+    unknown = {key_of(name) for name in interfaces}
     for record in records:
         pod = source_guard.recorded(record)
         if pod is not None:
             wanted.update(source_guard.elements(pod))
-            unknown.discard(_key(pod.host_name))
+            unknown.discard(key_of(pod.host_name))
     if text is None and not wanted:
         return GuardChanges(table=False, gone=(), new=())
     found = set(there)
@@ -118,11 +116,6 @@ def _interfaces() -> list[str]:
     return [name for _, name in socket.if_nameindex()]
 
 
-def _key(name: str) -> bytes:
-    """The begin of the keys of an interface's elements."""
-    return name.encode().ljust(NAME_SIZE, b"\0")
-
-
 def _kept(text: str | None) -> set[str]:
     """The sets that are declared as they should be: they keep their elements and counters."""
     wanted = _declarations(tables.normal_form(FAMILY, TABLE, BODY))
@@ -131,10 +124,7 @@ def _kept(text: str | None) -> set[str]:
 
 
 def _declarations(text: str) -> dict[str, str]:
-    bare = _ELEMENTS.sub("", text)
-    return {
-        match[1]: match[2] for match in re.finditer(r"\tset (\S+) \{\n(.*?)\n\t\}", bare, re.DOTALL)
-    }
+    return dict(_SET.findall(_ELEMENTS.sub("", text)))
 
 
 def refused_packets(records: Iterable[AttachmentRecord]) -> Mapping[AttachmentKey, int]:
@@ -142,7 +132,7 @@ def refused_packets(records: Iterable[AttachmentRecord]) -> Mapping[AttachmentKe
     counted = read_element_counters(source_guard.nft_set("ports"))
     counts = {}
     for record in records:
-        name = _key(host_interface_name(record.key))
+        name = key_of(host_interface_name(record.key))
         if name in counted:
             counts[record.key] = counted[name]
     return counts

@@ -26,7 +26,6 @@ can't add a device to a chain of that family that is there.
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
@@ -34,6 +33,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cni.attachment.store import AttachmentRecord
 from cni.errors import NETWORK_FAILURE, CniError
 from cni.pod.naming import POD_PREFIX, host_interface_name, mac_for
+from cni.pod.nft_elements import add_elements, delete_elements
 from cni.result.model import ResultAddress
 from hostnet.netlink.socket import NetlinkError
 
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 FAMILY, TABLE = "bridge", "flatmesh_guard"
 RECORDED = "sourceGuard"
 """The key in an attachment's metadata."""
+NAME_SIZE = 16
+"""Bytes of an interface name at the begin of each element's key."""
 SETS = {
     "ports": ("ifname",),
     "unchecked": ("ifname",),
@@ -185,7 +187,7 @@ def add(pod: GuardedPod) -> None:
     Where a host has no nftables, pods without `spoofCheck` can be made all the same.
     """
     try:
-        _add(pod)
+        add_elements(elements(pod), BODY)
     except (CniError, NetlinkError) as error:
         if pod.check:
             raise CniError(
@@ -193,44 +195,17 @@ def add(pod: GuardedPod) -> None:
             ) from None
 
 
-def _add(pod: GuardedPod) -> None:
-    from hostnet.nft.sets import SetSocket, change_elements  # noqa: PLC0415 - only ADDs need it
-
-    requests = list(change_elements((), elements(pod)))
-    with SetSocket() as sets:
-        try:
-            sets.apply(requests)
-        except NetlinkError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            _make_table()
-            sets.apply(requests)
-
-
 def remove(*pods: GuardedPod) -> None:
-    """Delete pods' elements; those that are not there are no error. Raises NetlinkError.
-
-    They are added first, in the same transaction: the kernel refuses to delete what is not there.
-    """
-    from hostnet.nft.sets import SetSocket, change_elements  # noqa: PLC0415 - see add
-
-    found = [element for pod in pods for element in elements(pod)]
-    if not found:
-        return
-    with SetSocket() as sets:
-        try:
-            sets.apply([*change_elements((), found), *change_elements(found, ())])
-        except NetlinkError as error:
-            if error.errno != errno.ENOENT:  # without the table nothing was added
-                raise
+    """Delete pods' elements; those that are not there are no error. Raises NetlinkError."""
+    delete_elements([element for pod in pods for element in elements(pod)])
 
 
 def elements(pod: GuardedPod) -> list[NftElement]:
     """The elements of one pod. Pure."""
-    from hostnet.nft.datatypes import pack  # noqa: PLC0415 - see add
+    from hostnet.nft.datatypes import pack  # noqa: PLC0415 - see nft_elements
     from hostnet.nft.sets import NftElement  # noqa: PLC0415
 
-    name = pod.host_name.encode().ljust(16, b"\0")  # bytes: IFNAMSIZ, linux/if.h
+    name = key_of(pod.host_name)
 
     def element(of: str, *values: bytes) -> NftElement:
         return NftElement(nft_set(of), pack(SETS[of], name, *values))
@@ -250,9 +225,14 @@ def elements(pod: GuardedPod) -> list[NftElement]:
     return found
 
 
+def key_of(host_name: str) -> bytes:
+    """The begin of the keys of an interface's elements: IFNAMSIZ bytes, linux/if.h."""
+    return host_name.encode().ljust(NAME_SIZE, b"\0")
+
+
 def nft_set(name: str) -> NftSet:
     """One of the table's sets, as `hostnet.nft.sets` knows it."""
-    from hostnet.nft.sets import NftSet  # noqa: PLC0415 - see add
+    from hostnet.nft.sets import NftSet  # noqa: PLC0415 - see nft_elements
 
     return NftSet(FAMILY, TABLE, name, SETS[name])
 
@@ -267,17 +247,3 @@ def link_local(mac: bytes) -> bytes:
 def _packed(ips: Iterable[str], family: int) -> list[bytes]:
     ipv6 = family == socket.AF_INET6
     return [socket.inet_pton(family, ip) for ip in ips if (":" in ip) == ipv6]
-
-
-def _make_table() -> None:
-    """Make the table in one transaction; one that another ADD made meanwhile will do."""
-    from hostnet.nft import tables  # noqa: PLC0415 - 15 ms, of the first ADD only
-
-    try:
-        # `create` fails for a table that exists, where `add` would add the rules a second time
-        tables.run(f"create table {FAMILY} {TABLE}\ntable {FAMILY} {TABLE} {{{BODY}}}\n")
-    except tables.NftMissingError as error:
-        raise CniError(NETWORK_FAILURE, str(error)) from None
-    except tables.NftError as error:
-        if (FAMILY, TABLE) not in tables.list_tables():
-            raise CniError(NETWORK_FAILURE, str(error)) from None

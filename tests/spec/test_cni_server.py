@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -277,34 +277,32 @@ def test_where_the_socket_is() -> None:
     assert (host.state_dir, host.run_dir) == (Path("/s"), Path("/run/flatmesh"))
 
 
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Path]:
+    """The socket of a server that runs during the test."""
+    server = serving(tmp_path)
+    server.start()
+    yield server.socket_path
+    server.close()
+
+
 @pytest.mark.parametrize("sent", [b"", b"FMQ1"], ids=["idle", "a few bytes"])
-def test_a_thousand_idle_connections_keep_no_call_waiting(tmp_path: Path, sent: bytes) -> None:
-    server = serving(tmp_path)
-    server.start()
-    path = tmp_path / "cni.sock"
-    try:
-        with contextlib.ExitStack() as stack:
-            for _ in range(1000):
-                client = stack.enter_context(socket.socket(socket.AF_UNIX))
-                client.settimeout(30)
-                client.connect(str(path))
-                client.sendall(sent)
-            started = time.monotonic()
-            assert answered(path)[0] == 0
-            assert time.monotonic() - started < 20
-    finally:
-        server.close()
-
-
-def test_a_request_that_comes_late_is_answered(tmp_path: Path) -> None:
-    server = serving(tmp_path)
-    server.start()
-    try:
-        with socket.socket(socket.AF_UNIX) as client:
+def test_a_thousand_idle_connections_keep_no_call_waiting(served: Path, sent: bytes) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(1000):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
             client.settimeout(30)
-            client.connect(str(tmp_path / "cni.sock"))
-            time.sleep(0.3)
-            client.sendall(struct.pack("=4sIII", b"FMQ1", 8, 0, 2) + b"flatmesh{}")
-            assert client.recv(65536)[:4] == b"FMA1"
-    finally:
-        server.close()
+            client.connect(str(served))
+            client.sendall(sent)
+        started = time.monotonic()
+        assert answered(served)[0] == 0
+        assert time.monotonic() - started < 20
+
+
+def test_a_request_that_comes_late_is_answered(served: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(30)
+        client.connect(str(served))
+        time.sleep(0.3)
+        client.sendall(struct.pack("=4sIII", b"FMQ1", 8, 0, 2) + b"flatmesh{}")
+        assert client.recv(65536)[:4] == b"FMA1"
