@@ -66,6 +66,8 @@ class Dirty:
     """Whether what is there may differ from what was applied: everything is compared then."""
     keys: set[str] = field(default_factory=set)
     """Keys of the leases that changed."""
+    changes: Change = Change.NONE
+    """The kinds of what has happened."""
     reasons: list[str] = field(default_factory=list)
     """A few words each, for the log."""
     waiting: list[threading.Event] = field(default_factory=list)
@@ -83,7 +85,13 @@ class Dirty:
         """Take in what an apply that failed has left undone."""
         self.whole |= other.whole
         self.keys |= other.keys
+        self.changes |= other.changes
         self.because(other.reasons)
+
+    @property
+    def check_only(self) -> bool:
+        """Whether nothing has happened, as far as we were told."""
+        return not self.whole and not self.keys and self.changes == Change.CLOCK
 
 
 @dataclass(slots=True)

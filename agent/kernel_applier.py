@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from agent.controller import Report
-from hostnet.apply import Outcome, plan_full, reconcile
+from hostnet.apply import Outcome, plan_full, reconcile, unannounced
 from hostnet.events import Monitor
 from hostnet.kernel import Kernel
 from hostnet.netns import NetnsRef
@@ -61,11 +61,14 @@ class KernelApplier:
         """Open it. Raises NetnsError, OSError."""
         self._kernel = Kernel(netns, mark=owner)
         try:
-            self.monitor = Monitor(netns, mark=owner, ignore=[self.port])
+            kinds = self._kernel.kinds
+            self.monitor = Monitor(netns, mark=owner, ignore=[self.port], kinds=kinds)
         except BaseException:
             self._kernel.close()
             raise
         self._monitor_in_use = threading.Lock()
+        self._wanted = HostState()
+        """As of the last apply of the whole."""
 
     @property
     def port(self) -> int:
@@ -73,8 +76,15 @@ class KernelApplier:
         return self._kernel.socket.port
 
     def apply(self, change: KernelChange) -> Report:
-        """Make the change. Raises NetlinkError, OSError or NftError when tables can't be read."""
+        """Make the change. Raises NetlinkError, OSError or NftError when tables can't be read.
+
+        A change of nothing is an occasion to look at what the kernel tells nobody of.
+        """
         before, after = change
+        if before is None:
+            self._wanted = after
+        elif not before and not after:
+            return Report(again=unannounced(self._wanted, self._kernel))
         with self._monitor_in_use:
             outcome = reconcile(after, self._kernel, delta_of=before)
             self.monitor.ignore(*self._kernel.view.ports)

@@ -123,6 +123,7 @@ class Runner:
         if self.controller.depends_on & change:
             self._dirty.whole |= bool(self.controller.rereads_on & change)
             self._dirty.keys.update(keys)
+            self._dirty.changes |= change & self.controller.depends_on
             self._dirty.because(reasons)
             self._marked()
 

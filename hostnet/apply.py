@@ -23,10 +23,12 @@ from hostnet.kinds.kind import Failure
 from hostnet.plan import Plan, diff
 from hostnet.state import HostState
 
-__all__ = ["Failure", "Outcome", "apply", "plan_delta", "plan_full", "reconcile"]
+__all__ = ["Failure", "Outcome", "apply", "plan_delta", "plan_full", "reconcile", "unannounced"]
 
 ROUNDS = 3
 """Looks at the tables in one full reconcile; more means that another program undoes our changes."""
+UNANNOUNCED = frozenset({"sysctl", "offload"})
+"""Names of the kinds on which the kernel sends no messages, or not on all."""
 
 
 @dataclass(slots=True)
@@ -89,6 +91,17 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+def unannounced(desired: HostState, kernel: Kernel) -> list[str]:
+    """What differs of that whose changes the kernel tells nobody of, as commands.
+
+    It costs a few reads of small files. Raises OSError.
+    """
+    kinds = [one for one in kernel.kinds if one.name in UNANNOUNCED and kernel.mark.has(one.name)]
+    wanted = desired.only(type_ for kind in kinds for type_ in kind.types)
+    actual = HostState(*(list(kind.read(kernel.view, wanted)) for kind in kinds))
+    return diff(wanted, actual, mark=kernel.mark, kinds=kinds).lines()
 
 
 def plan_full(desired: HostState, kernel: Kernel) -> Plan:

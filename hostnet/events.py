@@ -12,12 +12,12 @@ object has a watcher that judges the messages on it (`hostnet.kinds.watcher`):
 
 * our own changes: the kernel drops the messages before they reach us, by the sender's port number
   (`ignore`; a socket filter, linux/filter.h). Messages on forwarding entries, and on the deletion
-  of neighbours, have no sender. So that a forwarding entry was written is dropped whoever did it;
-  a deletion is a reason unless it was in a plan that was just applied (`settle`);
-* ARP and ND at work: neighbours that aren't permanent are dropped by the filter too;
+  of neighbours, have no sender: they are a reason unless what they tell of was in a plan that was
+  just applied (`settle`);
+* ARP and ND at work: neighbours that the kernel resolves are dropped by the filter too;
 * pods that come and go: veths in bridges, with our alias, or named `veth...`;
-* routes and addresses that others make, unless they bear our mark or pass through an overlay
-  device; a default route is a reason, as it tells where the underlay is;
+* routes and addresses that others make, unless they bear our mark, pass through an overlay device
+  or lead where a route of ours leads; a default route is a reason: it tells where the underlay is;
 * nftables tables that aren't ours.
 
 With asyncio: `loop.add_reader(monitor.fileno(), ...)`, then `drain()`.
@@ -27,12 +27,13 @@ from __future__ import annotations
 
 import errno
 import select
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Self
 
+from hostnet.kinds.kind import Kind
 from hostnet.kinds.message_filter import packet_filter
 from hostnet.kinds.table import make_kinds
-from hostnet.kinds.watcher import NETLINK_ROUTE, Watcher, WatchView
+from hostnet.kinds.watcher import NETLINK_ROUTE, Deletion, Watcher, WatchView
 from hostnet.netlink.buffers import Part, messages
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.netns import NetnsRef
@@ -48,16 +49,23 @@ class Monitor:
     """Watches one network namespace (None: the caller's). Close it when done."""
 
     def __init__(
-        self, netns: NetnsRef | None = None, *, ignore: Iterable[int] = (), mark: Mark = MARK
+        self,
+        netns: NetnsRef | None = None,
+        *,
+        ignore: Iterable[int] = (),
+        mark: Mark = MARK,
+        kinds: Sequence[Kind] | None = None,
     ) -> None:
         """Start to watch. `ignore`: ports whose changes are our own (`kernel.socket.port`).
 
-        Raises NetnsError, OSError.
+        `kinds` are those of the `Kernel` that makes the changes: they know what is ours. Without
+        them (None) a watcher judges a message by what it says alone. A monitor with the kinds of a
+        kernel is not used while that kernel is. Raises NetnsError, OSError.
         """
         self._ports = set(ignore)
         self._sockets: dict[int, NetlinkSocket] = {}
         self._view = WatchView(mark)
-        found = ((kind, kind.watcher(mark)) for kind in make_kinds())
+        found = ((kind, kind.watcher(mark)) for kind in kinds or make_kinds())
         self._watchers: dict[str, Watcher] = {
             kind.name: watcher
             for kind, watcher in found
@@ -129,23 +137,26 @@ class Monitor:
             self._sockets[NETLINK_ROUTE].attach_filter(packet_filter(self._ports))
 
     def settle(self, plans: Iterable[Plan]) -> list[str]:
-        """Drain after applying `plans`: what they deleted is no reason. Returns as `drain` does.
+        """Drain after applying `plans`: what they did is no reason. Returns as `drain` does.
 
         The kernel queues its messages before the apply's last answer, so all of them are
         there by now, and nothing need be remembered for later.
         """
-        deletions = (
-            watcher.deletion(one)
-            for plan in plans
-            for step in plan.steps
-            if step.verb == "delete" and (watcher := self._watchers.get(step.kind)) is not None
-            for one in step.objects
-        )
-        self._view.deleted = frozenset(one for one in deletions if one is not None)
+        deleted: set[Deletion] = set()
+        written: set[object] = set()
+        for step in (step for plan in plans for step in plan.steps):
+            watcher = self._watchers.get(step.kind)
+            if watcher is None:
+                continue
+            if step.verb == "delete":
+                deleted.update(d for d in map(watcher.deletion, step.objects) if d is not None)
+            else:
+                written.update(w for w in map(watcher.writing, step.objects) if w is not None)
+        self._view.deleted, self._view.written = frozenset(deleted), frozenset(written)
         try:
             return self.drain()
         finally:
-            self._view.deleted = frozenset()
+            self._view.deleted, self._view.written = frozenset(), frozenset()
 
     def drain(self) -> list[str]:
         """Read all that has arrived; the reasons to read the tables again, a few words each.

@@ -57,7 +57,7 @@ class ForwardingController:
     """Fits `agent.controller.Controller`."""
 
     name = "forwarding"
-    depends_on = Change.NFTABLES | Change.LEASES
+    depends_on = Change.NFTABLES | Change.LEASES | Change.CLOCK
     rereads_on = Change.NFTABLES
     after = ()
     preferably_after = ()

@@ -82,7 +82,7 @@ class OverlayController:
     """Fits `agent.controller.Controller`."""
 
     name = "overlay"
-    depends_on = Change.LEASES | Change.KERNEL
+    depends_on = Change.LEASES | Change.KERNEL | Change.CLOCK
     rereads_on = Change.KERNEL
     after = ("devices",)
     """Routes name devices that the data plane makes."""

@@ -22,8 +22,8 @@ class ReadyController:
 
     run_dir: Path
     name: str = "ready"
-    depends_on: Change = Change.KERNEL
-    """It does not change the content; it is an occasion to put back a file that was deleted."""
+    depends_on: Change = Change.KERNEL | Change.CLOCK
+    """They don't change the content; they are occasions to put back a file that was deleted."""
     rereads_on: Change = Change.NONE
     after: tuple[str, ...] = ("publish", "devices", "overlay", "forwarding", "data plane")
     preferably_after: tuple[str, ...] = ()

@@ -108,3 +108,6 @@ class AddressWatcher:
 
     def deletion(self, one: object) -> None:
         """The messages have a sender."""
+
+    def writing(self, one: object) -> None:
+        """Likewise."""

@@ -51,6 +51,9 @@ from hostnet.netlink.table_reader import TableReader
 from hostnet.ownership import Mark
 from hostnet.state import HostState, Occupant
 
+DETOURS = {6: "port", 7: "vni", 8: "via"}
+"""NDA_PORT, NDA_VNI, NDA_IFINDEX: the kernel names them where they differ from the device's own."""
+
 
 class FdbEntry(NamedTuple):
     """A permanent forwarding entry. `bridge fdb replace MAC dev LINK dst REMOTE self permanent`."""
@@ -59,6 +62,8 @@ class FdbEntry(NamedTuple):
     mac: str
     remote: str
     """Underlay address of the VTEP."""
+    detour: str = ""
+    """What else packets are sent by, and no entry of ours has: `port 4789`, `vni 7`, `via 3`."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -87,7 +92,7 @@ def _fdb(entries: Iterable[FdbEntry], index: Mapping[str, int], state: int) -> l
     heads: dict[str, bytes] = {}
     dst4 = b"\0\0" + ATTRIBUTE.pack(8, NDA_DST)
     dst6 = b"\0\0" + ATTRIBUTE.pack(20, NDA_DST)
-    for link, mac, remote in entries:
+    for link, mac, remote, _ in entries:
         head = heads.get(link)
         if head is None:
             head = HEADER.pack(socket.AF_BRIDGE, 0, 0, index[link], state, NTF_SELF, 0)
@@ -117,7 +122,11 @@ def parse_fdb(part: Message, names: Mapping[int, str]) -> tuple[FdbEntry | None,
     if NDA_DST not in found or len(found.get(NDA_LLADDR, b"")) != 6:
         return None, index
     mac, remote = unpack_mac(found[NDA_LLADDR]), unpack_address(found[NDA_DST])
-    return FdbEntry(names.get(index, ""), mac, remote), index
+    detour = ""
+    if not found.keys().isdisjoint(DETOURS):
+        words = [f"{DETOURS[kind]} {found[kind].hex()}" for kind in DETOURS if kind in found]
+        detour = " ".join(words)
+    return FdbEntry(names.get(index, ""), mac, remote, detour), index
 
 
 class FdbKind:
@@ -222,14 +231,17 @@ class FdbWatcher:
         """Nothing: a message is judged by itself."""
 
     def reason(self, message: int, part: Message, view: WatchView) -> str | None:
-        """Permanent ones of overlay devices; that one was written is dropped by the filter."""
-        data, begin, end = part
+        """Those of overlay devices, whoever wrote them; learned ones may go."""
+        data, begin, _ = part
         family, _, _, index, state, _, _ = HEADER.unpack_from(data, begin)
         if family != socket.AF_BRIDGE or not view.is_overlay(index):
             return None
         link = view.links[index].name
-        if message == RTM_DELNEIGH and view.deleted:
-            mac = attributes(data, begin + HEADER.size, end).get(NDA_LLADDR)
+        if message == RTM_NEWNEIGH:
+            ours = view.written and parse_fdb(part, {index: link})[0] in view.written
+            return None if ours else f"a forwarding entry of {link} was set"
+        if view.deleted:
+            mac = attributes(*_behind_header(part)).get(NDA_LLADDR)
             if mac and (link, unpack_mac(mac)) in view.deleted:
                 return None
         return f"a forwarding entry of {link} was deleted" if state & NUD_PERMANENT else None
@@ -237,3 +249,12 @@ class FdbWatcher:
     def deletion(self, one: object) -> Deletion | None:
         """The messages bear no sender: device and hardware address."""
         return (one.link, one.mac) if isinstance(one, FdbEntry) else None
+
+    def writing(self, one: object) -> object | None:
+        """The messages bear no sender: the entry."""
+        return one if isinstance(one, FdbEntry) else None
+
+
+def _behind_header(part: Message) -> Message:
+    data, begin, end = part
+    return data, begin + HEADER.size, end

@@ -270,6 +270,8 @@ def _fields(want: Link, have: Link | None, mark: Mark) -> dict[str, Any]:
         if name == "addrgenmode" and not knows_ipv6:
             continue  # the kernel has no IPv6
         fields[name] = value
+    if have is not None and have.master and want.master is None and want.kind in OVERLAY_KINDS:
+        fields["master"] = ""  # an overlay's device that is a bridge's port receives nothing itself
     if (
         have is not None
         and kind is not None
@@ -311,13 +313,13 @@ def _set(change: LinkChange, index: Mapping[str, int]) -> list[Change]:
     fields = change.fields
     requests: list[Change] = []
     master = fields.get("master")
-    if master is not None and master not in index:
+    if master and master not in index:
         raise LookupError(f"no device {master}")
     common = settings(
         mac=fields.get("mac"),
         mtu=fields.get("mtu"),
         alias=fields.get("alias"),
-        master=index[master] if master is not None else None,
+        master=index.get(master, 0) if master is not None else None,
     )
     if common:
         requests.append(change_link(change.name, common))
@@ -364,6 +366,8 @@ def _set_line(change: LinkChange) -> str:
             words.append("up" if value else "down")
         elif name == "mac":
             words += ["address", value]
+        elif name == "master" and not value:
+            words.append("nomaster")
         elif name == "details":
             words += ["type", change.kind, *(kind.words(value) if kind is not None else ())]
         else:

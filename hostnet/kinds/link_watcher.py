@@ -45,6 +45,9 @@ class LinkWatcher:
     def deletion(self, one: object) -> None:
         """The messages have a sender."""
 
+    def writing(self, one: object) -> None:
+        """Likewise."""
+
 
 def _is_same(before: ActualLink, after: ActualLink) -> bool:
     """Whether nothing changed that a desired state or the underlay depends on."""

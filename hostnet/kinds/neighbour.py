@@ -289,3 +289,6 @@ class NeighbourWatcher:
     def deletion(self, one: object) -> Deletion | None:
         """The messages bear no sender: device and address."""
         return (one.link, one.address) if isinstance(one, Neighbour) else None
+
+    def writing(self, one: object) -> None:
+        """That one was set has a sender."""

@@ -124,6 +124,12 @@ def nexthop_protocol(part: Part) -> int:
     return part[0][part[1] + 2]
 
 
+def nexthop_id(part: Part) -> int:
+    """The id in an RTM_*NEXTHOP message."""
+    data, begin, end = part
+    return u32(attributes(data, begin + _NEXTHOP.size, end).get(NHA_ID))
+
+
 class ActualNexthop(NamedTuple):
     """A nexthop object, and whose it is."""
 
@@ -164,10 +170,16 @@ class NexthopReader:
         request = dump_nexthops()
         buffers = sock.dump_what_there_is(request, "ip nexthop show")
         found = self._reader.read(buffers, names)
-        ours = [one.hop for one in found if one.protocol == protocol]
+        # one that another program has overwritten has lost our mark, but not its id
+        made = set(self.table.ids.values())
+        ours = [one.hop for one in found if one.protocol == protocol or one.hop.id in made]
         used = {one.hop.id for one in found}
         self.table = NexthopTable.of(ours, used, top=self.table.top)
         self.hops = {hop.id: hop[1:4] for hop in ours}
+
+    def is_ours(self, number: int) -> bool:
+        """Whether an object of this id was made by us, as far as we know."""
+        return number > NEXTHOP_ID_BASE and number in self.table.ids.values()
 
     def forget_devices(self, gone: Iterable[str]) -> None:
         """Their nexthop objects have vanished with them."""

@@ -145,3 +145,6 @@ class NftTableWatcher:
 
     def deletion(self, one: object) -> None:
         """A table's name does for all of it."""
+
+    def writing(self, one: object) -> None:
+        """Likewise."""

@@ -2,19 +2,24 @@
 
 A key (destination, metric, table) is free, or ours, or another program's: then it is never
 displaced. New routes are written with NLM_F_EXCL, so that this holds too where another program
-made one after we read the table. A route of ours that another program overwrites while this
-`Kernel` lives is put back: its key was ours before.
+made one after we read the table. What others do to our routes is in `hostnet.kinds.foreign.routes`.
 """
 
 from __future__ import annotations
 
 import errno
 import itertools
-import socket
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hostnet.kinds.batch import apply_batch
+from hostnet.kinds.foreign.routes import (
+    FAMILIES,
+    RTPROT_BY_HAND,
+    ForeignRoutes,
+    PreferredRoute,
+    UnmarkedRoute,
+)
 from hostnet.kinds.kind import (
     DiffContext,
     Failure,
@@ -35,12 +40,13 @@ from hostnet.kinds.nexthop import (
     put_nexthops,
 )
 from hostnet.kinds.route_messages import (
-    MAIN_TABLE,
     Route,
+    delete_one_by_one,
     delete_routes,
     dump_routes,
     parse_route,
     put_routes,
+    route_line,
     route_protocol,
 )
 from hostnet.kinds.route_watcher import RouteWatcher
@@ -49,40 +55,23 @@ from hostnet.netlink.buffers import parts_of
 from hostnet.netlink.socket import NetlinkError, RequestBatch
 from hostnet.netlink.table_reader import TableReader
 from hostnet.ownership import PROTOCOL, Mark
-from hostnet.state import HostState, Occupant
+from hostnet.state import HostState
 
-FAMILIES = (socket.AF_INET, socket.AF_INET6)
-RTPROT_BOOT, RTPROT_STATIC = 3, 4  # linux/rtnetlink.h; boot: what ip(8) and flanneld set
-RTPROT_BY_HAND = (RTPROT_BOOT, RTPROT_STATIC)
 FLUSHED_BY_KERNEL = 256
 """Routes that may vanish with their device; more are deleted one by one before it."""
-
-
-RouteKey = tuple[str, int, int]
-"""Destination, metric, table."""
-
-
-class UnmarkedRoute(NamedTuple):
-    """In an actual state only: a route without our mark that we replace or delete.
-
-    It leads through an overlay device of ours, or stands where a route of ours stood.
-    """
-
-    route: Route
 
 
 class RouteKind:
     """Fits `hostnet.kinds.kind.Kind`."""
 
     name = "route"
-    types = (Route, UnmarkedRoute, NexthopTable)
+    types = (Route, UnmarkedRoute, PreferredRoute, NexthopTable)
     deletes_last = False
 
     def __init__(self) -> None:
         self.nexthops = NexthopReader()
         self._readers: dict[tuple[int, int], TableReader[Route]] = {}
-        self._held: set[RouteKey] = set()
-        """Keys at which we have read or written a route of ours."""
+        self.foreign = ForeignRoutes()
 
     # -- reading -------------------------------------------------------------------------
 
@@ -107,8 +96,8 @@ class RouteKind:
                 unmarked += self._reader(view, family, oif).read(buffers, view.names)
         found: list[Any] = [*marked, *map(UnmarkedRoute, unmarked)]
         keys = {route.key for route in (*marked, *unmarked)}
-        found += self._strangers(view, wanted, keys)
-        self._held |= keys
+        found += self.foreign.find(view, wanted, keys, self.nexthops.hops)
+        self.foreign.hold(keys)
         return found + ([self.nexthops.table] if self.nexthops.supported else [])
 
     def read_all(self, view: KernelView, family: int) -> list[Route]:
@@ -118,33 +107,6 @@ class RouteKind:
         parts = (part for data in buffers for part in parts_of(data))
         found = (parse_route(part, view.names, self.nexthops.hops)[0] for part in parts)
         return [route for route in found if route is not None]
-
-    def _strangers(self, view: KernelView, wanted: HostState, ours: set[RouteKey]) -> list[Any]:
-        """Other programs' routes at wanted keys: occupants, or what is ours to overwrite.
-
-        That is what overwrote a route of ours, and a route equal to the wanted one without any
-        protocol: a flanneld's, that we follow.
-        """
-        right = wanted.of(Route)
-        missing = {route.key for route in right} - ours
-        if not missing:
-            return []
-        found: list[Any] = []
-        for family in FAMILIES:
-            if not any((":" in key[0]) == (family == socket.AF_INET6) for key in missing):
-                continue
-            buffers = view.socket.dump_what_there_is(dump_routes(family), "ip route show table all")
-            for part in (part for data in buffers for part in parts_of(data)):
-                route, _ = parse_route(part, view.names, self.nexthops.hops)
-                protocol = route_protocol(part)
-                if route is None or route.key not in missing or protocol == view.mark.protocol:
-                    continue
-                left_by_flanneld = protocol == RTPROT_BOOT and route in right
-                if route.key in self._held or left_by_flanneld:
-                    found.append(UnmarkedRoute(route))
-                else:
-                    found.append(Occupant(Route, route.key, _in_the_way(route, protocol)))
-        return found
 
     def _reader(self, view: KernelView, family: int, oif: int) -> TableReader[Route]:
         """Our routes of a family, or those of others through one device."""
@@ -185,7 +147,10 @@ class RouteKind:
         known = {route.key for route in (*actual, *unmarked)}
         new = [route for route in put if route.key not in known]
         ids, hops = _needed_nexthops(put, nexthops, context.gone)
+        preferred = sorted(context.actual.of(PreferredRoute), key=lambda one: one.text)
+        part.conflicts += [one.text for one in preferred if not one.may_be_deleted]
         part.put = [
+            *step(self, "delete preferred", [one for one in preferred if one.may_be_deleted]),
             *step(self, "put nexthop", hops),
             *step(self, "delete", changes.doubles),
             *step(self, "put", ordered((r for r in put if r.key in known), _order), ids),
@@ -197,7 +162,10 @@ class RouteKind:
         ]
         if context.whole and nexthops is not None:
             stale = _stale_nexthops(context.desired, nexthops, context.gone)
-            part.delete += step(self, "delete nexthop", ordered(stale))
+            # routes may be by either of two equal ones, and go with it
+            part.delete += step(
+                self, "delete nexthop", ordered(stale), disturbs=bool(nexthops.doubles)
+            )
         return part
 
     def _flush(self, actual: Iterable[Route], nexthops: NexthopTable, gone: set[str]) -> list[Step]:
@@ -223,6 +191,8 @@ class RouteKind:
                 return put_nexthops(objects, view.index, protocol)
             if step.verb == "delete nexthop":
                 return delete_nexthops(hop.id for hop in objects)
+            if step.verb == "delete preferred":
+                return delete_one_by_one((one.route, one.protocol) for one in objects)
             if step.verb == "delete unmarked":
                 return delete_routes(objects, 0, view.index)
             if step.verb == "delete":
@@ -231,9 +201,9 @@ class RouteKind:
 
         failures, failed = apply_batch(step, view, encode, on_device=False, explain=_explain)
         if step.verb in ("add", "put"):
-            self._held |= {r.key for n, r in enumerate(step.objects) if n not in failed}
+            self.foreign.hold(r.key for n, r in enumerate(step.objects) if n not in failed)
         elif step.verb == "delete":
-            self._held -= {route.key for route in step.objects}
+            self.foreign.release(route.key for route in step.objects)
         self._remember(step, failed)
         return failures
 
@@ -254,7 +224,7 @@ class RouteKind:
     def watcher(self, mark: Mark) -> RouteWatcher:
         """Tells that one was changed."""
         del mark
-        return RouteWatcher()
+        return RouteWatcher(self.foreign, self.nexthops.is_ours)
 
     def line(self, verb: str, one: Any) -> str:
         """`ip route replace DESTINATION via VIA dev LINK ...`, `ip nexthop ...`."""
@@ -265,7 +235,9 @@ class RouteKind:
             )
         if verb == "delete nexthop":
             return f"ip nexthop del id {one.id}"
-        return _line(one, delete=verb.startswith("delete"), marked=verb != "delete unmarked")
+        if verb == "delete preferred":
+            return route_line(one.route, delete=True, marked=False)
+        return route_line(one, delete=verb.startswith("delete"), marked=verb != "delete unmarked")
 
 
 class _RouteChanges(NamedTuple):
@@ -337,32 +309,3 @@ def _explain(one: Any, error: NetlinkError) -> str:
     if error.errno == errno.EEXIST and isinstance(one, Route):
         return "another program has a route at this destination and metric: remove it"
     return error.reason
-
-
-def _in_the_way(route: Route, protocol: int) -> str:
-    text = _line(route, delete=True, marked=False).replace(" del ", " ", 1)
-    return (
-        f"route {text.removeprefix('ip route ').removeprefix('ip -6 route ')} "
-        f"(proto {protocol}) is not ours: remove it, or take its network out of the cluster's"
-    )
-
-
-def _line(route: Route, *, delete: bool, marked: bool) -> str:
-    destination = "default" if route.destination in ("0.0.0.0/0", "::/0") else route.destination
-    family = "ip -6" if route.destination == "::/0" else "ip"
-    words = [family, "route", "del" if delete else "replace", destination]
-    if not delete or not marked:
-        words += ["via", route.via] if route.via else []
-        words += ["dev", route.link]
-        words += ["onlink"] if route.onlink and not delete else []
-    words += ["metric", str(route.metric)] if route.metric else []
-    words += ["table", str(route.table)] if route.table != MAIN_TABLE else []
-    if not delete:
-        words += ["src", route.source] if route.source else []
-        words += ["mtu", str(route.mtu)] if route.mtu else []
-        words += ["advmss", str(route.advmss)] if route.advmss else []
-        words += (
-            ["scope", "link" if route.scope == 253 else str(route.scope)] if route.scope else []
-        )
-    words += ["proto", str(PROTOCOL)] if marked else []
-    return " ".join(words)

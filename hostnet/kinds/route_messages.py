@@ -27,12 +27,15 @@ from hostnet.netlink.attributes import (
 )
 from hostnet.netlink.buffers import Part
 from hostnet.netlink.socket import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Request, RequestBatch
+from hostnet.ownership import PROTOCOL
 
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS = 1, 4, 5, 6, 7, 8
 RTA_MULTIPATH, RTA_TABLE, RTA_VIA, RTA_NH_ID = 9, 15, 18, 30
 RTAX_MTU, RTAX_ADVMSS = 2, 8
 RTN_UNICAST = 1
+KIND_WORDS = {6: "blackhole ", 7: "unreachable ", 8: "prohibit ", 9: "throw "}
+"""RTN_*: routes that lead nowhere."""
 RT_SCOPE_LINK = 253
 RT_TABLE_COMPAT = 252  # what rtm_table says when the real number is in RTA_TABLE
 IPV6_DEFAULT_METRIC = 1024  # IP6_RT_PRIO_USER, net/ip6_route.h
@@ -69,6 +72,42 @@ class Route(NamedTuple):
     def key(self) -> tuple[str, int, int]:
         """The kernel holds one route per destination, metric and table."""
         return (self.destination, self.metric, self.table)
+
+
+class Place(NamedTuple):
+    """Where a route of any type stands, and whose it is."""
+
+    key: tuple[str, int, int]
+    """As `Route.key`."""
+    protocol: int
+    kind: int
+    """RTN_*."""
+    tos: int
+    """Of the packets that it is for; 0: all."""
+
+    @property
+    def kind_word(self) -> str:
+        """As before the destination in `ip route`: `blackhole `; empty for unicast."""
+        return KIND_WORDS.get(self.kind, "")
+
+    def route(self) -> Route:
+        """As far as it is known: for one that leads nowhere, or by several next hops."""
+        destination, metric, table = self.key
+        return Route(destination, "", metric=metric, table=table)
+
+    def is_preferred_to(self, key: tuple[str, int, int], came_after: bool) -> bool:
+        """Whether packets take it instead of one at `key`, of the same destination and table.
+
+        Of two IPv4 routes with one metric the first counts; `came_after`: it is the second.
+        """
+        mine, other = (_compared_metric(k[0], k[1]) for k in (self.key, key))
+        ipv4 = ":" not in key[0]
+        return mine < other or (ipv4 and mine == other and (bool(self.tos) or not came_after))
+
+
+def _compared_metric(destination: str, metric: int) -> int:
+    """As the kernel compares it: for IPv6, 0 in a request means 1024."""
+    return metric or (IPV6_DEFAULT_METRIC if ":" in destination else 0)
 
 
 def put_routes(
@@ -121,6 +160,14 @@ def delete_routes(
         via, onlink = (route.via, route.onlink) if oif else (None, False)
         bare = Route(route.destination, "", via, onlink, None, route.metric, route.table)
         bodies.append(_route(bare, oif, 0, protocol, anything=True))
+    return RequestBatch(RTM_DELROUTE, 0, bodies)
+
+
+def delete_one_by_one(routes: Iterable[tuple[Route, int]]) -> RequestBatch:
+    """`ip route del DESTINATION metric M table T proto P` each, with its own protocol number."""
+    bodies = [
+        body for route, protocol in routes for body in delete_routes([route], protocol).bodies
+    ]
     return RequestBatch(RTM_DELROUTE, 0, bodies)
 
 
@@ -178,6 +225,19 @@ def route_protocol(part: Part) -> int:
     return part[0][part[1] + 5]
 
 
+def parse_place(part: Part) -> Place:
+    """Read an RTM_*ROUTE message of any type: no more than where it stands."""
+    data, begin, end = part
+    family, length, _, tos, table, protocol, _, kind, _ = _ROUTE.unpack_from(data, begin)
+    found = attributes(data, begin + 12, end)
+    anywhere = b"\0" * (4 if family == socket.AF_INET else 16)
+    metric = u32(found.get(RTA_PRIORITY))
+    if family == socket.AF_INET6 and metric == IPV6_DEFAULT_METRIC:
+        metric = 0
+    destination = f"{unpack_address(found.get(RTA_DST, anywhere))}/{length}"
+    return Place((destination, metric, u32(found.get(RTA_TABLE), table)), protocol, kind, tos)
+
+
 def parse_route(
     part: Part, names: Mapping[int, str], nexthops: Mapping[int, NexthopKey]
 ) -> tuple[Route | None, int]:
@@ -225,3 +285,27 @@ def parse_route(
         scope,
     )
     return route, device
+
+
+def route_line(route: Route, *, delete: bool, marked: bool) -> str:
+    """`ip route replace ...` or `ip route del ...`; `marked` with our protocol number."""
+    destination = "default" if route.destination in ("0.0.0.0/0", "::/0") else route.destination
+    family = "ip -6" if route.destination == "::/0" else "ip"
+    words = [family, "route", "del" if delete else "replace", destination]
+    if not delete or not marked:
+        words += ["via", route.via] if route.via else []
+        words += ["dev", route.link] if route.link else []
+        words += ["onlink"] if route.onlink and not delete else []
+    words += ["metric", str(route.metric)] if route.metric else []
+    words += ["table", str(route.table)] if route.table != MAIN_TABLE else []
+    if not delete:
+        words += ["src", route.source] if route.source else []
+        words += ["mtu", str(route.mtu)] if route.mtu else []
+        words += ["advmss", str(route.advmss)] if route.advmss else []
+        words += (
+            ["scope", "link" if route.scope == RT_SCOPE_LINK else str(route.scope)]
+            if route.scope
+            else []
+        )
+    words += ["proto", str(PROTOCOL)] if marked else []
+    return " ".join(words)

@@ -218,3 +218,6 @@ class RuleWatcher:
 
     def deletion(self, one: object) -> None:
         """The messages have a sender."""
+
+    def writing(self, one: object) -> None:
+        """Likewise."""

@@ -13,7 +13,7 @@ from typing import Protocol
 from hostnet.kinds.actual_link import ActualLink
 from hostnet.netlink.buffers import Part
 from hostnet.netlink.socket import NetlinkSocket
-from hostnet.ownership import OVERLAY_KINDS, POD_ALIAS, Mark
+from hostnet.ownership import LINK_ALIAS, OVERLAY_KINDS, POD_ALIAS, Mark
 
 NETLINK_ROUTE = 0  # linux/netlink.h
 
@@ -30,6 +30,8 @@ class WatchView:
     """By index; kept up to date by the watcher of devices."""
     deleted: frozenset[Deletion] = frozenset()
     """What a plan that was just applied has deleted: the messages on it are our own."""
+    written: frozenset[object] = frozenset()
+    """What it has written, of the kinds whose messages have no sender."""
 
     def is_overlay(self, index: int) -> bool:
         """Whether a device exists for an overlay only."""
@@ -64,9 +66,12 @@ class Watcher(Protocol):
         None where the message has a sender, by which it is known to be ours.
         """
 
+    def writing(self, one: object) -> object | None:
+        """What a message on the writing of this object of ours would name; None likewise."""
+
 
 def is_of_a_pod(link: ActualLink) -> bool:
     """Whether a device is a pod's: those come and go with the pods."""
-    return link.kind == "veth" and (
-        bool(link.master) or link.alias.startswith(POD_ALIAS) or link.name.startswith("veth")
-    )
+    if link.kind != "veth" or link.alias == LINK_ALIAS:
+        return False
+    return bool(link.master) or link.alias.startswith(POD_ALIAS) or link.name.startswith("veth")

@@ -39,7 +39,8 @@ class TableReader(Generic[T]):
     def __init__(self, parse: Parser[T], front: int = 0) -> None:
         self._parse = parse
         self._front = front
-        self._known: dict[bytes, object] = {}
+        self._known: dict[int, dict[bytes, object]] = {}
+        """By length and front part of a row: one of another length has other attributes behind."""
         self._devices: dict[int, str] = {}
 
     def read(self, buffers: Sequence[bytes], names: Mapping[int, str]) -> list[T]:
@@ -49,7 +50,7 @@ class TableReader(Generic[T]):
         values: list[object] = []
         for data in buffers:
             values += self._read(data, names)
-        if len(self._known) > 2 * len(values) + _SLACK:
+        if sum(map(len, self._known.values())) > 2 * len(values) + _SLACK:
             self._known = {}
         return cast("list[T]", [value for value in values if value is not _SKIP])
 
@@ -65,9 +66,9 @@ class TableReader(Generic[T]):
         rows = list(_rows(length, front).iter_unpack(memoryview(data)[:whole]))
         if len(set(map(_FIRST, rows))) != 1:  # headers differ: not all of one length or kind
             return [self._parsed(part, names) for part in parts_of(data)]
-        found = list(map(self._known.get, map(_SECOND, rows)))
+        known = self._known.setdefault(length, {})
+        found = list(map(known.get, map(_SECOND, rows)))
         if None in found:
-            known = self._known
             for number, value in enumerate(found):
                 if value is None:
                     begin = number * length + 16

@@ -53,6 +53,23 @@ def host(netns: str) -> str:
 
     192.168.64.2/24 and fd00:1::2/64; the veth pair's other end is eth1 in the same namespace.
     """
+    make_underlay(netns)
+    return netns
+
+
+@pytest.fixture(scope="module")
+def shared_host() -> Iterator[str]:
+    """As `host`, for all tests of a module: each leaves it as it was."""
+    name = f"fm-{secrets.token_hex(4)}"
+    namespaces.create(name)
+    try:
+        make_underlay(name)
+        yield name
+    finally:
+        namespaces.remove(name)
+
+
+def make_underlay(netns: str) -> None:
     for command in (
         "link add eth0 type veth peer name eth1",
         "link set eth1 up",
@@ -63,7 +80,6 @@ def host(netns: str) -> str:
         "-6 route add default via fd00:1::1",
     ):
         subprocess.run(["ip", "-n", netns, *command.split()], check=True)
-    return netns
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,6 +14,16 @@ from hostnet.netlink.socket import Request
 
 IFLA_VXLAN_ID, IFLA_VXLAN_LINK, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LEARNING = 1, 3, 4, 7
 IFLA_VXLAN_PORT, IFLA_VXLAN_LOCAL6 = 15, 17
+OTHER_SETTINGS = {
+    2: "group",
+    5: "ttl",
+    6: "tos",
+    16: "group6",
+    26: "label",
+    28: "inherit",
+    29: "df",
+}
+"""IFLA_VXLAN_*: what `ip link set` can change, and we leave at 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +37,8 @@ class Vxlan:
     """Underlay source address; its family is the underlay's family."""
     underlay_link: str | None = None
     learning: bool = False
+    others: tuple[str, ...] = ()
+    """Names of settings that are not at 0, as ours are: a TTL of 1 ends at the first router."""
 
 
 def vxlan_data(vxlan: Vxlan, underlay_index: int) -> bytes:
@@ -67,6 +79,7 @@ class VxlanKind:
             local=unpack_address(local) if local else "",
             underlay_link=names.get(u32(data.get(IFLA_VXLAN_LINK))),
             learning=data.get(IFLA_VXLAN_LEARNING, b"\0") != b"\0",
+            others=tuple(name for kind, name in OTHER_SETTINGS.items() if any(data.get(kind, b""))),
         )
 
     def can_become(self, have: Vxlan, want: Vxlan) -> bool:

@@ -87,7 +87,7 @@ def kernel(host: str) -> Iterator[Kernel]:
 @pytest.fixture
 def monitor(host: str, kernel: Kernel) -> Iterator[Monitor]:
     assert reconcile(WANTED, kernel).ok
-    with Monitor(host, ignore=[kernel.socket.port]) as opened:
+    with Monitor(host, ignore=[kernel.socket.port], kinds=kernel.kinds) as opened:
         yield opened
 
 
@@ -135,7 +135,9 @@ def test_our_own_changes_and_unrelated_ones_are_not_reported(
     before = merge([BASE, peer(0), peer(1)])
     parts = HostState(routes=now.of(Route), neighbours=now.of(Neighbour), fdb=now.of(FdbEntry))
     old = HostState(routes=before.of(Route), neighbours=before.of(Neighbour))
-    assert reconcile(parts, kernel, delta_of=old).ok
+    done = reconcile(parts, kernel, delta_of=old)
+    assert done.ok
+    assert monitor.settle(done.plans) == []
     for command in (
         "link add vethfeed type veth peer name vethfade",
         "link add kbr0 type bridge",

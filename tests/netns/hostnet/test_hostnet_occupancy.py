@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from hostnet.apply import Outcome, plan_full, reconcile
+from hostnet.events import Monitor
 from hostnet.kernel import Kernel
 from hostnet.kinds.fdb import FdbEntry
 from hostnet.kinds.link import Link
@@ -95,15 +96,35 @@ def test_a_foreign_route_that_is_made_after_the_look_stays(
 
 
 @FAMILIES
-def test_a_foreign_route_of_another_metric_or_table_is_not_in_the_way(
+def test_a_foreign_route_of_a_higher_metric_or_another_table_is_not_in_the_way(
     kernel: Kernel, host: str, family: int
 ) -> None:
-    ip(host, f"{FOREIGN_ROUTES[family]} proto static metric 50")
+    ip(host, f"{FOREIGN_ROUTES[family]} proto static metric 2000")
     ip(host, f"{FOREIGN_ROUTES[family]} proto static table 77")
     assert reconcile(HostState([ROUTES[family]]), kernel).failures == []
     assert plan_full(HostState([ROUTES[family]]), kernel).lines() == []
     assert reconcile(HostState(), kernel).failures == []
     assert "static" in ip(host, f"-{family} route")
+
+
+@pytest.mark.parametrize("protocol", ["static", "bird"])
+def test_a_route_that_the_kernel_prefers_to_ours_is_reported_or_deleted(
+    kernel: Kernel, host: str, protocol: str
+) -> None:
+    """One that was there before ours stays, and one of a routing daemon; all are told of."""
+    other = FOREIGN_ROUTES[6]
+    ip(host, f"{other} proto static metric 50")
+    wanted = HostState([ROUTES[6]])
+    for _ in range(2):
+        (failure,) = reconcile(wanted, kernel).failures
+        assert ROUTES[6].destination in str(failure)
+    ip(host, f"{other} proto static metric 50".replace("route add", "route del"))
+    with Monitor(host, ignore=[kernel.socket.port], kinds=kernel.kinds) as monitor:
+        ip(host, f"{other} proto {protocol} metric 40")
+        assert f"route {ROUTES[6].destination} was set" in monitor.drain()
+    outcome = reconcile(wanted, kernel)
+    assert outcome.ok is (protocol == "static")
+    assert ("metric 40" in ip(host, "-6 route")) is (protocol != "static")
 
 
 @FAMILIES

@@ -215,8 +215,10 @@ def run_filter(program: list[tuple[int, int, int, int]], packet: bytes) -> int:
 def test_filter_drops_our_own_changes_and_ageing_neighbours(ports: list[int]) -> None:
     program = packet_filter(ports)
 
-    def kept(kind: int, port: int, state: int = 0, family: int = socket.AF_INET) -> bool:
-        body = struct.pack("=BBHiHBB", family, 0, 0, 5, state, 0, 0)
+    def kept(
+        kind: int, port: int, state: int = 0, family: int = socket.AF_INET, flags: int = 0
+    ) -> bool:
+        body = struct.pack("=BBHiHBB", family, 0, 0, 5, state, flags, 0)
         return bool(run_filter(program, HEADER.pack(28, kind, 0, 0, port) + body))
 
     for port in ports:
@@ -225,6 +227,9 @@ def test_filter_drops_our_own_changes_and_ageing_neighbours(ports: list[int]) ->
     assert kept(24, 0)
     assert kept(RTM_NEWNEIGH, 0, 0x80)
     assert not kept(RTM_NEWNEIGH, 0, 0x02)
-    assert not kept(RTM_NEWNEIGH, 0, 0xC0, socket.AF_BRIDGE)
+    assert kept(RTM_NEWNEIGH, 99, 0x02)
+    assert kept(RTM_NEWNEIGH, 0, 0xC0, socket.AF_BRIDGE)
+    assert kept(RTM_NEWNEIGH, 0, 0x02, socket.AF_BRIDGE, 0x02)
+    assert not kept(RTM_NEWNEIGH, 0, 0x02, socket.AF_BRIDGE)
     assert kept(29, 0, 0xC0, socket.AF_BRIDGE)
     assert kept(29, 0, 0x20)

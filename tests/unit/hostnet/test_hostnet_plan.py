@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from hostnet.kinds.fdb import FdbEntry
+from hostnet.kinds.foreign.routes import UnmarkedRoute
 from hostnet.kinds.link import Link
 from hostnet.kinds.links.bridge import Bridge
 from hostnet.kinds.links.veth import Veth
@@ -13,7 +14,7 @@ from hostnet.kinds.links.vxlan import Vxlan
 from hostnet.kinds.neighbour import Neighbour
 from hostnet.kinds.nexthop import Nexthop, NexthopTable
 from hostnet.kinds.nft_table import NftTable
-from hostnet.kinds.route import FLUSHED_BY_KERNEL, UnmarkedRoute
+from hostnet.kinds.route import FLUSHED_BY_KERNEL
 from hostnet.kinds.route_messages import Route
 from hostnet.netlink.address_messages import Address
 from hostnet.plan import Plan

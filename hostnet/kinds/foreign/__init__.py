@@ -1,0 +1,1 @@
+"""What other programs put where objects of ours are, or in front of them."""
