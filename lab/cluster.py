@@ -47,7 +47,7 @@ class Lab:
         self.conflist: dict[str, Any] = {
             "cniVersion": "1.0.0",
             "name": "pods",
-            "plugins": [{"type": "flatmesh"}],
+            "plugins": [{"type": "flatmesh", "hairpinMode": True}],
         }
 
     # -- the whole -------------------------------------------------------------------
