@@ -7,12 +7,14 @@ a failed ADD has nothing to undo: the addresses are written in one transaction o
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cni.address_pool import resolve_pool
 from cni.attachment.lock import hold_lock
-from cni.attachment.store import AttachmentStore
+from cni.attachment.store import AttachmentRecord, AttachmentStore
 from cni.config.ipam_config import parse_data_dir, parse_own_ipam_config
 from cni.config.request import CniRequest
-from cni.errors import CHECK_FAILED, CniError
+from cni.errors import CHECK_FAILED, INVALID_CONFIG, CniError
 from cni.host import PluginHost
 from cni.result.model import CniResult
 
@@ -36,10 +38,10 @@ def delete(request: CniRequest, host: PluginHost) -> None:
     """Free the attachment's addresses, if it has any. Raises CniError."""
     key = request.attachment
     with hold_lock(host, PLUGIN, key):
-        store = _store(request, host)
-        record = store.find(key)
+        store = _store_if_named(request, host)
+        record = store.find(key) or _under_former_name(request, store)
         if record is not None and record.plugin == PLUGIN:
-            store.forget(key)
+            store.forget(record.key)
 
 
 def check(request: CniRequest, host: PluginHost) -> None:
@@ -71,6 +73,26 @@ def status(request: CniRequest, host: PluginHost) -> None:
     host.require_healthy()
     pool = resolve_pool(parse_own_ipam_config(request), request, host.subnet_file)
     _store(request, host).require_free_address(request.attachment.network, pool)
+
+
+def _under_former_name(request: CniRequest, store: AttachmentStore) -> AttachmentRecord | None:
+    """The record of this interface from before its network was renamed."""
+    for record in store.records_of_interface(request.attachment):
+        same = record.netns == request.netns
+        gone = request.call.same_mounts and not Path(record.netns).exists()
+        if record.plugin == PLUGIN and (same or gone):
+            return record
+    return None
+
+
+def _store_if_named(request: CniRequest, host: PluginHost) -> AttachmentStore:
+    """The store of a DEL; the host's own where the config names none that could be."""
+    try:
+        return _store(request, host)
+    except CniError as error:
+        if error.code != INVALID_CONFIG:
+            raise
+        return AttachmentStore(host)
 
 
 def _store(request: CniRequest, host: PluginHost) -> AttachmentStore:

@@ -206,6 +206,11 @@ class AddressStore:
         with self._database.reading() as db:
             return _records(db, "" if network is None else " WHERE network = ?", network)
 
+    def list_interface(self, container: str, ifname: str) -> Sequence[StoredAttachment]:
+        """All attachments of one interface of a container, whatever their networks are called."""
+        with self._database.reading() as db:
+            return _records(db, " WHERE container = ? AND ifname = ?", container, ifname)
+
     def stale(self, network: str, keep: Collection[tuple[str, str]]) -> Sequence[StoredAttachment]:
         """All of a network but the (container, ifname) of `keep`: what GC has to remove."""
         with self._database.reading() as db:

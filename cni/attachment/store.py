@@ -79,6 +79,11 @@ class AttachmentStore:
         with _with_codes():
             return [_record(stored) for stored in self._store.list(network)]
 
+    def records_of_interface(self, key: AttachmentKey) -> list[AttachmentRecord]:
+        """The records of one interface of a container, in any network. Raises CniError (5)."""
+        with _with_codes():
+            return [_record(r) for r in self._store.list_interface(key.container_id, key.ifname)]
+
     def begin(
         self, netns: str, key: AttachmentKey, pool: AddressPool | None, metadata: Mapping[str, Any]
     ) -> tuple[ResultAddress, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from cni.config.ipam_config import delegated_ipam_type
 from cni.config.request import CniRequest
 from cni.delegate.executable import (
     decode_stdout,
@@ -36,6 +37,20 @@ def require_callable(plugin_type: object, request: CniRequest) -> None:
     if not request.call.same_mounts:
         raise RunInClientError
     find_executable(plugin_type, request.cni_path)
+
+
+def callable_ipam(request: CniRequest) -> str:
+    """The IPAM plugin of another's that a config names; empty: none, or none that can be called.
+
+    Raises RunInClientError.
+    """
+    try:
+        kind = delegated_ipam_type(request)
+        if kind:
+            require_callable(kind, request)
+    except CniError:
+        return ""
+    return kind
 
 
 def call_delegate(

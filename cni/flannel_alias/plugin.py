@@ -29,7 +29,13 @@ from cni.delegate.remembered import delete_remembered, delete_request, to_rememb
 from cni.delegate.run import call_delegate, require_callable
 from cni.errors import IO_FAILURE, CniError
 from cni.flannel_alias.delegate_config import OWN_BRIDGE, delegate_config
-from cni.flannel_alias.state_files import own_state_files, read_state, state_path, write_state
+from cni.flannel_alias.state_files import (
+    own_state_files,
+    read_state,
+    state_path,
+    state_path_of_delete,
+    write_state,
+)
 from cni.host import PluginHost
 from cni.plugin import Plugin, run_command
 from cni.result.model import CniResult
@@ -62,8 +68,8 @@ def delete(request: CniRequest, host: PluginHost) -> None:
     """Detach the container by the delegate, with the config of its ADD. Raises CniError."""
     key = request.attachment
     with hold_lock(host, PLUGIN, key):
-        path = state_path(request, key)
-        config = read_state(path)
+        path = state_path_of_delete(request, key)
+        config = _state_or_config(path, request, host)
         if config is None:
             return
         config |= previous_as_given(request)
@@ -117,6 +123,19 @@ def _delegate_config(request: CniRequest, host: PluginHost) -> dict[str, Any]:
     config = parse_flannel_config(request)
     env = read_subnet_env(config.subnet_file or host.subnet_file)
     return delegate_config(config, env, own_bridge=not _is_installed("bridge", request))
+
+
+def _state_or_config(path: Path, request: CniRequest, host: PluginHost) -> dict[str, Any] | None:
+    """The delegate's config of a DEL; where the file is damaged, what the call's config says.
+
+    Raises CniError (5) where neither can be read.
+    """
+    try:
+        return read_state(path)
+    except CniError as damage:
+        with contextlib.suppress(CniError):
+            return _delegate_config(request, host)
+        raise damage from None
 
 
 def _is_installed(name: str, request: CniRequest) -> bool:

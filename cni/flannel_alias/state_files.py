@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cni.config.call import AttachmentKey
-from cni.config.flannel_config import parse_flannel_data_dir
+from cni.config.flannel_config import DATA_DIR, parse_flannel_data_dir
 from cni.config.request import CniRequest
 from cni.errors import IO_FAILURE, CniError
 
@@ -40,11 +40,34 @@ def state_path(request: CniRequest, key: AttachmentKey) -> Path:
     return plain if same else long
 
 
-def own_state_files(request: CniRequest) -> list[tuple[Path, AttachmentKey]]:
+def state_path_of_delete(request: CniRequest, key: AttachmentKey) -> Path:
+    """The file of an attachment, also where its network was renamed since, or the file is damaged.
+
+    A config that names no directory which could be has no file. Raises CniError (5).
+    """
+    try:
+        directory = parse_flannel_data_dir(request)
+    except CniError:
+        return Path(DATA_DIR) / key.container_id
+    try:
+        path = state_path(request, key)
+    except CniError:
+        return directory / key.container_id
+    if path.exists():
+        return path
+    for other, owner in own_state_files(request, f"{key.container_id}*"):
+        if (owner.container_id, owner.ifname) == (key.container_id, key.ifname):
+            return other
+    return path
+
+
+def own_state_files(
+    request: CniRequest, pattern: str = "[!.]*"
+) -> list[tuple[Path, AttachmentKey]]:
     """The files that this plugin wrote, with their attachments. Raises CniError (5, 7)."""
     files = []
     directory = parse_flannel_data_dir(request)
-    for path in sorted(directory.glob("[!.]*")) if directory.is_dir() else []:
+    for path in sorted(directory.glob(pattern)) if directory.is_dir() else []:
         owner = (_decode(path) or {}).get(OWNER)
         if isinstance(owner, list) and len(owner) == 3:
             files.append((path, AttachmentKey(*owner)))

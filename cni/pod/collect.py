@@ -9,8 +9,8 @@ from cni.config.call import AttachmentKey
 from cni.config.request import CniRequest
 from cni.errors import IO_FAILURE, CniError
 from cni.host import PluginHost
-from cni.pod.naming import attachment_of, host_interface_name
-from cni.pod.removal import PLUGIN, Removal, detach
+from cni.pod.naming import PLUGIN, attachment_of, host_interface_name
+from cni.pod.removal import Removal, detach
 from hostnet.find_link import find_link
 from hostnet.kinds.link_messages import RTM_GETLINK, dump_links, parse_link
 from hostnet.netlink.socket import NetlinkSocket

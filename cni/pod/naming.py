@@ -17,6 +17,8 @@ from cni.result.model import ResultAddress
 from hostnet.address_mac import GATEWAY_PREFIX, mac_after
 from hostnet.ownership import POD_ALIAS
 
+PLUGIN = "flatmesh"
+"""In the metadata of attachments that this plugin made, and in the names of its locks."""
 POD_PREFIX = GATEWAY_PREFIX
 """The first two bytes of a pod's hardware address; the bridge has the same."""
 HOST_PREFIX = "0a:59"

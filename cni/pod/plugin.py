@@ -23,17 +23,21 @@ from typing import TYPE_CHECKING
 
 from cni.address_pool import resolve_pool
 from cni.attachment.lock import hold_lock
-from cni.attachment.store import AttachmentStore
+from cni.attachment.store import AttachmentRecord, AttachmentStore
+from cni.config.call import AttachmentKey
 from cni.config.ipam_config import delegated_ipam_type, parse_own_ipam_config, uses_own_addresses
 from cni.config.request import CniRequest
 from cni.crash_points import crash_point
-from cni.delegate.run import call_delegate, forward, require_callable
-from cni.errors import ATTACHMENT_EXISTS, NOT_AVAILABLE, CniError
+from cni.delegate.run import call_delegate, callable_ipam, forward
+from cni.errors import ATTACHMENT_EXISTS, NOT_AVAILABLE, CniError, RunInClientError
 from cni.host import PluginHost
 from cni.pod.container_netns import open_container_netns, open_container_netns_if_present
-from cni.pod.removal import PLUGIN, Removal, detach
+from cni.pod.naming import PLUGIN, host_interface_name
+from cni.pod.peer import is_where_recorded, under_former_name
+from cni.pod.removal import Removal, detach
 from cni.result.model import CniResult
 from hostnet.find_link import find_link
+from hostnet.kinds.actual_link import ActualLink
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.netns import entered
 
@@ -68,16 +72,19 @@ def add(request: CniRequest, host: PluginHost) -> CniResult:
 def delete(request: CniRequest, host: PluginHost) -> None:
     """Detach the container; succeeds when there is nothing to detach. Raises CniError."""
     key = request.attachment
+    callable_ipam(request)  # in another process, if need be, before anything is changed
     with ExitStack() as stack:
         netns = stack.enter_context(open_container_netns_if_present(request))
         stack.enter_context(hold_lock(host, PLUGIN, key))
         store = AttachmentStore(host)
-        record = store.find(key)
-        delegate = delegated_ipam_type(request)
-        if delegate:
-            require_callable(delegate, request)
+        removal = Removal(key, store.find(key), netns, request)
+        if removal.record is None and not _has_host_interface(key):
+            former = under_former_name(key, netns, store)
+            if former is not None:
+                stack.enter_context(hold_lock(host, PLUGIN, former))
+                removal = Removal(former, store.find(former), netns)
         crash_point("del-found")
-        detach(Removal(key, record, netns, request), store, host)
+        detach(removal, store, host)
     host.pods_changed()
 
 
@@ -119,6 +126,11 @@ def status(request: CniRequest, host: PluginHost) -> None:
         AttachmentStore(host).require_free_address(request.attachment.network, pool)
 
 
+def _has_host_interface(key: AttachmentKey) -> bool:
+    with NetlinkSocket() as sock:
+        return find_link(sock, host_interface_name(key)) is not None
+
+
 def _socket_in(netns: int) -> NetlinkSocket:
     """A netlink socket in another namespace, which this thread enters and leaves for it.
 
@@ -136,12 +148,14 @@ def _require_free(
     sockets: PodSockets,
     host: PluginHost,
 ) -> None:
-    """Refuse a second ADD (102); remove what a killed ADD, or a pod that is gone, left."""
+    """Refuse a second ADD (102); remove what a killed ADD, or a container that is gone, left."""
     record = store.find(plan.key)
     unfinished = record is not None and not record.ready
     if not unfinished:
         in_pod = find_link(sockets.pod, plan.key.ifname)
-        if in_pod is not None or find_link(sockets.host, plan.host_name) is not None:
+        host_end = find_link(sockets.host, plan.host_name)
+        elsewhere = host_end is not None and not _is_left(record, host_end, request)
+        if in_pod is not None or elsewhere:
             where = "in the container" if in_pod is not None else "in another namespace"
             raise CniError(
                 ATTACHMENT_EXISTS,
@@ -150,6 +164,15 @@ def _require_free(
             )
     if record is not None:
         detach(Removal(plan.key, record, sockets.pod_netns, request), store, host)
+
+
+def _is_left(record: AttachmentRecord | None, host_end: ActualLink, request: CniRequest) -> bool:
+    """Whether this host interface is that of a container whose recorded namespace is gone."""
+    if record is None:
+        return False
+    if not request.call.same_mounts:
+        raise RunInClientError  # the path of the namespace is the runtime's
+    return not is_where_recorded(record, host_end)
 
 
 @contextlib.contextmanager

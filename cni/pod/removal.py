@@ -16,20 +16,16 @@ from typing import NamedTuple
 from base.errors import FlatmeshError
 from cni.attachment.store import AttachmentRecord, AttachmentStore
 from cni.config.call import AttachmentKey
-from cni.config.ipam_config import delegated_ipam_type
 from cni.config.request import CniRequest
 from cni.crash_points import crash_point
 from cni.delegate.remembered import delete_remembered
-from cni.delegate.run import NEED_INTERFACE, call_delegate
-from cni.errors import NETWORK_FAILURE, CniError
+from cni.delegate.run import NEED_INTERFACE, call_delegate, callable_ipam
+from cni.errors import NETWORK_FAILURE, TRY_AGAIN_LATER, CniError
 from cni.host import PluginHost
 from cni.pod import firewall, source_guard, veth_removal
 from cni.pod.naming import host_interface_name
 from hostnet.find_link import find_link
 from hostnet.netlink.socket import NetlinkSocket
-
-PLUGIN = "flatmesh"
-"""In the metadata of attachments that this plugin made, and in the names of its locks."""
 
 
 class Removal(NamedTuple):
@@ -104,10 +100,18 @@ def _delegate_of(removal: Removal) -> str:
 
 
 def _release_delegated(removal: Removal, host: PluginHost) -> None:
-    """DEL of the delegated IPAM plugin, if there is one."""
+    """DEL of the delegated IPAM plugin, if there is one.
+
+    The DEL's config may name one that can't be called. Then the config of the ADD is used; where
+    no ADD is recorded, there is nothing to release.
+    """
     request = removal.request
-    if request is not None and request.command == "DEL" and delegated_ipam_type(request):
-        kind = delegated_ipam_type(request)
-        call_delegate(kind, "DEL", request.config.raw, request, host)
+    kind = callable_ipam(request) if request is not None and request.command == "DEL" else ""
+    if request is not None and kind:
+        try:
+            call_delegate(kind, "DEL", request.config.raw, request, host)
+        except CniError as error:
+            if removal.record is not None or error.code == TRY_AGAIN_LATER:
+                raise  # else it refuses a config by which it has given nothing
     elif removal.record is not None and "delegate" in removal.record.metadata:
         delete_remembered(removal.record.metadata["delegate"], removal.key, host)
