@@ -11,6 +11,7 @@ import logging
 
 from agent.controllers import make_controllers, open_resources
 from agent.settings import Settings
+from base import paths
 from base.errors import FlatmeshError
 from cni.cleanup import remove_all
 
@@ -33,6 +34,7 @@ def clean_up(settings: Settings) -> int:
                 problems.append(f"{controller.name}: {error}")
             if controller.name == "data plane":
                 problems += remove_all(settings.state_dir, settings.run_dir)
+    (settings.state_dir / paths.CONFIG_FILE).unlink(missing_ok=True)
     for problem in problems:
         log.error("%s", problem)
     return 1 if problems else 0

@@ -5,14 +5,14 @@ The loop holds the inputs, and marks controllers dirty; these are applied in thr
 timer, a changed cluster config), it brings the inputs up to date, top to bottom; each step is
 skipped while what it needs is missing, and everything already running stays as it is:
 
-    cluster config      comes with the lease snapshot; a broken one is reported, the last good kept
-    backend             made anew when the config changed
+    cluster config      the newest that can be used here (`agent.cluster_config.choice`)
+    backend             made anew with it
     underlay            which device and addresses peers reach us by
     lease               held, published with current attributes, or acquired: a task of its own
     controllers         marked dirty, each by the changes that it depends on
 
-Etcd may go away at any time: the kernel keeps forwarding, pods come and go, and the leases
-catch up when it is back. Another program that is stopped stops only the controller that asks it.
+Etcd may go away at any time: packets are forwarded, pods come and go, and the leases catch up when
+it is back. Another program that is stopped stops only the controller that asks it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from agent.backends import make_backend
+from agent.cluster_config.choice import ConfigChoice
 from agent.controller import Change, Controller
 from agent.data_plane_owner import DataPlaneOwner
 from agent.inputs import HostInputs, ReconcileInputs, masquerades
 from agent.kernel_applier import KernelEvents
 from agent.leases.lease_grace import LeaseGrace
-from agent.leases.occupied import in_use, of_underlay
+from agent.leases.occupied import in_use
 from agent.leases.previous_lease import previous_lease
 from agent.leases.refused_leases import RefusedLeases
 from agent.metrics import Metrics
@@ -53,7 +53,6 @@ from ipam.lease_claims import (
     ClaimRules,
     InUse,
     LeaseClaims,
-    network_conflicts,
     relevant,
 )
 from ipam.lease_source import LeaseRequest, LeaseSource, Snapshot
@@ -68,6 +67,8 @@ BUSY_INTERVAL = 0.005
 """Seconds between two tries to read kernel events that an apply reads at its end."""
 CLOCK_INTERVAL = 5.0
 """Seconds between two cheap looks at what nobody tells the changes of."""
+CONFIG_RETRY_INTERVAL = 10.0
+"""Seconds until a cluster config that can't be used is tried again, beside one in force."""
 HEARTBEAT_INTERVAL = 1.0
 """Seconds between two signs of life of the event loop, which /healthz asks for."""
 
@@ -102,8 +103,8 @@ class HostController:
         self._reader = reader
         self._etcd_addresses = etcd_addresses
         self._snapshot: Snapshot | None = None
-        self._config: NetworkConfig | None = None
-        self._backend: Backend | None = None
+        self._choice = ConfigChoice(settings, etcd_addresses)
+        self._config_changed = asyncio.Event()
         self._underlay: Underlay | None = None
         self._find_underlay = True
         """Whether the underlay may have changed: then it is detected again."""
@@ -129,7 +130,8 @@ class HostController:
             runner.before = self._named(runner.controller.after)
             runner.preferred_before = self._named(runner.controller.preferably_after)
         self._for_pods = [r for r in self.runners if r.controller.required_for_pods]
-        self.metrics.follow(self.runners, self.refused.samples)
+        more = (self._choice.samples, self.refused.samples)
+        self.metrics.follow(self.runners, lambda: [s for samples in more for s in samples()])
 
     def _named(self, names: Collection[str]) -> list[Runner]:
         return [runner for runner in self.runners if runner.name in names]
@@ -150,6 +152,10 @@ class HostController:
     def readiness(self) -> str | None:
         """Why not all is as it should be: what `problem` says, or a controller that fails."""
         return self.problem() or next((s for r in self.runners if (s := r.status())), None)
+
+    def more_lines(self) -> list[str]:
+        """What is not as it should be, but keeps no pod from being served."""
+        return [*self._choice.lines(), *self.refused.lines()]
 
     @property
     def _served(self) -> bool:
@@ -185,6 +191,7 @@ class HostController:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._follow_leases(), name="follow leases")
+                tasks.create_task(self._follow_config(), name="follow config")
                 tasks.create_task(self._keep_lease(), name="keep lease")
                 tasks.create_task(self._resync(), name="resync")
                 tasks.create_task(self._beat(), name="heartbeat")
@@ -197,12 +204,14 @@ class HostController:
             for runner in self.runners:
                 runner.release_waiting()
             await asyncio.gather(self.source.close(), *(r.close() for r in reversed(self.runners)))
-            for worker in (*self._workers.values(), self._attributes_worker):
+            for worker in (*self._workers.values(), self._attributes_worker, self._choice.worker):
                 worker.stop()
 
     async def _follow_leases(self) -> None:
         async for snapshot in self.source.snapshots():
-            self._snapshot = snapshot
+            last, self._snapshot = self._snapshot, snapshot
+            if last is None or not last.has_config_of(snapshot):
+                self._config_changed.set()
             self._grace.update(snapshot.expired, snapshot.released, time.monotonic())
             self._take_leases(snapshot.changed | snapshot.released)
             if self._concerns_us(snapshot):
@@ -210,7 +219,7 @@ class HostController:
 
     def _concerns_us(self, snapshot: Snapshot) -> bool:
         """Whether more than other hosts' leases changed, as far as we know."""
-        if self.inputs is None or snapshot.config != self._config or self._find_underlay:
+        if self.inputs is None or self._find_underlay:
             return True
         changed = snapshot.changed | snapshot.released
         ours = self.inputs.host.own.key
@@ -301,16 +310,16 @@ class HostController:
         return served, differs
 
     def _bring_up_to_date(self) -> None:
-        """Config, backend and underlay; then the lease. Tries again later when one fails."""
-        if self._snapshot is None:
+        """The underlay, then the lease. Tries again later when it fails."""
+        config = self._choice.config
+        if config is None:
             return
         try:
-            self._take_config(self._snapshot)
-            if self._config is not None and (self._find_underlay or self._underlay is None):
+            if self._find_underlay or self._underlay is None:
                 before = self._underlay
-                self._underlay = find_underlay(self.settings, self._config, self._reader)
+                self._underlay = find_underlay(self.settings, config, self._reader)
                 self._find_underlay = False
-                self._read_occupied(self._config)
+                self._read_occupied(config)
                 if before is not None and before.addresses != self._underlay.addresses:
                     self.source.underlay_changed()
         except (FlatmeshError, OSError) as problem:
@@ -333,36 +342,27 @@ class HostController:
         self._find_underlay = True
         self._retry = self._loop.call_later(RETRY_INTERVAL, self._bring_up_to_date)
 
-    def _take_config(self, snapshot: Snapshot) -> None:
-        if snapshot.config is None:
-            kept = "; the last good one stays in force" if self._config is not None else ""
-            self._problems.report("config", f"{snapshot.config_error}{kept}")
-            return
-        self._problems.clear("config")
-        if snapshot.config == self._config and self._backend is not None:
-            return
-        underlay = find_underlay(self.settings, snapshot.config, self._reader)
-        conflicts = network_conflicts(
-            snapshot.config, of_underlay(underlay, self._etcd_addresses())
-        )
-        if conflicts:
-            kept = "; the last good one stays in force" if self._config is not None else ""
-            mend = "choose another network with flatmesh config set"
-            self._problems.report("config", f"{conflicts[0]}{kept}: {mend}")
-            return
-        if self._config is not None and snapshot.config != self._config:
-            log.info("the cluster config has changed")
-        self._backend = make_backend(
-            snapshot.config, self.settings.state_dir, self.settings.run_dir
-        )
-        self._config = snapshot.config
-        self._find_underlay = True
+    async def _follow_config(self) -> None:
+        """Take the newest cluster config; one that can't be used now is tried again."""
+        while True:
+            await self._config_changed.wait()
+            self._config_changed.clear()
+            assert self._snapshot is not None  # noqa: S101 - it came before the event
+            find = partial(find_underlay, self.settings, kernel=self._reader)
+            if (problem := await self._choice.follow(self._snapshot, find)) is None:
+                self._problems.clear("config")
+            else:
+                self._problems.report("config", problem)
+                wait = RETRY_INTERVAL if self._choice.config is None else CONFIG_RETRY_INTERVAL
+                self._loop.call_later(wait, self._config_changed.set)
+            self._find_underlay = True
+            self._bring_up_to_date()
 
     async def _keep_lease(self) -> None:
         while True:
             await self._hold_lease.wait()
             self._hold_lease.clear()
-            config, backend, underlay = self._config, self._backend, self._underlay
+            config, backend, underlay = self._choice.config, self._choice.backend, self._underlay
             if config is None or backend is None or underlay is None:
                 continue
             request = LeaseRequest(

@@ -181,7 +181,7 @@ async def serve(settings: Settings) -> None:
                     host.metrics.registry,
                     lambda: time.monotonic() - host.last_beat < health.STALL_TIMEOUT,
                     host.readiness,
-                    host.refused.lines,
+                    host.more_lines,
                 )
             )
         log.info("flatmeshd starts: leases from %s", settings.lease_source)

@@ -18,10 +18,10 @@ repair of Open vSwitch off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
-from backend.arrivals import Arrivals
+from backend.arrivals import Arrivals, TunnelPort
 from backend.metric_sample import MetricSample
 from hostnet.state import HostState
 from hostnet.underlay import Underlay
@@ -112,6 +112,13 @@ class Backend(Protocol):
 
     def arrivals(self) -> Arrivals:
         """How peers' packets arrive here: tunnel ports and what is checked there."""
+
+    def obstacle(self, underlay: Underlay, held: Collection[TunnelPort]) -> str | None:
+        """Why its data plane can't be made on this host now, as one line; None when it can.
+
+        Asked before it takes over from another config's, whose tunnel ports `held` are. It may
+        try: what it makes for that is gone when it returns. Raises OSError.
+        """
 
     def base(self, own: Lease, underlay: Underlay) -> HostState:
         """What the host needs whoever its peers are."""

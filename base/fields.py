@@ -9,20 +9,29 @@ line that names the key, the value and what it must be:
 
     cluster config: Backend.VNI is "7"; it must be a whole number
 
-Keys that nobody reads are tolerated, as flanneld and CNI's libraries do.
+Keys that nobody reads are tolerated, as flanneld and CNI's libraries do, unless `refuse_misspelt`
+finds one that is nearly a known one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from difflib import get_close_matches
 from typing import overload
+
+
+def nearest(word: str, known: Collection[str]) -> str | None:
+    """The known word that this one is probably meant to be, without regard to case."""
+    by_lower = {one.lower(): one for one in known}
+    found = get_close_matches(word.lower(), by_lower, n=1)
+    return by_lower[found[0]] if found else None
 
 
 class Fields:
     """A JSON object, read key by key."""
 
-    __slots__ = ("_error", "_ignore_case", "_values", "where")
+    __slots__ = ("_error", "_ignore_case", "_names", "_values", "where")
 
     def __init__(
         self,
@@ -39,7 +48,17 @@ class Fields:
         self.where = where
         self._error = error
         self._ignore_case = ignore_case
+        self._names = tuple(values)
         self._values = {k.lower(): v for k, v in values.items()} if ignore_case else values
+
+    def refuse_misspelt(self, known: Collection[str]) -> None:
+        """Raise the error for a key that is nearly a known one: its value would have no effect."""
+        lower = {one.lower() for one in known}
+        for name in self._names:
+            meant = nearest(name, known) if name.lower() not in lower else None
+            if meant is not None:
+                text = json.dumps(name[:100])[1:-1]
+                raise self._error(f"{self.where}{text} is no key; did you mean {meant}?")
 
     def value(self, name: str) -> object:
         """What the document has for the key; None when it is absent."""

@@ -13,6 +13,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from agent.cluster_config.changes import changes
+from agent.cluster_config.check import check_config, without_effect
 from agent.etcd_addresses import EtcdAddresses
 from agent.leases.occupied import in_use
 from agent.settings import etcd_options, etcd_settings
@@ -49,38 +51,80 @@ def show_config(**flags: Any) -> None:
     """Print the cluster config; fails with the reason when it is invalid."""
     text = with_registry(flags, lambda registry: registry.config_text())
     click.echo(text)
-    parse_config(text)
+    check_config(parse_config(text))
 
 
 @config_group.command("set")
 @click.argument("config")
-@click.option("--force", is_flag=True, help="Write it although its network is in use here.")
+@click.option("--force", is_flag=True, help="Write it though it is refused beside what is there.")
+@click.option("--dry-run", is_flag=True, help="Check it and show what changes; write nothing.")
 @etcd_options
-def set_config(config: str, *, force: bool, **flags: Any) -> None:
+def set_config(config: str, *, force: bool, dry_run: bool, **flags: Any) -> None:
     """Check CONFIG (JSON, or - for stdin) and write it; daemons follow at once.
 
-    A network that overlaps addresses or routes of this host, etcd's addresses or those of the
-    hosts that have leases is refused.
+    Daemons check in the same way. Refused unless --force is given: a network that overlaps
+    addresses or routes of this host, etcd's addresses or those of the hosts that have leases; and
+    no Backend.Type where one was there, as that means udp.
     """
-    text = sys.stdin.read() if config == "-" else config
-    wanted = parse_config(text)
-    compact = json.dumps(json.loads(text), separators=(",", ":"))
+    wanted, document = _read_config(config)
     etcd = EtcdAddresses(etcd_settings(dict(flags)).endpoints)
 
-    async def write(registry: Registry) -> None:
+    async def write(registry: Registry) -> list[str]:
+        before = await _config_there(registry)
+        if force and not wanted.names_backend:
+            name = next((key for key in document if key.lower() == "backend"), "Backend")
+            document[name] = {**(document.get(name) or {}), "Type": wanted.backend_type}
+        else:
+            check_config(wanted, before)
         if not force:
-            await _require_free(registry, wanted, etcd)
-        await registry.set_config(compact)
+            await _require_free(registry, before, wanted, etcd)
+        if dry_run:
+            return changes(before, wanted, (await registry.leases())[0])
+        await registry.set_config(json.dumps(document, separators=(",", ":")))
+        return [f"! Backend.{name} is no key: it has no effect" for name in without_effect(wanted)]
 
-    with_registry(flags, write)
+    for line in with_registry(flags, write):
+        click.echo(line)
 
 
-async def _require_free(registry: Registry, wanted: NetworkConfig, etcd: EtcdAddresses) -> None:
-    """Raise ConfigError when the networks are new and in use."""
+@config_group.command("diff")
+@click.argument("config")
+@etcd_options
+def diff_config(config: str, **flags: Any) -> None:
+    """Show what CONFIG (JSON, or - for stdin) would change for the cluster; writes nothing."""
+    wanted, _ = _read_config(config)
+
+    async def compare(registry: Registry) -> list[str]:
+        before = await _config_there(registry)
+        check_config(wanted, before)
+        return changes(before, wanted, (await registry.leases())[0])
+
+    for line in with_registry(flags, compare):
+        click.echo(line)
+
+
+def _read_config(text: str) -> tuple[NetworkConfig, dict[str, Any]]:
+    """The config, and its document. Raises ConfigError."""
+    text = sys.stdin.read() if text == "-" else text
+    wanted = parse_config(text)
+    check_config(wanted)
+    return wanted, json.loads(text)
+
+
+async def _config_there(registry: Registry) -> NetworkConfig | None:
+    """The config that is in etcd, None when there is none that can be read."""
     with contextlib.suppress(ConfigError):
-        there, _ = await registry.config()
-        if (there.network, there.ipv6_network) == (wanted.network, wanted.ipv6_network):
-            return
+        return (await registry.config())[0]
+    return None
+
+
+async def _require_free(
+    registry: Registry, there: NetworkConfig | None, wanted: NetworkConfig, etcd: EtcdAddresses
+) -> None:
+    """Raise ConfigError when the networks are new and in use."""
+    networks = wanted.network, wanted.ipv6_network
+    if there is not None and (there.network, there.ipv6_network) == networks:
+        return
     leases, _ = await registry.leases()
     with Kernel() as kernel:
         used = in_use(kernel, etcd.addresses(again=True))

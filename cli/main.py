@@ -1,7 +1,7 @@
 """`flatmesh`: what an operator types.
 
     flatmesh lab up|status|exec|down|list     clusters on this machine
-    flatmesh config show|set                  the cluster config in etcd
+    flatmesh config show|set|diff             the cluster config in etcd
     flatmesh lease list|reserve|release       who owns which subnet
     flatmesh wireguard rotate-key             a new WireGuard key for this host
     flatmesh doctor                           what this host lacks

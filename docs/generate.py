@@ -123,7 +123,7 @@ CLUSTER_HEAD = """# Config keys
 ## Cluster config
 
 One JSON document at `<prefix>/config` in etcd (`flatmesh config set`). Keys match without regard to
-case; unknown ones are ignored.
+case. Unknown ones are ignored, but a key that is nearly a known one is refused.
 """
 
 
@@ -233,6 +233,9 @@ def errors() -> str:
     )
 
 
+STATE_FILES = ("ADDRESS_STORE", "LEASE_FILE", "CONFIG_FILE")
+
+
 def files() -> str:
     """Files and directories, from base/paths.py and the list above."""
     rows: list[tuple[str, str, str]] = []
@@ -246,9 +249,7 @@ def files() -> str:
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             text = " ".join(str(after.value.value).split())
         if not value.startswith("/"):
-            folder = (
-                "state directory" if name in ("ADDRESS_STORE", "LEASE_FILE") else "run directory"
-            )
+            folder = "state directory" if name in STATE_FILES else "run directory"
         rows.append((f"`{value}`", folder if not value.startswith("/") else "", text))
     rows += [(f"`{name}`", where, text) for where, name, text in OTHER_FILES]
     return "# Files and directories\n\n" + table(("path", "in", "meaning"), rows)

@@ -8,10 +8,11 @@ know the pod subnets. A peer beyond a router is refused (flannel, pkg/backend/ho
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.arrivals import Arrivals
+from backend.arrivals import Arrivals, TunnelPort
 from backend.protocol import DataPlane, PeerUnusableError
 from hostnet.kinds.route_messages import Route
 from hostnet.state import HostState
@@ -46,6 +47,11 @@ class HostGwBackend:
     def arrivals(self) -> Arrivals:
         """Plain packets only."""
         return Arrivals(plain=True)
+
+    def obstacle(self, underlay: Underlay, held: Collection[TunnelPort]) -> str | None:
+        """Routes can always be made."""
+        del underlay, held
+        return None
 
     def base(self, own: Lease, underlay: Underlay) -> HostState:
         """Nothing: the pods' bridge carries the subnet's connected route."""

@@ -18,6 +18,7 @@ PublicIP instead, as host-gw does: no encapsulation where none is needed.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -32,6 +33,7 @@ from hostnet.kinds.neighbour import Neighbour
 from hostnet.kinds.route_messages import Route
 from hostnet.netlink.address_messages import Address
 from hostnet.state import HostState
+from hostnet.tunnel_obstacle import vxlan_obstacle
 from hostnet.underlay import Underlay
 from ipam.lease import MAC, Lease, LeaseAttributes
 from ipam.network import NetworkConfig
@@ -103,6 +105,15 @@ class VxlanBackend:
         """
         port = TunnelPort("udp", self.port, Check.VXLAN, self.vni)
         return Arrivals((port,), plain=self.direct_routing)
+
+    def obstacle(self, underlay: Underlay, held: Collection[TunnelPort]) -> str | None:
+        """Another device with this VNI, or a program at the port: tried with devices for that."""
+        if any((one.port, one.vni) == (self.port, self.vni) for one in held):
+            return None
+        families = (4,) * self.enable_ipv4 + (6,) * self.enable_ipv6
+        ends = [end for family in families if (end := underlay.local(family)) is not None]
+        wanted = [Vxlan(self.vni, self.port, str(end), underlay.link) for end in ends]
+        return vxlan_obstacle(wanted, ours={self.device(4), self.device(6)})
 
     def base(self, own: Lease, underlay: Underlay) -> HostState:
         """Give each enabled family its VTEP device and the device its address."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -66,7 +67,7 @@ class EtcdLeaseSource:
                 self._changed.clear()
                 if last is not None:
                     # our lease has run out: `hold` has to be called, whatever else is as it was
-                    yield Snapshot(last.config, last.config_error, last.leases)
+                    yield replace(last, changed=frozenset(), expired={}, released=frozenset())
         finally:
             following.cancel()
             with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):

@@ -51,6 +51,12 @@ class Snapshot:
     history: int = 0
     """Grows when the source was started empty or from a backup: what is missing then was not
     taken away by anybody. Revisions compare only within one history."""
+    config_missing: bool = False
+    """Whether there is no config at all; else one without `config` is broken."""
+
+    def has_config_of(self, other: Snapshot) -> bool:
+        """Whether the cluster config is the same, or why there is none."""
+        return (self.config, self.config_error) == (other.config, other.config_error)
 
 
 @dataclass(frozen=True, slots=True)

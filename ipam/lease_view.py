@@ -213,6 +213,7 @@ class LeaseView:
             frozenset(released),
             self.revision,
             self.history,
+            config_missing=self.config_error == no_config(self.registry.config_key),
         )
 
     def _take_batch(self, batch: WatchBatch) -> set[str]:

@@ -4,7 +4,8 @@
 
 Keys, defaults and limits are flanneld's (flannel, Documentation/configuration.md and
 pkg/subnet/config.go), so both read one document alike; keys match without regard to case,
-as Go's encoding/json does, and unknown ones are tolerated. Beyond flanneld, IPv6 alone works.
+as Go's encoding/json does. Unknown ones are tolerated, but not one that is nearly a known key:
+`Bakend` would switch a cluster to udp. Beyond flanneld, IPv6 alone works.
 
 A family that is not enabled has None for all its values: whoever looks at `network` or
 `ipv6_network` needs no second flag.
@@ -25,6 +26,12 @@ from base.fields import Fields
 DEFAULT_BACKEND = "udp"  # flanneld's, for a config without Backend.Type
 
 
+KEYS = (
+    *("EnableIPv4", "EnableIPv6", "EnableNFTables", "IPMasq", "OpenToPods", "Backend"),
+    *("Network", "SubnetLen", "SubnetMin", "SubnetMax"),
+    *("IPv6Network", "IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax"),
+)
+"""All keys of the document."""
 OPENABLE = ("etcd", "metrics", "scheduler", "tunnels")
 """Names that the key OpenToPods takes, beside `tcp/PORT` and `udp/PORT`."""
 _PORT = re.compile(r"(tcp|udp)/([1-9][0-9]{0,4})", re.ASCII)
@@ -61,6 +68,11 @@ class NetworkConfig:
     open_to_pods: frozenset[str] = frozenset()
     """Key `OpenToPods`, ours: what pods may reach on hosts though it is closed by default: names of
     `OPENABLE`, and `tcp/PORT` or `udp/PORT`."""
+
+    @property
+    def names_backend(self) -> bool:
+        """Whether the document says which backend it wants."""
+        return any(name.lower() == "type" and value for name, value in self.backend.items())
 
     @property
     def options(self) -> Fields:
@@ -106,6 +118,7 @@ def parse_config(text: str | bytes) -> NetworkConfig:
             f"cluster config is {_kind(document)}, not a JSON object: "
             'write e.g. {"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}'
         )
+    Fields(document, "cluster config: ", ConfigError).refuse_misspelt(KEYS)
     keys = {name.lower(): value for name, value in document.items()}
     enable_ipv4 = _flag(keys, "EnableIPv4", default=True)
     enable_ipv6 = _flag(keys, "EnableIPv6", default=False)
@@ -125,6 +138,26 @@ def parse_config(text: str | bytes) -> NetworkConfig:
         _flag(keys, "IPMasq", default=False) if "ipmasq" in keys else None,
         _open_to_pods(keys, "OpenToPods"),
     )
+
+
+def document(config: NetworkConfig) -> dict[str, Any]:
+    """The document that `parse_config` reads as this config, with every default written out."""
+    found: dict[str, Any] = {"EnableIPv4": config.enable_ipv4, "EnableIPv6": config.enable_ipv6}
+    for family in (_IPV4, _IPV6):
+        network = config.network if family is _IPV4 else config.ipv6_network
+        if network is None:
+            continue
+        prefix = "ipv6_" if family is _IPV6 else ""
+        found[f"{family.prefix}Network"] = str(network)
+        found[f"{family.prefix}SubnetLen"] = getattr(config, f"{prefix}subnet_len")
+        found[f"{family.prefix}SubnetMin"] = str(getattr(config, f"{prefix}subnet_min"))
+        found[f"{family.prefix}SubnetMax"] = str(getattr(config, f"{prefix}subnet_max"))
+    if config.ip_masq is not None:
+        found["IPMasq"] = config.ip_masq
+    if config.open_to_pods:
+        found["OpenToPods"] = sorted(config.open_to_pods)
+    backend = {name: value for name, value in config.backend.items() if name.lower() != "type"}
+    return {**found, "Backend": {"Type": config.backend_type, **backend}}
 
 
 def _open_to_pods(keys: Mapping[str, Any], name: str) -> frozenset[str]:

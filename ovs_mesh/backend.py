@@ -9,6 +9,7 @@ With `"PodAttach":"obr0"` pods are ports of obr0, and its own device has the gat
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes
 from ipam.network import NetworkConfig
 from ovs_mesh import topology
+from ovs_mesh.clients.ovsdb import Ovsdb
 from ovs_mesh.config import OvsConfig
 from ovs_mesh.data_plane import OvsDataPlane
 from ovs_mesh.datapath import Datapath, choose_datapath
@@ -36,6 +38,7 @@ from ovs_mesh.devices import (
     UNDERLAY_BRIDGE_VETH,
     UNDERLAY_VETH,
 )
+from ovs_mesh.errors import OvsError
 from ovs_mesh.host_side import gateway_addresses
 from ovs_mesh.tables.neighbour import ROUTER_IPV4, ROUTER_IPV6
 
@@ -76,6 +79,15 @@ class OvsBackend:
         return Arrivals(
             tuple(TunnelPort("udp" if t.port else "gre", t.port) for t in self.config.tunnels)
         )
+
+    def obstacle(self, underlay: Underlay, held: Collection[TunnelPort]) -> str | None:
+        """No ovsdb-server that answers, or no ovs-vswitchd."""
+        del underlay, held
+        try:
+            Ovsdb(self.rundir).close()
+        except OvsError as error:
+            return str(error)
+        return None
 
     def base(self, own: Lease, underlay: Underlay) -> HostState:
         """The gateways on kbr0 or obr0, veth pairs between bridges, offload, no ICMP redirects."""

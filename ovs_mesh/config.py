@@ -33,6 +33,8 @@ MESHES = ("static", "flow", "combined")
 DATAPATHS = ("auto", "system", "netdev")
 ATTACHMENTS = ("kbr0", "obr0")
 SPANNING_TREES = ("none", "stp", "rstp")
+RULE_KEYS = ("CIDR", "Tunnel", "Key", "Port")
+"""Of an object in Peers."""
 IANA_PORT = {"gre": 0, "vxlan": 4789, "geneve": 6081}
 MAX_KEY = {"gre": 2**32 - 1, "vxlan": 2**24 - 1, "geneve": 2**24 - 1}
 OVERHEAD = {

@@ -28,6 +28,7 @@ docs/udp.md tells why it is fast, and what is tested how.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.util import find_spec
 from ipaddress import IPv4Network, IPv6Network
@@ -36,19 +37,20 @@ from pathlib import Path
 from backend.arrivals import Arrivals, Check, TunnelPort
 from backend.protocol import DataPlane
 from flannel.udp.data_plane import UdpDataPlane
+from flannel.udp.options import DEFAULT_PORT, UdpOptions
 from flannel.udp.table import NAME, reach
 from hostnet.kinds.link import Link
 from hostnet.kinds.links.tun import Tun
 from hostnet.kinds.route_messages import Route
-from hostnet.kinds.tun import KIND
+from hostnet.kinds.tun import KIND, TUN
 from hostnet.netlink.address_messages import Address
 from hostnet.state import HostState
+from hostnet.tunnel_obstacle import udp_port_obstacle
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes
 from ipam.network import ConfigError, NetworkConfig
 
 DEVICE = "flannel0"
-DEFAULT_PORT = 8285
 OVERHEAD_IPV4 = 28  # bytes: outer IPv4 20 + UDP 8
 OVERHEAD_IPV6 = 48  # bytes: outer IPv6 40 + UDP 8
 MAX_QUEUES = 8  # more threads never had anything to do on the hosts that were measured
@@ -84,16 +86,8 @@ class UdpBackend:
         del state_dir  # all state is in the leases
         if find_spec("flannel.udp._plane") is None:
             raise ConfigError(f"backend udp: {NOT_COMPILED}, or use another Backend.Type")
-        options = config.options
-        return cls(
-            run_dir,
-            options.number("Port", 0, minimum=0, maximum=65535) or DEFAULT_PORT,
-            options.number("MTU", 0, minimum=0, maximum=65535),
-            options.number("Queues", 0, minimum=0, maximum=64),
-            options.flag("SinglePacket", default=False),
-            config.network,
-            config.ipv6_network,
-        )
+        options = UdpOptions.of(config)
+        return cls(run_dir, *options, config.network, config.ipv6_network)
 
     def attributes(self, underlay: Underlay, previous: LeaseAttributes | None) -> LeaseAttributes:
         """Publish addresses, nothing else: flanneld's udp leases have no BackendType."""
@@ -111,6 +105,13 @@ class UdpBackend:
     def arrivals(self) -> Arrivals:
         """Datagrams from members; the process compares the inner source with the sender's lease."""
         return Arrivals((TunnelPort("udp", self.port, Check.MEMBER),))
+
+    def obstacle(self, underlay: Underlay, held: Collection[TunnelPort]) -> str | None:
+        """No TUN devices, or a program at the port."""
+        del underlay
+        if not Path(TUN).exists():
+            return f"{TUN} is not there: modprobe tun"
+        return udp_port_obstacle(self.port, {one.port for one in held})
 
     def base(self, own: Lease, underlay: Underlay) -> HostState:
         """The TUN device, its addresses, and a route for the cluster through it."""

@@ -34,6 +34,8 @@ that were queued meanwhile are lost.
 from __future__ import annotations
 
 import logging
+import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,11 +45,13 @@ from backend.protocol import DataPlane
 from flannel.wireguard.config import NAME, IPNetwork, WireguardConfig, published_key, tunnels
 from flannel.wireguard.data_plane import WireguardDataPlane
 from flannel.wireguard.key import KeyFile, WireguardKey
+from flannel.wireguard.process import NO_WIREGUARD, PROGRAM
 from hostnet.kinds.link import Link
 from hostnet.kinds.links.tun import Tun
 from hostnet.kinds.route_messages import Route
 from hostnet.netlink.address_messages import Address
 from hostnet.state import HostState
+from hostnet.tunnel_obstacle import udp_port_obstacle
 from hostnet.underlay import Underlay
 from hostnet.wireguard.device import KERNEL_KIND, TUN_KIND
 from hostnet.wireguard.netlink import kernel_has_wireguard
@@ -126,6 +130,16 @@ class WireguardBackend:
     def arrivals(self) -> Arrivals:
         """WireGuard authenticates its peers, and binds their subnets to their keys."""
         return Arrivals(tuple(TunnelPort("udp", port) for port in self.config.ports.values()))
+
+    def obstacle(self, underlay: Underlay, held: Collection[TunnelPort]) -> str | None:
+        """No WireGuard, no address for the mode, or a program at a port."""
+        if not self.in_kernel and shutil.which(PROGRAM) is None:
+            return NO_WIREGUARD
+        if self.config.mode == "ipv6" and underlay.public_ipv6 is None:
+            return f"Backend.Mode is ipv6, but {underlay.link} has no IPv6 address"
+        ours = {one.port for one in held}
+        found = (udp_port_obstacle(port, ours) for port in self.config.ports.values())
+        return next((one for one in found if one is not None), None)
 
     def base(self, own: Lease, underlay: Underlay) -> HostState:
         """The devices, their addresses, and the cluster's networks through them."""

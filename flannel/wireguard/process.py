@@ -36,6 +36,10 @@ from flannel.wireguard.uapi import Uapi
 from hostnet.wireguard.device import open_tun
 
 PROGRAM = "wireguard-go"
+NO_WIREGUARD = (
+    "this kernel has no WireGuard and wireguard-go is not installed: install either "
+    "(Debian: apt install wireguard-go)"
+)
 START_TIMEOUT = 9.0  # seconds until it answers
 STOP_TIMEOUT = 4.0  # seconds between SIGTERM and SIGKILL, and again after that
 VERSION_TIMEOUT = 5.0  # seconds for `wireguard-go --version`
@@ -76,10 +80,7 @@ class WireguardProcess:
         """
         program = shutil.which(PROGRAM)
         if program is None:
-            raise WireguardProcessError(
-                "this kernel has no WireGuard and wireguard-go is not installed: install either "
-                "(Debian: apt install wireguard-go)"
-            )
+            raise WireguardProcessError(NO_WIREGUARD)
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.socket.unlink(missing_ok=True)
         self.reap()

@@ -1,0 +1,1 @@
+"""The cluster config from its writer to a host's data plane: checked, previewed, put in force."""
