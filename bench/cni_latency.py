@@ -120,7 +120,7 @@ def start(host: BenchHost, command: str, pod: str, *, daemon: bool = True) -> Ru
     os.lseek(stdin, 0, os.SEEK_SET)
     environment = host.variables(command, pod, daemon=daemon)
     files = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)]
-    with netns.entered(host.fd):
+    with netns.own_netns() as own, netns.entered(host.fd, own):
         started = time.perf_counter()
         pid = os.posix_spawn(host.program, [str(host.program)], environment, file_actions=files)
     return RunningCall(host, command, pod, started, pid, stdin, stdout)
@@ -175,7 +175,7 @@ def reference_conf(directory: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def served(host: BenchHost) -> Iterator[None]:
     """Run the CNI half of the daemon in the host's namespace."""
-    with netns.entered(host.fd):
+    with netns.own_netns() as own, netns.entered(host.fd, own):
         server = subprocess.Popen(
             [sys.executable, "-I", "-m", "cni.socket.server"],
             env=host.variables("", "", daemon=True),

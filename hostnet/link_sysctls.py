@@ -34,4 +34,4 @@ def of_pod(link: str) -> list[Sysctl]:
 
 def of_port(link: str) -> list[Sysctl]:
     """For the host's end: it carries frames between pod and bridge, and has no address itself."""
-    return [Sysctl(f"net/ipv6/conf/{link}/disable_ipv6", "1")]
+    return [Sysctl(f"net/ipv6/conf/{link}/accept_ra", "0")]

@@ -97,21 +97,28 @@ def enter(netns: NetnsRef) -> None:
 
 
 @contextlib.contextmanager
-def entered(netns: NetnsRef) -> Iterator[None]:
+def own_netns() -> Iterator[int]:
+    """A descriptor of the calling thread's namespace, for the block: the way back from others."""
+    fd = open_netns("/proc/thread-self/ns/net")
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def entered(netns: int, own: int) -> Iterator[None]:
     """The calling thread is in the namespace inside the block, and back after it.
 
-    For dedicated threads and single-threaded programs: never in an event loop's thread,
-    where other work could run in between.
+    `own` is from `own_netns`; opening it takes longer than both moves, so that whoever enters
+    several times passes it on. For dedicated threads and single-threaded programs: never in an
+    event loop's thread, where other work could run in between.
     """
-    back = open_netns("/proc/thread-self/ns/net")
+    _setns(netns, f"descriptor {netns}")
     try:
-        enter(netns)
-        try:
-            yield
-        finally:
-            _setns(back, "the thread's own")
+        yield
     finally:
-        os.close(back)
+        _setns(own, "the thread's own")
 
 
 def run_in(netns: NetnsRef | None, function: Callable[[], T]) -> T:

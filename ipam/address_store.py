@@ -241,6 +241,8 @@ def _records(db: sqlite3.Connection, where: str, *values: str | None) -> list[St
     held: dict[int, list[Address]] = {}
     given = [value for value in values if value is not None]
     rows = db.execute(f"SELECT {COLUMNS} FROM attachment{where} ORDER BY id", given).fetchall()  # noqa: S608 - text of this module
+    if not rows:
+        return []
     query = "SELECT attachment, address FROM address"
     if where:
         query += f" WHERE attachment IN (SELECT id FROM attachment{where})"  # noqa: S608

@@ -127,7 +127,8 @@ class Attacher(NamedTuple):
         Where MAC and addresses don't follow from the record, they are recorded first: the daemon
         removes elements of pods that it knows nothing of.
         """
-        refuse_routers(pair.host_name, pair.pod_name, self.sockets.pod_netns)
+        sockets = self.sockets
+        refuse_routers(pair.host_name, pair.pod_name, sockets.pod_netns, sockets.own_netns)
         if not self.plan.attach.to_bridge:
             return  # a table of Open vSwitch does it
         if self.plan.delegate or not ips:

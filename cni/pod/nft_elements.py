@@ -39,10 +39,11 @@ def delete_elements(elements: Sequence[NftElement]) -> None:
     """Delete elements of one table; those that are not there are no error. Raises NetlinkError.
 
     They are added first, in the same transaction: deleting an element that does not exist would
-    fail the whole transaction.
+    fail the whole transaction. So would deleting one twice.
     """
     from hostnet.nft.sets import SetSocket, change_elements  # noqa: PLC0415
 
+    elements = list(dict.fromkeys(elements))
     if not elements:
         return
     requests = [*change_elements((), elements), *change_elements(elements, ())]

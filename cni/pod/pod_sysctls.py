@@ -18,11 +18,14 @@ def enable_forwarding(families: Collection[int]) -> None:
     _write([Sysctl(FORWARDING[family], "1") for family in sorted(families)], None)
 
 
-def refuse_routers(host_name: str, ifname: str, netns: int) -> None:
-    """Let neither end of a veth pair take routes from packets. Raises CniError (5)."""
+def refuse_routers(host_name: str, ifname: str, netns: int, own: int) -> None:
+    """Let neither end of a veth pair take routes from packets. Raises CniError (5).
+
+    `netns` and `own` are descriptors of the pod's and of the calling thread's namespace.
+    """
     # written without reading them before, which costs as much; a kernel without IPv6 lacks some
     errors = sysctl.write(link_sysctls.of_port(host_name))
-    with entered(netns):  # a thread of its own for it would cost 0.15 ms
+    with entered(netns, own):  # a thread of its own for it would cost 0.15 ms
         errors |= sysctl.write(link_sysctls.of_pod(ifname))
     for setting, error in errors.items():
         if not isinstance(error, FileNotFoundError):

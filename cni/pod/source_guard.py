@@ -8,9 +8,9 @@ grow with the number of pods:
     unchecked    `spoofCheck: false`: only what routers send is refused
     macs         port and source MAC
     macs_only    pods without addresses from an IPAM plugin: only their MAC is checked
-    ips4, ips6   port and source address; of IPv6 the link-local one, too, that follows from the MAC
-    targets6     the same for the target of neighbour discovery, which nft(8) sees as an integer
-    senders4, 6  port, MAC and address together: nearly every packet takes this one look-up
+    senders4, 6  port, MAC and source address together: nearly every packet takes this one look-up;
+                 of IPv6 also the link-local address that follows from the MAC
+    targets6     port and address in neighbour discovery, which nft(8) sees as an integer
     trunks       ports with `vlanTrunk`: of tagged frames only the MAC is checked
 
 Refused from every pod: router advertisements and redirects (RFC 4861), ICMP redirects, packets of
@@ -26,6 +26,7 @@ can't add a device to a chain of that family that is there.
 
 from __future__ import annotations
 
+import functools
 import socket
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
@@ -50,8 +51,6 @@ SETS = {
     "unchecked": ("ifname",),
     "macs": ("ifname", "ether_addr"),
     "macs_only": ("ifname",),
-    "ips4": ("ifname", "ipv4_addr"),
-    "ips6": ("ifname", "ipv6_addr"),
     "targets6": ("ifname", "nd_target"),
     "trunks": ("ifname",),
     "senders4": ("ifname", "ether_addr", "ipv4_addr"),
@@ -62,8 +61,6 @@ BODY = """
     set unchecked { type ifname; }
     set macs { type ifname . ether_addr; }
     set macs_only { type ifname; }
-    set ips4 { type ifname . ipv4_addr; }
-    set ips6 { type ifname . ipv6_addr; }
     set targets6 { typeof iifname . @th,64,128; }
     set trunks { type ifname; }
     set senders4 { type ifname . ether_addr . ipv4_addr; }
@@ -90,15 +87,14 @@ BODY = """
         ether type ip6 meta l4proto vmap { ipv6-icmp : jump icmp6, udp : jump udp6 }
     }
     chain checked_arp {
+        iifname . arp saddr ether . arp saddr ip @senders4 accept
+        arp saddr ip 0.0.0.0 iifname . arp saddr ether . arp daddr ip @senders4 accept
         iifname @macs_only accept
-        iifname . arp saddr ether != @macs goto refused
-        iifname . arp saddr ip @ips4 accept
-        arp saddr ip 0.0.0.0 iifname . arp daddr ip @ips4 accept
         goto refused
     }
     chain checked_ipv4 {
         meta l4proto vmap { icmp : jump icmp4, udp : jump udp4 }
-        iifname . ip saddr @ips4 accept
+        iifname . ether saddr . ip saddr @senders4 accept
         iifname @macs_only accept
         ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept
         goto refused
@@ -114,7 +110,7 @@ BODY = """
     }
     chain checked_ipv6 {
         meta l4proto vmap { ipv6-icmp : jump discovery, udp : jump udp6 }
-        iifname . ip6 saddr @ips6 accept
+        iifname . ether saddr . ip6 saddr @senders6 accept
         iifname @macs_only accept
         goto refused
     }
@@ -202,24 +198,23 @@ def remove(*pods: GuardedPod) -> None:
 
 def elements(pod: GuardedPod) -> list[NftElement]:
     """The elements of one pod. Pure."""
-    from hostnet.nft.datatypes import pack  # noqa: PLC0415 - see nft_elements
-    from hostnet.nft.sets import NftElement  # noqa: PLC0415
+    from hostnet.nft.sets import NftElement  # noqa: PLC0415 - see nft_elements
 
     name = key_of(pod.host_name)
 
     def element(of: str, *values: bytes) -> NftElement:
-        return NftElement(nft_set(of), pack(SETS[of], name, *values))
+        return NftElement(nft_set(of), name + b"".join(values))
 
     if not pod.check:
         return [element("ports"), element("unchecked")]
-    mac = bytes.fromhex(pod.mac.replace(":", ""))
+    address = bytes.fromhex(pod.mac.replace(":", ""))
+    mac = address + b"\0\0"  # each value of a key takes a multiple of four bytes
     found = [element("ports"), element("macs", mac)]
     if not pod.ips:
         found.append(element("macs_only"))
-    for one in _packed(pod.ips, socket.AF_INET):
-        found += [element("ips4", one), element("senders4", mac, one)]
-    for one in {*_packed(pod.ips, socket.AF_INET6), link_local(mac)} if pod.ips else ():
-        found += [element("ips6", one), element("targets6", one), element("senders6", mac, one)]
+    found += [element("senders4", mac, one) for one in _packed(pod.ips, socket.AF_INET)]
+    for one in {*_packed(pod.ips, socket.AF_INET6), link_local(address)} if pod.ips else ():
+        found += [element("targets6", one), element("senders6", mac, one)]
     if pod.trunk:
         found.append(element("trunks"))
     return found
@@ -230,6 +225,7 @@ def key_of(host_name: str) -> bytes:
     return host_name.encode().ljust(NAME_SIZE, b"\0")
 
 
+@functools.cache
 def nft_set(name: str) -> NftSet:
     """One of the table's sets, as `hostnet.nft.sets` knows it."""
     from hostnet.nft.sets import NftSet  # noqa: PLC0415 - see nft_elements

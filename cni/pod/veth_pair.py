@@ -45,6 +45,8 @@ class PodSockets(NamedTuple):
     pod: NetlinkSocket
     pod_netns: int
     """An open descriptor of the pod's namespace."""
+    own_netns: int
+    """An open descriptor of this thread's namespace, the host's."""
 
 
 def attach_veth(

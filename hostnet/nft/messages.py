@@ -20,6 +20,7 @@ linux/netfilter/nfnetlink.h).
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -189,6 +190,7 @@ def get_elements(family: str, table: str, name: str) -> tuple[int, bytes]:
     return _type(NFT_MSG_GETSETELEM), _elements_head(family, table, name)
 
 
+@functools.lru_cache(maxsize=64)  # an ADD makes the same few, and waits for them
 def _elements_head(family: str, table: str, name: str) -> bytes:
     return (
         head(family)
@@ -223,6 +225,7 @@ def del_elements(family: str, table: str, name: str, keys: Iterable[bytes]) -> l
     return _element_messages(NFT_MSG_DELSETELEM, 0, family, table, name, packed)
 
 
+@functools.lru_cache(maxsize=64)
 def _layout(key_size: int, data_size: int) -> tuple[bytes, bytes, bytes]:
     """What stands before the key, between key and data, and after the data of an element."""
     key_pad, data_pad = -key_size & 3, -data_size & 3

@@ -24,6 +24,8 @@ from hostnet.nft import datatypes, messages
 
 SEND_BUFFER = 64 * 1024 * 1024
 """Bytes: a transaction is one sendmsg, and 100,000 map elements are 4 MiB of it."""
+DEFAULT_SEND_BUFFER = 64 * 1024
+"""Bytes that a socket takes in any case: net.core.wmem_default is 208 KiB, headers apart."""
 
 
 class NftSet(NamedTuple):
@@ -83,7 +85,6 @@ class SetSocket:
     def __init__(self, netns: NetnsRef | None = None) -> None:
         """Open it in `netns` (None: the caller's). Raises NetnsError, OSError."""
         self._socket = NetlinkSocket(netns, protocol=messages.NETLINK_NETFILTER)
-        self._socket.send_buffer(SEND_BUFFER)
 
     def __enter__(self) -> Self:
         return self
@@ -101,8 +102,11 @@ class SetSocket:
         Raises NetlinkError: the first refusal (ENOENT: a deleted element was not there; EEXIST:
         an added one is there with other data; ENOENT also for a table that is missing).
         """
-        if requests:
-            self._socket.transact(messages.batch(requests))
+        if not requests:
+            return
+        if sum(len(request.body) for request in requests) > DEFAULT_SEND_BUFFER:
+            self._socket.send_buffer(SEND_BUFFER)
+        self._socket.transact(messages.batch(requests))
 
     @property
     def port(self) -> int:

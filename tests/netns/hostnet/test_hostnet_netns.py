@@ -88,8 +88,11 @@ def test_callers_thread_stays_where_it_is_also_after_an_error(netns: str) -> Non
     with pytest.raises(LookupError, match="inside"):
         namespaces.run_in(netns, fail)
     assert identity() == before
-    with namespaces.entered(netns):
-        assert identity() == identity(netns)
+    with namespaces.own_netns() as own:
+        fd = namespaces.open_netns(netns)
+        with namespaces.entered(fd, own):
+            assert identity() == identity(netns)
+        os.close(fd)
     assert identity() == before
 
 
