@@ -73,7 +73,8 @@ class LeaseHolder:
                 self._conflict(there)
                 return self.own
             if there is not None and not _must_change(there, request.config):
-                return await self._publish(there, request)
+                lease = await self._go_on(there, request) if self._renewal is None else None
+                return lease or await self._publish(there, request)
             if there is None:
                 log.warning("our lease %s is gone from etcd: taking it again", self.own.key)
             previous = self.own
@@ -130,6 +131,14 @@ class LeaseHolder:
         return is_held_by(there.attributes, request.public_ip, request.public_ipv6) or (
             own is not None and same_host(there.attributes, own.attributes)
         )
+
+    async def _go_on(self, there: Lease, request: LeaseRequest) -> Lease | None:
+        """Hold the lease of an earlier run, with the TTL of now; None when it changed meanwhile."""
+        attributes = await request.attributes(there.attributes)
+        lease = await self.registry.take_back(there, attributes, self.ttl)
+        if lease is not None:
+            self._hold(lease)
+        return lease
 
     async def _publish(self, there: Lease, request: LeaseRequest) -> Lease:
         wanted = await request.attributes(there.attributes)

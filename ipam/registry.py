@@ -157,7 +157,7 @@ class Registry:
             leases = self._decoded(may_be_of(attributes, found)).values()
             own = own_lease(leases, config, attributes, previous)
             if own is not None:
-                lease = await self._take_back(own, attributes, ttl)
+                lease = await self.take_back(own, attributes, ttl)
                 if lease is not None:
                     return lease
                 await asyncio.sleep(CHANGED)
@@ -173,16 +173,16 @@ class Registry:
                     found = [kv for kv in found if kv.key != key]
             return await self._create(config, attributes, previous, found, ttl)
 
-    async def _take_back(self, own: Lease, attributes: LeaseAttributes, ttl: int) -> Lease | None:
-        """Go on with a lease that is ours; None when it changed meanwhile."""
+    async def take_back(self, own: Lease, attributes: LeaseAttributes, ttl: int) -> Lease | None:
+        """Go on with a lease that is ours, with this TTL; None when it changed meanwhile."""
         granted = 0
         if origin_of(own).etcd_lease:
             granted = await self.etcd.keep_alive(origin_of(own).etcd_lease)
             if not granted:
                 return None  # it has just expired, and its key with it
         if own.reserved or granted == ttl:
-            if own.attributes == attributes:
-                return own
+            if codec.format_value(own.attributes) == codec.format_value(attributes):
+                return own  # as written: udp has no name in etcd
             return await self._write(own, attributes, origin_of(own).etcd_lease)
         etcd_lease = await self.etcd.grant(ttl)  # flanneld's, or of another --subnet-lease-ttl
         try:
