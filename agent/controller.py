@@ -48,6 +48,8 @@ class Change(Flag):
     """Another program changed a table of ours."""
     DATA_PLANE = auto()
     """Another program changed what a data plane made."""
+    REDIRECT = auto()
+    """The table that leads tunnel packets to a switch may have been changed by another program."""
     PODS = auto()
     """A pod came or went on this host."""
     FIREWALL = auto()

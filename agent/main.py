@@ -206,6 +206,7 @@ def host_controller(
         (resources.forwarding, Change.NFTABLES),
         (resources.forward_chains, Change.FIREWALL),
         (resources.pod_guard, Change.GUARD),
+        (resources.redirect, Change.REDIRECT),
     )
     return HostController(
         settings,

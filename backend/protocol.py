@@ -86,6 +86,12 @@ class DataPlane(Protocol):
         Until then a data plane may compare with what it applied last.
         """
 
+    def expect_drift(self) -> None:
+        """The next `reconcile` also compares what nobody tells the changes of.
+
+        Called when another program has changed devices or addresses, and every few seconds.
+        """
+
     def close(self) -> None:
         """Close sockets, as the daemon stops; packets are still forwarded."""
 

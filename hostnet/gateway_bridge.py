@@ -14,7 +14,14 @@ from hostnet.address_mac import GATEWAY_PREFIX, mac_after
 from hostnet.find_link import find_link
 from hostnet.kinds.actual_link import ActualLink
 from hostnet.kinds.link_messages import add_link, change_link, settings
-from hostnet.netlink.address_messages import Address, dump_addresses, parse_addresses, put_addresses
+from hostnet.netlink.address_messages import (
+    RT_SCOPE_LINK,
+    Address,
+    delete_addresses,
+    dump_addresses,
+    parse_addresses,
+    put_addresses,
+)
 from hostnet.netlink.attributes import pack_address
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket
 from hostnet.ownership import POD_ALIAS
@@ -97,6 +104,31 @@ def ensure_addresses(
         batch = put_addresses(missing, {link.name: link.index}, 0, prefix_route=prefix_route)
         for error in sock.execute_batch(batch).values():
             raise error
+
+
+def remove_other_addresses(
+    sock: NetlinkSocket, link: ActualLink, wanted: Sequence[str]
+) -> list[str]:
+    """Take away what a device has beside these and the kernel's link-local; returns commands.
+
+    Raises NetlinkError.
+    """
+    dump = dump_addresses(0, link.index)
+    parts = sock.dump(dump.type, dump.body, f"ip addr show {link.name}")
+    found = parse_addresses(parts, {link.index: link.name})
+    others = [
+        each.address
+        for each in found
+        if each.ifindex == link.index
+        and each.scope != RT_SCOPE_LINK
+        and each.address.address not in wanted
+    ]
+    if others:
+        batch = delete_addresses(others, {link.name: link.index})
+        for error in sock.execute_batch(batch).values():
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise error
+    return [f"ip addr del {one.address} dev {link.name}" for one in others]
 
 
 def set_up(

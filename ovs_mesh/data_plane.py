@@ -51,6 +51,7 @@ from ovs_mesh.host_side import read_host_side
 from ovs_mesh.pod_checksums import PodChecksums
 from ovs_mesh.pods import pods_of_host, veths_of
 from ovs_mesh.rows import ActualBridge, BridgeRow, RowChange, row_changes
+from ovs_mesh.rows_watch import RowsWatch
 from ovs_mesh.topology import KnownPeers, Peer
 from ovs_mesh.userspace import UserspaceUnderlay, underlay_bridge_flows
 from ovs_mesh.watch import Watch
@@ -79,6 +80,10 @@ class OvsDataPlane:
         self.userspace = UserspaceUnderlay(rundir)
         self._db: Ovsdb | None = None
         self._watch: Watch | None = None
+        """Of obr0."""
+        self._watches: list[Watch] = []
+        self._rows_watch: RowsWatch | None = None
+        self._underlay_in_doubt = False
         self._problem: str | None = "obr0 is not set up yet"
         self._reported: set[str] = set()
         self._applied: AppliedState | None = None
@@ -118,8 +123,9 @@ class OvsDataPlane:
             lines = self._apply_rows(rows, before)
             devices_changed = before is None or _devices(rows) != _devices(before.rows)
             ports_changed = before is None or bool(lines)
-            if self.datapath.userspace and devices_changed:
+            if self.datapath.userspace and (devices_changed or self._underlay_in_doubt):
                 lines += self._connect_to_underlay(underlay, rows)
+                self._underlay_in_doubt = False
             ofports = self._ofports(rows) if ports_changed or before is None else before.ofports
             if before is None:
                 with NetlinkSocket() as sock:
@@ -132,8 +138,8 @@ class OvsDataPlane:
             self._applied = AppliedState(rows, ofports, flows, pod_veths)
             at = {pod.host_link: pod.attachment for pod in pods} if self.attaches_pods else {}
             self._pod_ports = {ofports[name]: at[name] for name in at.keys() & ofports.keys()}
-        if self._watch is not None:
-            self._watch.ready()
+        for watch in self._watches:
+            watch.ready()
         return lines + [change.line(OBR0) for change in changes]
 
     def plan(self, own: Lease, peers: Sequence[Lease], underlay: Underlay) -> list[str]:
@@ -189,15 +195,29 @@ class OvsDataPlane:
         self._applied = None
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """Call `changed` when Open vSwitch restarts, or its ports or flows are changed."""
+        """Call `changed` when Open vSwitch restarts, or its rows, ports or flows are changed."""
         if self._watch is None:
             self._watch = Watch(self.rundir, OBR0, changed)
+            self._rows_watch = RowsWatch(self.rundir, self._applied_rows, changed)
+            self._watches = [self._watch]
+            if self.datapath.userspace:
+                self._watches.append(Watch(self.rundir, UNDERLAY_BRIDGE, changed))
+
+    def expect_drift(self) -> None:
+        """Nobody tells of the switch's own routes, nor of the addresses of its bridge."""
+        self._underlay_in_doubt = True
+
+    def _applied_rows(self) -> Sequence[BridgeRow] | None:
+        applied = self._applied
+        return applied.rows if applied is not None else None
 
     def close(self) -> None:
         """Close connections: rows and flows stay, and packets go on."""
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
+        for watch in self._watches:
+            watch.close()
+        if self._rows_watch is not None:
+            self._rows_watch.close()
+        self._watch, self._rows_watch, self._watches = None, None, []
         self._disconnect()
 
     def cleanup(self) -> None:

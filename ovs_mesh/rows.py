@@ -26,6 +26,8 @@ class PortRow:
     edge: bool = False
     """Whether it leads to pods, and so to no other switch (IEEE 802.1w): it forwards without
     waiting for the spanning tree."""
+    in_vlan: bool = False
+    """Whether the port is confined to VLANs, as none of ours is: floods pass it by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class BridgeRow:
     ports: tuple[PortRow, ...] = ()
     spanning_tree: str = "none"
     """Or `stp`, `rstp`."""
+    fail_mode: str = "secure"
+    """No flows, no traffic; with `standalone` a bridge becomes a learning switch by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ class RowChange:
         return " ".join(
             [
                 f"datapath_type={self.bridge.datapath}",
+                f"fail_mode={self.bridge.fail_mode}",
                 f"stp_enable={str(self.bridge.spanning_tree == 'stp').lower()}",
                 f"rstp_enable={str(self.bridge.spanning_tree == 'rstp').lower()}",
                 *_settings("other_config", self.bridge.other_config),
@@ -112,17 +117,17 @@ def row_changes(
                 f"bridge {bridge.name} is in Open vSwitch already and not ours: rename or remove it"
             )
         configured = bridge.other_config.items() <= have.bridge.other_config.items()
-        same = (bridge.datapath, bridge.spanning_tree) == (
-            have.bridge.datapath,
-            have.bridge.spanning_tree,
-        )
-        if not same or not configured:
+        if _settled(bridge) != _settled(have.bridge) or not configured:
             changes.append(RowChange("set-br", bridge))
         changes += _ports(bridge, have)
     for name in sorted(actual.keys() - names):
         if actual[name].ours:
             changes.append(RowChange("del-br", actual[name].bridge))
     return changes
+
+
+def _settled(bridge: BridgeRow) -> tuple[str, str, str]:
+    return bridge.datapath, bridge.spanning_tree, bridge.fail_mode
 
 
 def _ports(bridge: BridgeRow, have: ActualBridge) -> list[RowChange]:

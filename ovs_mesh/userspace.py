@@ -21,15 +21,17 @@ Sources: Open vSwitch, Documentation/howto/userspace-tunneling; nft(8), "fwd" an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hostnet.gateway_bridge import ensure_addresses, set_up
+from hostnet.gateway_bridge import ensure_addresses, remove_other_addresses, set_up
 from hostnet.kernel import Kernel
 from hostnet.kinds.nft_table import NftTable
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.nft import tables as nftables
+from hostnet.nft.messages import FAMILIES
 from hostnet.underlay import Underlay
 from ovs_mesh.clients.appctl import appctl
 from ovs_mesh.config import OvsTunnel
@@ -38,7 +40,9 @@ from ovs_mesh.pipeline import COOKIE
 
 TABLE = ("netdev", "flatmesh_ovs")
 MAIN_TABLE = 254
-USER_ROUTE = re.compile(r"^User: (\S+) dev (\S+)(?: GW (\S+))?", re.MULTILINE)
+USER_ROUTE = re.compile(r"^User: (\S+) dev (\S+)(?: GW (\S+))?(?: SRC (\S+))?", re.MULTILINE)
+SOURCE_TIMEOUT = 2.0  # seconds for ovs-vswitchd to notice that an address came or went
+SOURCE_INTERVAL = 0.05  # seconds between two tries meanwhile
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -47,6 +51,12 @@ class TunnelRoute:
 
     destination: str
     via: str = ""
+
+
+def concerns_redirect(kind: int, family: int, table: str) -> bool:
+    """Whether the table below may have changed. Fits `hostnet.nft.watch.Concerns`."""
+    del kind
+    return (family, table) == (FAMILIES[TABLE[0]], TABLE[1])
 
 
 def redirect(
@@ -103,9 +113,18 @@ def tunnel_routes(underlay: Underlay, kernel: Kernel) -> set[TunnelRoute]:
     return routes
 
 
-def _routes_there(rundir: Path) -> set[TunnelRoute]:
-    found = USER_ROUTE.findall(appctl(rundir, "ovs/route/show"))
-    return {TunnelRoute(where, via) for where, link, via in found if link == UNDERLAY_BRIDGE}
+def read_routes(shown: str, sources: Collection[str]) -> tuple[set[TunnelRoute], set[TunnelRoute]]:
+    """What `ovs-appctl ovs/route/show` tells of our routes: the right ones, the wrong ones.
+
+    A route keeps the source address that it had when it was added; one that this host no longer
+    has makes peers take its packets for forged.
+    """
+    right: set[TunnelRoute] = set()
+    wrong: set[TunnelRoute] = set()
+    for where, link, via, source in USER_ROUTE.findall(shown):
+        if link == UNDERLAY_BRIDGE:
+            (right if source in sources else wrong).add(TunnelRoute(where, via))
+    return right, wrong
 
 
 @dataclass(slots=True)
@@ -135,16 +154,34 @@ class UserspaceUnderlay:
             if link is not None:
                 addresses = [str(address) for address in underlay.addresses]
                 ensure_addresses(sock, link, addresses, prefix_route=False)
-        lines += self._routes(tunnel_routes(underlay, kernel))
+                lines += remove_other_addresses(sock, link, addresses)
+        sources = {str(address.ip) for address in underlay.addresses}
+        lines += self._routes(tunnel_routes(underlay, kernel), sources)
         return lines + self._redirect(redirect(underlay, tunnels, switched))
 
-    def _routes(self, wanted: set[TunnelRoute]) -> list[str]:
-        there = _routes_there(self.rundir)
+    def _routes(self, wanted: set[TunnelRoute], sources: Collection[str]) -> list[str]:
+        deadline = time.monotonic() + SOURCE_TIMEOUT
+        lines: list[str] = []
+        while True:
+            right, wrong = read_routes(appctl(self.rundir, "ovs/route/show"), sources)
+            if right == wanted and not wrong:
+                return lines
+            if time.monotonic() > deadline:
+                raise OSError(
+                    f"ovs-vswitchd has not noticed yet that {UNDERLAY_BRIDGE} has other addresses"
+                )
+            if lines:
+                time.sleep(SOURCE_INTERVAL)
+            lines += self._change_routes(right, wrong, wanted)
+
+    def _change_routes(
+        self, right: set[TunnelRoute], wrong: set[TunnelRoute], wanted: set[TunnelRoute]
+    ) -> list[str]:
         lines = []
-        for route in sorted(there - wanted):
+        for route in sorted(wrong | (right - wanted)):
             appctl(self.rundir, "ovs/route/del", route.destination)
             lines.append(f"ovs-appctl ovs/route/del {route.destination}")
-        for route in sorted(wanted - there, key=lambda r: (bool(r.via), r.destination)):
+        for route in sorted(wanted - right, key=lambda r: (bool(r.via), r.destination)):
             words = [route.destination, UNDERLAY_BRIDGE, *([route.via] if route.via else [])]
             appctl(self.rundir, "ovs/route/add", *words)
             lines.append(f"ovs-appctl ovs/route/add {' '.join(words)}")

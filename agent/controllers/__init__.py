@@ -28,6 +28,7 @@ from cni.host import PluginHost
 from hostnet.iptables.watch import concerns_forwarding
 from hostnet.nft.watch import NftWatch
 from hostnet.ownership import FORWARDING, OVERLAY
+from ovs_mesh.userspace import concerns_redirect
 
 
 @dataclass(slots=True)
@@ -39,6 +40,7 @@ class Resources:
     forwarding: KernelApplier
     forward_chains: NftWatch
     pod_guard: NftWatch
+    redirect: NftWatch
     etcd: EtcdAddresses
     data_plane: DataPlaneOwner = field(default_factory=DataPlaneOwner)
 
@@ -52,12 +54,14 @@ def open_resources(
     """
     overlay, forwarding = KernelApplier(OVERLAY), KernelApplier(FORWARDING)
     forward_chains, pod_guard = NftWatch(concerns_forwarding), NftWatch(concerns_guard)
-    for opened in (overlay, forwarding, forward_chains, pod_guard):
+    redirect = NftWatch(concerns_redirect)
+    for opened in (overlay, forwarding, forward_chains, pod_guard, redirect):
         stack.callback(opened.close)
     overlay.monitor.ignore(forwarding.port)
     forwarding.monitor.ignore(overlay.port)
     etcd = EtcdAddresses(settings.etcd.endpoints if settings.etcd is not None else ())
-    return Resources(settings, overlay, forwarding, forward_chains, pod_guard, etcd)
+    watches = forward_chains, pod_guard, redirect
+    return Resources(settings, overlay, forwarding, *watches, etcd)
 
 
 Factory = Callable[[Resources], Controller[Any]]

@@ -33,6 +33,8 @@ class DataPlaneInputs:
     peers: Sequence[Lease]
     whole: bool
     """Whether what is there may differ from what was applied last."""
+    in_doubt: bool
+    """Whether devices, addresses or what nobody tells the changes of may differ."""
     check_only: bool
     """Whether nothing is known to have happened."""
 
@@ -63,13 +65,15 @@ class DataPlaneController:
         """Nothing while the backend has no data plane: one lease then costs one apply less."""
         if self._owner.empty:
             return Change.NONE
-        return Change.LEASES | Change.KERNEL | Change.DATA_PLANE | Change.PODS | Change.CLOCK
+        told = Change.LEASES | Change.KERNEL | Change.DATA_PLANE | Change.REDIRECT | Change.PODS
+        return told | Change.CLOCK
 
     def desired(self, inputs: ReconcileInputs, dirty: Dirty) -> DataPlaneInputs:
         """The usable peers' leases."""
+        doubt = bool(dirty.changes & (Change.KERNEL | Change.REDIRECT | Change.CLOCK))
         if self._owner.without_plane(inputs.host.backend):
             self._peers = None
-            return DataPlaneInputs(inputs.host, (), dirty.whole, dirty.check_only)
+            return DataPlaneInputs(inputs.host, (), dirty.whole, doubt, dirty.check_only)
         peers = self._peers
         if dirty.whole or peers is None or peers.host != inputs.host:
             self._peers = peers = UsablePeers(inputs.host)
@@ -77,7 +81,7 @@ class DataPlaneController:
         else:
             peers.update(inputs.leases, dirty.keys)
         usable = list(peers.leases.values())
-        return DataPlaneInputs(inputs.host, usable, dirty.whole, dirty.check_only)
+        return DataPlaneInputs(inputs.host, usable, dirty.whole, doubt, dirty.check_only)
 
     def apply(self, desired: DataPlaneInputs) -> Report:
         """Drive the data plane. Raises OSError."""
@@ -87,13 +91,16 @@ class DataPlaneController:
         plane = self._owner.of(desired.host.backend)
         lines = self._reconcile(plane, desired) if plane is not None else []
         self._owner.clean_up_earlier()
-        ended = time.monotonic()
-        self._check_again = ended + (ended - started) / CHECK_SHARE
+        if desired.check_only:
+            ended = time.monotonic()
+            self._check_again = ended + (ended - started) / CHECK_SHARE
         return Report(len(lines), lambda: lines)
 
     def _reconcile(self, plane: DataPlane, desired: DataPlaneInputs) -> list[str]:
         if desired.whole:
             plane.mark_dirty()
+        if desired.in_doubt:
+            plane.expect_drift()
         lines = plane.reconcile(desired.host.own, desired.peers, desired.host.underlay)
         for line in lines if len(lines) <= MAX_LINES else [f"{len(lines)} changes: {lines[0]} ..."]:
             log.info("%s", line)

@@ -168,6 +168,9 @@ class UdpDataPlane:
     def mark_dirty(self) -> None:
         """Nothing: every `reconcile` reads all of it."""
 
+    def expect_drift(self) -> None:
+        """Nothing: every `reconcile` compares all of it."""
+
     def close(self) -> None:
         """Nothing: device and process outlive the daemon."""
 

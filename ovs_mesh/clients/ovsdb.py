@@ -28,13 +28,14 @@ DATABASE = "Open_vSwitch"
 EDGE = {"stp-enable": "false", "rstp-port-admin-edge": "true"}
 """What a port has in other_config that leads to pods. With STP their BPDUs are swallowed. With RSTP
 they are not: Open vSwitch floods nothing to a port that has `rstp-enable` false."""
+VLAN_COLUMNS = ("tag", "trunks", "vlan_mode")
 COLUMNS = {
     "Open_vSwitch": ["bridges", "cur_cfg", "next_cfg"],
     "Bridge": [
         *("name", "ports", "datapath_type", "other_config", "external_ids", "fail_mode"),
         *("stp_enable", "rstp_enable"),
     ],
-    "Port": ["name", "interfaces", "external_ids", "other_config"],
+    "Port": ["name", "interfaces", "external_ids", "other_config", *VLAN_COLUMNS],
     "Interface": ["name", "type", "options", "ofport", "error", "external_ids", "ofport_request"],
 }
 
@@ -80,6 +81,19 @@ class Ovsdb:
         for row in self._idl.tables["Open_vSwitch"].rows.values():
             row.fetch("cur_cfg")
         self._commit(txn, deadline)
+
+    def wait_for_change(self, stop: int, seconds: float) -> bool:
+        """Wait until rows change, `stop` is readable, or time is up; whether rows have changed."""
+        before = self._idl.change_seqno
+        self._idl.run()
+        if self._idl.change_seqno == before:
+            poller = ovs.poller.Poller()
+            self._idl.wait(poller)
+            poller.fd_wait(stop, ovs.poller.POLLIN)
+            poller.timer_wait(int(seconds * 1000))
+            poller.block()
+            self._idl.run()
+        return bool(self._idl.change_seqno != before)
 
     def actual(self) -> dict[str, ActualBridge]:
         """The bridges there, by name."""
@@ -195,6 +209,7 @@ def _actual_bridge(row: Any) -> ActualBridge:
                 dict(interface.options),
                 dict(interface.external_ids),
                 edge=port.other_config.items() >= EDGE.items(),
+                in_vlan=any(getattr(port, column) for column in VLAN_COLUMNS),
             )
         )
     bridge = BridgeRow(
@@ -203,6 +218,7 @@ def _actual_bridge(row: Any) -> ActualBridge:
         dict(row.other_config),
         tuple(ports),
         "rstp" if row.rstp_enable else "stp" if row.stp_enable else "none",
+        row.fail_mode[0] if row.fail_mode else "standalone",
     )
     return ActualBridge(bridge, MARK in row.external_ids, frozenset(foreign))
 
@@ -243,7 +259,7 @@ def _set_bridge(row: Any, wanted: BridgeRow) -> None:
     row.datapath_type = wanted.datapath
     row.stp_enable = wanted.spanning_tree == "stp"
     row.rstp_enable = wanted.spanning_tree == "rstp"
-    row.fail_mode = "secure"  # no flows, no traffic: never the default learning switch
+    row.fail_mode = wanted.fail_mode
     for key, value in wanted.other_config.items():
         row.setkey("other_config", key, value)  # an operator's own keys stay
 
@@ -262,6 +278,8 @@ def _add_port(txn: Any, bridge: Any, wanted: PortRow) -> None:
 
 
 def _set_port(row: Any, wanted: PortRow) -> None:
+    for column in VLAN_COLUMNS:
+        setattr(row, column, [])
     for key, value in EDGE.items():
         if wanted.edge:
             row.setkey("other_config", key, value)

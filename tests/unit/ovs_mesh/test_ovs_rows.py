@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import pytest
 
 from ovs_mesh.rows import ActualBridge, BridgeConflictError, BridgeRow, PortRow, row_changes
+from ovs_mesh.userspace import TunnelRoute, read_routes
 from tests.unit.ovs_mesh.mesh_examples import config, wanted_rows
 
 
@@ -79,3 +81,37 @@ def test_operators_own_settings_of_our_bridge_stay() -> None:
         for row in rows
     }
     assert row_changes(rows, there) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"fail_mode": "standalone"}, "fail_mode=secure"),
+        ({"spanning_tree": "stp"}, "stp_enable=false"),
+    ],
+)
+def test_settings_that_another_program_has_changed_are_set_again(
+    change: dict[str, str], line: str
+) -> None:
+    rows = wanted_rows(config(), 2)
+    there = found([replace(row, **change) for row in rows])  # type: ignore[arg-type]
+    changes = row_changes(rows, there)
+    assert [one.verb for one in changes] == ["set-br", "set-br"]
+    assert all(line in one.line() for one in changes)
+
+
+def test_a_port_that_was_confined_to_a_vlan_is_set_again() -> None:
+    rows = wanted_rows(config(), 2)
+    there = [replace(row, ports=tuple(replace(p, in_vlan=True) for p in row.ports)) for row in rows]
+    assert {one.verb for one in row_changes(rows, found(there))} == {"set-port"}
+
+
+def test_routes_with_a_source_that_this_host_no_longer_has_are_wrong() -> None:
+    shown = """Route Table:
+User: 192.168.64.0/24 dev obr0-phy SRC 192.168.64.11
+User: 0.0.0.0/0 dev obr0-phy GW 192.168.64.1 SRC 192.168.64.99
+Cached: 127.0.0.1/32 dev lo SRC 127.0.0.1 local
+"""
+    right, wrong = read_routes(shown, {"192.168.64.99"})
+    assert right == {TunnelRoute("0.0.0.0/0", "192.168.64.1")}
+    assert wrong == {TunnelRoute("192.168.64.0/24")}

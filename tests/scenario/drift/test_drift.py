@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 
 from lab.cluster import Lab
-from lab.hosts import host_ipv4
 
 On = Callable[..., str]
 Eventually = Callable[..., None]
@@ -101,27 +100,3 @@ def test_underlay_that_goes_down_and_up_is_used_again(
     on(host, "ip link set eth0 up")
     on(host, "ip route replace default via 192.168.64.1")
     eventually(lambda: reaches(cluster, on), "pods reach each other again")
-
-
-@pytest.mark.parametrize("daemon_runs", [True, False], ids=["while running", "while stopped"])
-def test_changed_underlay_address_is_published_and_peers_follow(
-    make_lab: Callable[..., Lab], on: On, eventually: Eventually, *, daemon_runs: bool
-) -> None:
-    lab = make_lab(hosts=2, pods_per_host=1)
-    host, subnet = lab.names.host(1), lab.subnet(1)
-    if not daemon_runs:
-        lab.stop_daemon(1)
-    on(host, "ip addr add 192.168.64.99/24 dev eth0")
-    on(host, f"ip addr del {host_ipv4(1)}/24 dev eth0")
-    on(host, "ip addr del 192.168.64.99/24 dev eth0", check=False)
-    on(host, "ip addr add 192.168.64.99/24 dev eth0", check=False)
-    on(host, "ip route replace default via 192.168.64.1")
-    if not daemon_runs:
-        lab.start_daemon(1)
-        lab.wait_ready(1)
-    eventually(
-        lambda: "192.168.64.99" in on(lab.names.host(2), "bridge fdb show dev flannel.1"),
-        "the peer sends to the new address",
-    )
-    eventually(lambda: reaches(lab, on), "pods reach each other over the new address")
-    assert lab.subnet(1) == subnet
