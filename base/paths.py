@@ -27,6 +27,11 @@ READY_FILE = "ready"
 ATTACH_FILE = "attach.json"
 """How pods are attached, where a backend attaches them to something other than kbr0."""
 
+DELETED_DIR = "deleted"
+"""Deletions of pods that the address store could not take yet."""
+UNANSWERED_DIR = "unanswered"
+"""Results of ADDs that the runtime does not have yet."""
+
 # In the state directory:
 ADDRESS_STORE = "addresses.sqlite"
 """Which pod holds which address."""

@@ -7,9 +7,10 @@ lose their interface: this is for a host that leaves the cluster.
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 
-from base.paths import ADDRESS_STORE, ATTACH_FILE
+from base.paths import ADDRESS_STORE, ATTACH_FILE, DELETED_DIR, UNANSWERED_DIR
 from cni.pod import source_guard
 from cni.pod.firewall import TABLE
 from hostnet.kernel import Kernel
@@ -40,4 +41,6 @@ def remove_all(state_dir: Path, run_dir: Path) -> list[str]:
     for file in state_dir.glob(f"{ADDRESS_STORE}*"):  # with SQLite's -wal and -shm
         file.unlink(missing_ok=True)
     (run_dir / ATTACH_FILE).unlink(missing_ok=True)
+    for directory in (DELETED_DIR, UNANSWERED_DIR):
+        shutil.rmtree(run_dir / directory, ignore_errors=True)
     return problems

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from base.errors import FlatmeshError
 from cni import versions
-from cni.config.call import CniCall
+from cni.config.call import AttachmentKey, CniCall
 from cni.config.request import CniRequest, parse_request, stated_version
 from cni.errors import (
     INVALID_ENVIRONMENT,
@@ -33,13 +33,17 @@ class CniResponse(NamedTuple):
 
     status: int
     stdout: bytes
+    added: AttachmentKey | None = None
+    """The attachment of an ADD that was done: `answered` is called when the answer is out."""
 
 
 def handle(call: CniCall, host: PluginHost) -> CniResponse:
     """Answer a call. Raises RunInClientError and nothing else; any thread may call it."""
     try:
         _require_plugin(call.plugin)
-        return CniResponse(0, _run(parse_request(call), host))
+        request = parse_request(call)
+        added = request.attachment if request.command == "ADD" else None
+        return CniResponse(0, _run(request, host), added)
     except CniError as error:
         return _refuse(call, error)
     except RunInClientError:
@@ -55,6 +59,14 @@ def handle(call: CniCall, host: PluginHost) -> CniResponse:
         logging.getLogger("cni").exception("%s", call.plugin)
         message = f"fault in flatmesh: {type(error).__name__}: {error}"
         return _refuse(call, CniError(NETWORK_FAILURE, message))
+
+
+def answered(response: CniResponse, host: PluginHost) -> None:
+    """The answer is out: the same ADD is refused from now on. Any thread may call it."""
+    if response.added is not None:
+        from cni.pod import unanswered  # noqa: PLC0415 - 10 ms, which VERSION need not pay
+
+        unanswered.forget(response.added, host)
 
 
 def _refuse(call: CniCall, error: CniError) -> CniResponse:

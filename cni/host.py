@@ -16,6 +16,7 @@ from cni.concurrency_limit import ConcurrencyLimit
 from cni.errors import NOT_AVAILABLE, NOT_AVAILABLE_AND_PODS_AFFECTED, CniError
 
 if TYPE_CHECKING:
+    from ipam.address_recovery import FindLiving
     from ipam.address_store import AddressStore
 
 
@@ -51,6 +52,11 @@ class PluginHost:
     """Takes the elements of a deleted pod (`cni.pod.source_guard.GuardedPod`) out of the source
     guard, now or later; None: the call does it itself (`cni.socket.guard_removals`)."""
 
+    find_living: FindLiving | None = None
+    """Finds the host's attachments when the address store is new (`cni.pod.living`)."""
+    compare_store: bool = False
+    """Whether a store is compared with them whenever it is opened first: in a daemon."""
+
     stores: dict[Path, AddressStore] = field(default_factory=dict, repr=False, compare=False)
     """The address stores that are open, by their file."""
 
@@ -67,11 +73,21 @@ class PluginHost:
         # Not durable: a power cut is a reboot, after which no pod holds an address, so there
         # is no reason to wait for the disk.
         store = self.stores.get(path)
-        return store or self.stores.setdefault(path, AddressStore(path, durable=False))
+        return store or self.stores.setdefault(
+            path,
+            AddressStore(
+                path,
+                durable=False,
+                find_living=self.find_living,
+                compare=self.compare_store,
+            ),
+        )
 
     def with_state_dir(self, state_dir: Path | None) -> PluginHost:
         """The same host with its address store in another directory; None: in the same."""
-        return self if state_dir is None else replace(self, state_dir=state_dir)
+        if state_dir is None or state_dir == self.state_dir:
+            return self
+        return replace(self, state_dir=state_dir, find_living=None)
 
     def require_healthy(self) -> None:
         """Raise CniError (50, 51) when the daemon knows why an ADD can't be served."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from cni.address_pool import resolve_pool
-from cni.attachment.lock import hold_lock
+from cni.attachment.lock import hold_lock, hold_lock_if_possible
 from cni.attachment.store import AttachmentRecord, AttachmentStore
 from cni.config.ipam_config import parse_data_dir, parse_own_ipam_config
 from cni.config.request import CniRequest
-from cni.errors import CHECK_FAILED, INVALID_CONFIG, CniError
+from cni.errors import CHECK_FAILED, INVALID_CONFIG, NO_ADDRESS, CniError
 from cni.host import PluginHost
 from cni.result.model import CniResult
 
@@ -29,7 +29,12 @@ def add(request: CniRequest, host: PluginHost) -> CniResult:
     with hold_lock(host, PLUGIN, key):
         store = _store(request, host)
         metadata = {"plugin": PLUGIN}
-        ips = store.begin(request.netns, key, pool, metadata)
+        try:
+            ips = store.begin(request.netns, key, pool, metadata)
+        except CniError as error:
+            if error.code != NO_ADDRESS or not _sweep(request, host):
+                raise
+            ips = store.begin(request.netns, key, pool, metadata)
         store.finish(key, "", metadata)
     return CniResult((), ips, pool.routes, pool.dns)
 
@@ -37,11 +42,15 @@ def add(request: CniRequest, host: PluginHost) -> CniResult:
 def delete(request: CniRequest, host: PluginHost) -> None:
     """Free the attachment's addresses, if it has any. Raises CniError."""
     key = request.attachment
-    with hold_lock(host, PLUGIN, key):
+    with hold_lock_if_possible(host, PLUGIN, key):
         store = _store_if_named(request, host)
-        record = store.find(key) or _under_former_name(request, store)
+        try:
+            record = store.find(key) or _under_former_name(request, store)
+        except CniError:
+            store.forget(key, PLUGIN)  # if it can't be read, it can't be written: later
+            return
         if record is not None and record.plugin == PLUGIN:
-            store.forget(record.key)
+            store.forget(record.key, PLUGIN)
 
 
 def check(request: CniRequest, host: PluginHost) -> None:
@@ -65,14 +74,28 @@ def gc(request: CniRequest, host: PluginHost) -> None:
         key = record.key
         if record.plugin == PLUGIN and (key.container_id, key.ifname) not in valid:
             with hold_lock(host, PLUGIN, key):
-                store.forget(key)
+                store.forget(key, PLUGIN)
 
 
 def status(request: CniRequest, host: PluginHost) -> None:
     """Raise CniError (50, 51) when no address could be given."""
     host.require_healthy()
     pool = resolve_pool(parse_own_ipam_config(request), request, host.subnet_file)
-    _store(request, host).require_free_address(request.attachment.network, pool)
+    store = _store(request, host)
+    store.require_usable()
+    try:
+        store.require_free_address(request.attachment.network, pool)
+    except CniError:
+        _sweep(request, host)
+        store.require_free_address(request.attachment.network, pool)
+
+
+def _sweep(request: CniRequest, host: PluginHost) -> list[str]:
+    """Free what pods hold that vanished; a line for each."""
+    from cni.pod.collect import sweep  # noqa: PLC0415 - rarely needed
+
+    other = host.with_state_dir(parse_data_dir(request))
+    return sweep(other, same_mounts=request.call.same_mounts)
 
 
 def _under_former_name(request: CniRequest, store: AttachmentStore) -> AttachmentRecord | None:

@@ -10,21 +10,41 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cni.config.call import CniCall
 from cni.config.request import MAX_STDIN
-from cni.handle import handle
-from cni.host import host_from_environment
+from cni.handle import answered, handle
+from cni.host import PluginHost, host_from_environment
+
+if TYPE_CHECKING:
+    from ipam.address_recovery import LivingAttachment
+
+
+def host_of_process() -> PluginHost:
+    """This host, which looks for living pods when the address store is new."""
+    host = host_from_environment(os.environ)
+
+    def find() -> Iterable[LivingAttachment]:
+        from cni.pod.living import find_living  # noqa: PLC0415 - 10 ms, which only a new store costs
+
+        return find_living(host.subnet_file)
+
+    return replace(host, find_living=find)
 
 
 def main() -> int:
     """Answer one call; returns the exit status."""
     plugin = Path(sys.argv[1] if len(sys.argv) > 1 else sys.argv[0]).name
     stdin = b"" if sys.stdin is None or os.isatty(0) else sys.stdin.buffer.read(MAX_STDIN + 1)
-    response = handle(CniCall(plugin, os.environ, stdin), host_from_environment(os.environ))
+    host = host_of_process()
+    response = handle(CniCall(plugin, os.environ, stdin), host)
     sys.stdout.buffer.write(response.stdout)
     sys.stdout.buffer.flush()
+    answered(response, host)
     return response.status
 
 

@@ -26,6 +26,7 @@ OTHER_VARIABLES = {
     "FLATMESH_SOCKET": "Socket of the daemon, for CNI executables; default: `cni.sock` in the run "
     "directory",
     "FLATMESH_LOG": "Log level of `python -m cni.socket.server`",
+    "FLATMESH_SWEEP_INTERVAL": "Its seconds between two sweeps of what vanished pods hold",
     "FLATMESH_CRASH_AT": "For tests: the point at which a CNI call kills its own process",
     "OVS_RUNDIR": "Directory of the sockets of Open vSwitch; as Open vSwitch's own tools",
     "WIREGUARD_KEY_FILE": "Where flanneld kept its WireGuard key, which is taken over",

@@ -22,10 +22,12 @@ from pathlib import Path
 
 from base.private_files import make_private_directory, make_private_file
 from ipam.address_allocator import AddressStoreError
+from ipam.address_recovery import FindLiving, record_missing
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 LOCK_TIMEOUT = 10.0  # seconds to wait for other processes' transactions
 LOCK_RETRY_INTERVAL = 0.003  # seconds, longest; SQLite's own busy handler sleeps up to 0.1
+LITTLE_ROOM, LITTLE_INODES = 1 << 20, 8  # bytes, files: for the write-ahead log and its index
 SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE attachment(
@@ -68,8 +70,13 @@ class AddressDatabase:
         boot_id: str | None = None,
         lock_timeout: float = LOCK_TIMEOUT,
         durable: bool = True,
+        find_living: FindLiving | None = None,
+        compare: bool = False,
     ) -> None:
         """Name the file; it is made when first used. `boot_id` replaces the kernel's (tests).
+
+        What `find_living` finds and a new file lacks is recorded before anything else; with
+        `compare` what any file lacks that this object opens first.
 
         Not `durable`: a power cut may lose the last changes (never the file), which it frees
         anyway, as a reboot does; a process that is killed loses nothing.
@@ -78,6 +85,10 @@ class AddressDatabase:
         self.lock_timeout = lock_timeout
         self.durable = durable
         self.boot_id = boot_id or BOOT_ID.read_text().strip()
+        self._find_living = find_living
+        self._compare = compare and find_living is not None
+        self._compared: int | None = None
+        """The inode of the file that was compared with the attachments that live."""
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._mutex = threading.Lock()
@@ -89,6 +100,15 @@ class AddressDatabase:
             self._local = threading.local()
         for connection in connections:
             connection.close()
+
+    def may_be_full(self) -> bool:
+        """Whether there is little room left for the file, or its directory can't be written."""
+        try:
+            found = os.statvfs(self.path.parent)
+        except OSError:
+            return True
+        little = found.f_bavail * found.f_frsize < LITTLE_ROOM or found.f_favail < LITTLE_INODES
+        return little or not os.access(self.path.parent, os.W_OK)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -106,13 +126,8 @@ class AddressDatabase:
         """Change in one transaction, committed at the end. Raises AddressStoreError."""
         with self._explained():
             db = self._connection()
-            self._begin(db)
-            try:
+            with self._writing(db):
                 yield db
-                db.commit()
-            except BaseException:
-                db.rollback()
-                raise
 
     def _begin(self, db: sqlite3.Connection) -> None:
         deadline = time.monotonic() + self.lock_timeout
@@ -132,7 +147,8 @@ class AddressDatabase:
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is not None:
             with contextlib.suppress(OSError):
-                if os.stat(self.path).st_ino == self._local.inode:  # noqa: PTH116 - 2 us each
+                found = os.stat(self.path)  # noqa: PTH116 - 2 us each
+                if found.st_ino == self._local.inode and found.st_size:
                     return db
             db.close()
             with self._mutex, contextlib.suppress(ValueError):
@@ -143,8 +159,20 @@ class AddressDatabase:
             self._connections.append(db)
         return db
 
+    def _remove_truncated(self) -> None:
+        """Remove a file that was emptied, with its log, which is that of the old content.
+
+        A file that is being made is empty, too, but has no log yet.
+        """
+        names = [Path(f"{self.path}{suffix}") for suffix in ("", "-wal", "-shm")]
+        with self._mutex, contextlib.suppress(FileNotFoundError):
+            if not self.path.stat().st_size and any(name.exists() for name in names[1:]):
+                for name in names:
+                    name.unlink(missing_ok=True)
+
     def _open(self) -> sqlite3.Connection:
         make_private_directory(self.path.parent)
+        self._remove_truncated()
         # SQLite gives the mode of this file to its -wal and -shm files, too
         make_private_file(self.path)
         db = sqlite3.connect(
@@ -154,7 +182,7 @@ class AddressDatabase:
             db.execute(f"PRAGMA synchronous = {'FULL' if self.durable else 'NORMAL'}")
             db.execute("PRAGMA foreign_keys = ON")
             self._ensure_schema(db)
-            self._free_last_boot(db)
+            self._take_over(db)
         except BaseException:
             db.close()
             raise
@@ -171,26 +199,41 @@ class AddressDatabase:
                 "and reboot"
             )
         db.execute("PRAGMA journal_mode = WAL")
-        self._begin(db)
-        try:
+        with self._writing(db):
             if (
                 db.execute("PRAGMA user_version").fetchone()[0] == 0
             ):  # no other process made it meanwhile
                 for statement in SCHEMA.split(";\n"):
                     db.execute(statement)
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            db.commit()
-        except BaseException:
-            db.rollback()
-            raise
 
-    def _free_last_boot(self, db: sqlite3.Connection) -> None:
-        if db.execute("SELECT boot_id FROM boot").fetchone()[0] == self.boot_id:
+    def _take_over(self, db: sqlite3.Connection) -> None:
+        """Free what the last boot held, and record what lives and is missing.
+
+        A new file has no boot id until somebody has done the second, who can.
+        """
+        before = db.execute("SELECT boot_id FROM boot").fetchone()[0]
+        inode = self.path.stat().st_ino
+        compare = self._compare and inode != self._compared
+        if before == self.boot_id and not compare:
             return
+        incomplete = not before and self._find_living is None
+        old = "SELECT 1 FROM attachment WHERE boot_id <> ? LIMIT 1"
+        if incomplete and db.execute(old, (self.boot_id,)).fetchone() is None:
+            return
+        with self._writing(db):
+            db.execute("DELETE FROM attachment WHERE boot_id <> ?", (self.boot_id,))
+            if self._find_living is not None:
+                record_missing(db, self._find_living(), self.boot_id)
+            if not incomplete:
+                db.execute("UPDATE boot SET boot_id = ?", (self.boot_id,))
+        self._compared = inode
+
+    @contextlib.contextmanager
+    def _writing(self, db: sqlite3.Connection) -> Iterator[None]:
         self._begin(db)
         try:
-            db.execute("DELETE FROM attachment WHERE boot_id <> ?", (self.boot_id,))
-            db.execute("UPDATE boot SET boot_id = ?", (self.boot_id,))
+            yield
             db.commit()
         except BaseException:
             db.rollback()
@@ -211,8 +254,8 @@ class AddressDatabase:
             raise AddressStoreError(f"address store {self.path}: {text}") from None
         except sqlite3.DatabaseError as error:
             raise AddressStoreError(
-                f"address store {self.path} is damaged ({error}): move it away and restart this "
-                "host's pods, or reboot"
+                f"address store {self.path} is damaged ({error}): move it away; the "
+                "addresses of pods that run are found again"
             ) from None
         except OSError as error:
             raise AddressStoreError(f"address store {self.path}: {error.strerror}") from None

@@ -17,8 +17,8 @@ it (`ipam.address_allocator`): a freed address is the last to be given again, wh
 caches have forgotten its old holder. Addresses are unique within a pool; by default there is
 one for the host, so that networks which share the lease's subnet never clash.
 
-A damaged file is refused with one line. The remedy: move it away, and restart this host's pods
-(or reboot it), since a new file doesn't know what they hold.
+A damaged file is refused with one line. The remedy: move it away. A new file is told first which
+attachments live (`ipam.address_recovery`).
 
 Addresses are integers with a family (4 or 6) here: this module is loaded by CNI executables
 that run without the daemon, whose start-up time counts.
@@ -43,6 +43,7 @@ from ipam.address_allocator import (
     next_free,
 )
 from ipam.address_database import LOCK_TIMEOUT, AddressDatabase
+from ipam.address_recovery import FindLiving, LivingAttachment, record_missing
 
 __all__ = [
     "Address",
@@ -56,6 +57,10 @@ __all__ = [
     "StoredAttachment",
 ]
 
+PROBE = "\0probe"
+"""No pool is called so: a network's name starts with a letter or a digit."""
+PROBE_SIZE = 32 * 1024
+"""Bytes: more than the pages that an ADD writes."""
 COLUMNS = "id, network, container, ifname, state, boot_id, netns, host_ifname, note"
 
 
@@ -96,15 +101,25 @@ class AddressStore:
         boot_id: str | None = None,
         lock_timeout: float = LOCK_TIMEOUT,
         durable: bool = True,
+        find_living: FindLiving | None = None,
+        compare: bool = False,
     ) -> None:
         """Name the file; it is made when first used. `boot_id` replaces the kernel's (tests).
 
         `lock_timeout` is how long to wait for other processes' transactions, in seconds. Not
         `durable`: a power cut may lose the last changes (never the file), which it frees anyway,
         as a reboot does; a process that is killed loses nothing.
+
+        `find_living` finds the host's attachments: those that a new file lacks are recorded before
+        anything else; with `compare` those that any file lacks when it is opened first.
         """
         self._database = AddressDatabase(
-            path, boot_id=boot_id, lock_timeout=lock_timeout, durable=durable
+            path,
+            boot_id=boot_id,
+            lock_timeout=lock_timeout,
+            durable=durable,
+            find_living=find_living,
+            compare=compare,
         )
 
     def __enter__(self) -> Self:
@@ -116,6 +131,11 @@ class AddressStore:
     def close(self) -> None:
         """Close the connections of all threads; the next use opens new ones."""
         self._database.close()
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._database.path
 
     # -- changes -----------------------------------------------------------------------
 
@@ -194,6 +214,11 @@ class AddressStore:
                 _delete(db, attachment)
             return record
 
+    def record_missing(self, find_living: FindLiving) -> Sequence[LivingAttachment]:
+        """Record the attachments that it finds and the file lacks; returns them."""
+        with self._database.transaction() as db:
+            return record_missing(db, find_living(), self._database.boot_id)
+
     # -- questions ---------------------------------------------------------------------
 
     def find(self, attachment: Attachment) -> StoredAttachment | None:
@@ -221,6 +246,20 @@ class AddressStore:
         with self._database.reading() as db:
             for ranges in sets:
                 next_free(db, pool, ranges, (), network)
+
+    def require_writable(self) -> None:
+        """Raise AddressStoreError when an attachment could not be recorded now.
+
+        It is tried where the file's directory has little room or can't be written.
+        """
+        with self._database.reading() as db:
+            db.execute("SELECT 1 FROM attachment LIMIT 1").fetchone()
+        if self._database.may_be_full():
+            probe = (PROBE, "", bytes(PROBE_SIZE))
+            with self._database.transaction() as db:
+                db.execute("INSERT OR REPLACE INTO given_last VALUES (?, ?, ?)", probe)
+            with self._database.transaction() as db:
+                db.execute("DELETE FROM given_last WHERE pool = ?", (PROBE,))
 
     # -- inside ------------------------------------------------------------------------
 
@@ -252,7 +291,7 @@ def _records(db: sqlite3.Connection, where: str, *values: str | None) -> list[St
         StoredAttachment(
             Attachment(network, container, ifname),
             state,
-            tuple(sorted(held.get(number, ()))),
+            tuple(sorted(set(held.get(number, ())))),
             boot_id,
             netns,
             host_ifname,

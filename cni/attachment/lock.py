@@ -61,6 +61,23 @@ def hold_lock(
         os.close(fd)
 
 
+@contextlib.contextmanager
+def hold_lock_if_possible(
+    host: PluginHost, plugin: str, attachment: AttachmentKey
+) -> Iterator[None]:
+    """Like `hold_lock`, but inside the block without it where the run directory can't be used.
+
+    For DEL, which has to take down what it can. Raises CniError (11).
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(hold_lock(host, plugin, attachment))
+        except CniError as error:
+            if error.code != IO_FAILURE:
+                raise
+        yield
+
+
 def _try_lock(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

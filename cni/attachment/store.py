@@ -23,6 +23,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cni.attachment.journal import Deletion, DeletionJournal
 from cni.config.call import AttachmentKey
 from cni.errors import ATTACHMENT_EXISTS, IO_FAILURE, NO_ADDRESS, NOT_AVAILABLE, CniError
 from cni.result.model import ResultAddress
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from cni.address_pool import AddressPool
     from cni.config.address_range import RangeSet
     from cni.host import PluginHost
+    from ipam.address_recovery import FindLiving
 
 
 class AttachmentRecord(NamedTuple):
@@ -67,6 +69,7 @@ class AttachmentStore:
     def __init__(self, host: PluginHost) -> None:
         """Use the host's address store, whose file is made when it is absent."""
         self._store: AddressStore = host.address_store()
+        self._journal = DeletionJournal(host.run_dir)
 
     def find(self, key: AttachmentKey) -> AttachmentRecord | None:
         """The record of an attachment. Raises CniError (5)."""
@@ -93,6 +96,7 @@ class AttachmentStore:
         record of this attachment, and it is ready).
         """
         sets = pool.sets if pool is not None else ()
+        self.make_up_for_deletions()
         with _with_codes():
             addresses = self._store.reserve(
                 Attachment(*key),
@@ -117,14 +121,44 @@ class AttachmentStore:
                 Attachment(*key), state="ready", host_ifname=host_ifname, metadata=metadata
             )
 
-    def forget(self, key: AttachmentKey) -> None:
-        """Free the addresses and delete the record, if there is one. Raises CniError (5)."""
-        with _with_codes():
+    def forget(self, key: AttachmentKey, plugin: str = "") -> None:
+        """Free the addresses and delete the record, if there is one.
+
+        What the store can't take now is made up for when it is used next. Raises CniError (5)
+        when that can't be written down either.
+        """
+        try:
             self._store.release(Attachment(*key))
+        except AddressStoreError as refused:
+            try:
+                self._journal.add(Deletion(str(self._store.path), plugin, key))
+            except OSError as error:
+                raise CniError(IO_FAILURE, f"{refused}; and the journal: {error}") from None
+
+    def make_up_for_deletions(self) -> None:
+        """Free what was deleted while the store could not be written. Raises CniError (5)."""
+        with _with_codes():
+            self._journal.replay(self._store.path, self._delete_late)
+
+    def _delete_late(self, deletion: Deletion) -> None:
+        stored = self._store.find(Attachment(*deletion.key))
+        if stored is not None and deletion.plugin in ("", _record(stored).plugin):
+            self._store.release(stored.attachment)
+
+    def record_missing(self, find_living: FindLiving) -> list[AttachmentKey]:
+        """Record attachments that live and are not recorded; returns them. Raises CniError (5)."""
+        with _with_codes():
+            added = self._store.record_missing(find_living)
+        return [AttachmentKey(one.network, one.container, one.ifname) for one in added]
+
+    def require_usable(self) -> None:
+        """Raise CniError (50) when no attachment can be recorded."""
+        with _with_codes(broken=NOT_AVAILABLE):
+            self._store.require_writable()
 
     def require_free_address(self, network: str, pool: AddressPool) -> None:
-        """Raise CniError (50) when a set has no free address."""
-        with _with_codes(NOT_AVAILABLE):
+        """Raise CniError (50) when a set has no free address, or none can be recorded."""
+        with _with_codes(NOT_AVAILABLE, NOT_AVAILABLE):
             self._store.require_room(network, pool.sets, pool=pool.name)
 
 
@@ -146,8 +180,11 @@ def _with_prefix(address: Address, ranges: RangeSet) -> ResultAddress:
 
 
 @contextlib.contextmanager
-def _with_codes(exhausted: int = NO_ADDRESS) -> Iterator[None]:
-    """Turn the store's errors into CniErrors; `exhausted` is the code for no free address."""
+def _with_codes(exhausted: int = NO_ADDRESS, broken: int = IO_FAILURE) -> Iterator[None]:
+    """Turn the store's errors into CniErrors.
+
+    `exhausted` is the code for no free address, `broken` that for a store that can't be used.
+    """
     try:
         yield
     except AttachmentExistsError as error:
@@ -157,4 +194,4 @@ def _with_codes(exhausted: int = NO_ADDRESS) -> Iterator[None]:
     except AddressTakenError as error:
         raise CniError(NO_ADDRESS, str(error)) from None
     except AddressStoreError as error:
-        raise CniError(IO_FAILURE, str(error)) from None
+        raise CniError(broken, str(error)) from None

@@ -9,14 +9,15 @@ from __future__ import annotations
 import contextlib
 from typing import Any, NamedTuple
 
+from cni.address_pool import AddressPool
 from cni.attachment.store import AttachmentStore
 from cni.config.request import CniRequest
 from cni.crash_points import crash_point
 from cni.delegate.remembered import to_remember
 from cni.delegate.run import NEED_INTERFACE, add_addresses, call_delegate
-from cni.errors import TRY_AGAIN_LATER, CniError
+from cni.errors import NO_ADDRESS, TRY_AGAIN_LATER, CniError
 from cni.host import PluginHost
-from cni.pod import firewall, source_guard
+from cni.pod import firewall, source_guard, unanswered
 from cni.pod.add_plan import AddPlan
 from cni.pod.bridge import ensure_bridge
 from cni.pod.gateways import gateway_addresses, with_gateways
@@ -51,7 +52,7 @@ class Attacher(NamedTuple):
         }
         if plan.delegate:
             self.metadata["delegate"] = to_remember(plan.delegate, self.request)
-        ips = self.store.begin(plan.netns, plan.key, pool, self.metadata)
+        ips = self._begin(pool)
         crash_point("add-recorded")
         ips, routes = with_gateways(ips, pool.routes if pool else (), plan.bridge)
         bridge = self._bridge(ips)
@@ -81,13 +82,30 @@ class Attacher(NamedTuple):
         self._firewall(pair, ips)
         crash_point("add-firewalled")
         self.metadata.update(mac=pair.mac, ips=[ip.address for ip in ips])
-        self.store.finish(plan.key, pair.host_name, self.metadata)
-        crash_point("add-ready")
         interfaces = _interfaces(plan, pair, bridge, interface)
         of_pod = len(interfaces) - 1
         ips = tuple(ip._replace(interface=of_pod) for ip in ips)
         result = CniResult(interfaces, ips, routes, dns)
-        return result.after(plan.previous) if plan.previous is not None else result
+        if plan.previous is not None:
+            result = result.after(plan.previous)
+        unanswered.keep(plan.key, result, self.host)
+        self.store.finish(plan.key, pair.host_name, self.metadata)
+        crash_point("add-ready")
+        return result
+
+    def _begin(self, pool: AddressPool | None) -> tuple[ResultAddress, ...]:
+        """Record the attachment; where no address is free, after a sweep. Raises CniError."""
+        plan = self.plan
+        try:
+            return self.store.begin(plan.netns, plan.key, pool, self.metadata)
+        except CniError as error:
+            if error.code != NO_ADDRESS:
+                raise
+            from cni.pod.collect import sweep  # noqa: PLC0415 - rarely needed
+
+            if not sweep(self.host, same_mounts=self.request.call.same_mounts):
+                raise
+            return self.store.begin(plan.netns, plan.key, pool, self.metadata)
 
     def _bridge(self, ips: tuple[ResultAddress, ...]) -> ActualLink | None:
         """The bridge with its gateway addresses; None where the daemon attaches pods itself."""

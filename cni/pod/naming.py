@@ -19,6 +19,8 @@ from hostnet.ownership import POD_ALIAS
 
 PLUGIN = "flatmesh"
 """In the metadata of attachments that this plugin made, and in the names of its locks."""
+FOUND = "found"
+"""The same of attachments that other plugins made, whose addresses are held all the same."""
 POD_PREFIX = GATEWAY_PREFIX
 """The first two bytes of a pod's hardware address; the bridge has the same."""
 HOST_PREFIX = "0a:59"

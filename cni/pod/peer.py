@@ -12,10 +12,16 @@ import os
 from cni.attachment.store import AttachmentRecord, AttachmentStore
 from cni.config.call import AttachmentKey
 from cni.pod.naming import PLUGIN, attachment_of, host_interface_name
-from hostnet.find_link import find_link
+from hostnet.find_link import find_index, find_link
 from hostnet.kinds.actual_link import ActualLink
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.netns import is_namespace
+
+
+def has_host_interface(key: AttachmentKey) -> bool:
+    """Whether the veth pair exists; a DEL deletes it first, as does the end of the namespace."""
+    with NetlinkSocket() as host:
+        return bool(find_index(host, host_interface_name(key)))
 
 
 def is_where_recorded(record: AttachmentRecord, host_end: ActualLink) -> bool:
@@ -51,20 +57,22 @@ def attachment_in(netns: int, ifname: str) -> AttachmentKey | None:
 
 
 def under_former_name(
-    key: AttachmentKey, netns: int | None, store: AttachmentStore
+    key: AttachmentKey, netns: int | None, store: AttachmentStore | None
 ) -> AttachmentKey | None:
     """The attachment that a DEL means whose network was renamed since the ADD.
 
     It is the interface of that name in the container's namespace; or, where that is gone, what is
     recorded of this container and interface and is in no namespace any more. Another network's
-    pod that lives is never meant. Raises NetlinkError, CniError (5).
+    pod that lives is never meant. `store` is None where it can't be read.
+
+    Raises NetlinkError, CniError (5).
     """
     if netns is not None:
         found = attachment_in(netns, key.ifname)
         if found is not None:
             same = (found.container_id, found.ifname) == (key.container_id, key.ifname)
             return found if same else None
-    for record in store.records_of_interface(key):
+    for record in store.records_of_interface(key) if store is not None else ():
         if record.plugin != PLUGIN or record.key.network == key.network:
             continue
         with NetlinkSocket() as host:

@@ -22,18 +22,18 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from cni.address_pool import resolve_pool
-from cni.attachment.lock import hold_lock
+from cni.attachment.lock import hold_lock, hold_lock_if_possible
 from cni.attachment.store import AttachmentRecord, AttachmentStore
-from cni.config.call import AttachmentKey
 from cni.config.ipam_config import delegated_ipam_type, parse_own_ipam_config, uses_own_addresses
 from cni.config.request import CniRequest
 from cni.crash_points import crash_point
 from cni.delegate.run import call_delegate, callable_ipam, forward
 from cni.errors import ATTACHMENT_EXISTS, NOT_AVAILABLE, CniError, RunInClientError
 from cni.host import PluginHost
+from cni.pod import unanswered
 from cni.pod.container_netns import open_container_netns, open_container_netns_if_present
-from cni.pod.naming import PLUGIN, host_interface_name
-from cni.pod.peer import is_where_recorded, under_former_name
+from cni.pod.naming import PLUGIN
+from cni.pod.peer import has_host_interface, is_where_recorded, under_former_name
 from cni.pod.removal import Removal, detach
 from cni.result.model import CniResult
 from hostnet.find_link import find_index, find_link
@@ -61,10 +61,12 @@ def add(request: CniRequest, host: PluginHost) -> CniResult:
         own = stack.enter_context(own_netns())
         in_pod = stack.enter_context(_socket_in(netns, own))
         sockets = PodSockets(stack.enter_context(NetlinkSocket()), in_pod, netns, own)
-        _require_free(request, plan, store, sockets, host)
-        with _undone_on_failure(request, store, host):
-            metadata = {"plugin": PLUGIN}
-            result = Attacher(request, plan, store, sockets, host, metadata).attach()
+        result = _result_of_repeated(plan, store, sockets, host)
+        if result is None:
+            _require_free(request, plan, store, sockets, host)
+            with _undone_on_failure(request, store, host):
+                metadata = {"plugin": PLUGIN}
+                result = Attacher(request, plan, store, sockets, host, metadata).attach()
     host.pods_changed()
     return result
 
@@ -75,14 +77,14 @@ def delete(request: CniRequest, host: PluginHost) -> None:
     callable_ipam(request)  # in another process, if need be, before anything is changed
     with ExitStack() as stack:
         netns = stack.enter_context(open_container_netns_if_present(request))
-        stack.enter_context(hold_lock(host, PLUGIN, key))
+        stack.enter_context(hold_lock_if_possible(host, PLUGIN, key))
         store = AttachmentStore(host)
-        removal = Removal(key, store.find(key), netns, request)
-        if removal.record is None and not _has_host_interface(key):
-            former = under_former_name(key, netns, store)
+        removal = _recorded(Removal(key, None, netns, request), store, host)
+        if removal.record is None and not has_host_interface(key):
+            former = under_former_name(key, netns, None if removal.unread else store)
             if former is not None:
-                stack.enter_context(hold_lock(host, PLUGIN, former))
-                removal = Removal(former, store.find(former), netns)
+                stack.enter_context(hold_lock_if_possible(host, PLUGIN, former))
+                removal = _recorded(Removal(former, None, netns), store, host)
         crash_point("del-found")
         detach(removal, store, host)
     host.pods_changed()
@@ -118,17 +120,31 @@ def gc(request: CniRequest, host: PluginHost) -> None:
 def status(request: CniRequest, host: PluginHost) -> None:
     """Raise CniError (50, 51) when an ADD could not be served."""
     host.require_healthy()
+    store = AttachmentStore(host)
+    store.require_usable()
     delegate = delegated_ipam_type(request)
     if delegate:
         forward(delegate, request, host)
     elif uses_own_addresses(request):
         pool = resolve_pool(parse_own_ipam_config(request), request, host.subnet_file)
-        AttachmentStore(host).require_free_address(request.attachment.network, pool)
+        try:
+            store.require_free_address(request.attachment.network, pool)
+        except CniError:
+            from cni.pod.collect import sweep  # noqa: PLC0415 - rarely needed
+
+            sweep(host, same_mounts=request.call.same_mounts)
+            store.require_free_address(request.attachment.network, pool)
 
 
-def _has_host_interface(key: AttachmentKey) -> bool:
-    with NetlinkSocket() as sock:
-        return bool(find_index(sock, host_interface_name(key)))
+def _recorded(removal: Removal, store: AttachmentStore, host: PluginHost) -> Removal:
+    """With what is recorded; where the store can't be read, with what is found on the host."""
+    try:
+        return removal._replace(record=store.find(removal.key))
+    except CniError:
+        from cni.pod.living import find_living, found_record  # noqa: PLC0415 - rarely needed
+
+        record = found_record(find_living(host.subnet_file), removal.key)
+        return removal._replace(record=record, unread=True)
 
 
 def _socket_in(netns: int, own: int) -> NetlinkSocket:
@@ -139,6 +155,21 @@ def _socket_in(netns: int, own: int) -> NetlinkSocket:
     """
     with entered(netns, own):
         return NetlinkSocket()
+
+
+def _result_of_repeated(
+    plan: AddPlan, store: AttachmentStore, sockets: PodSockets, host: PluginHost
+) -> CniResult | None:
+    """The result of an ADD that was done and whose answer was lost; None: there is none such."""
+    result = unanswered.kept(plan.key, host)
+    if result is None:
+        return None
+    record = store.find(plan.key)
+    in_pod = find_link(sockets.pod, plan.key.ifname)
+    host_end = find_link(sockets.host, plan.host_name)
+    if record is None or not record.ready or in_pod is None or host_end is None:
+        return None
+    return result if in_pod.parent == host_end.index else None
 
 
 def _require_free(

@@ -9,6 +9,7 @@ or sweep finds it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -22,8 +23,8 @@ from cni.delegate.remembered import delete_remembered
 from cni.delegate.run import NEED_INTERFACE, call_delegate, callable_ipam
 from cni.errors import NETWORK_FAILURE, TRY_AGAIN_LATER, CniError
 from cni.host import PluginHost
-from cni.pod import firewall, source_guard, veth_removal
-from cni.pod.naming import host_interface_name
+from cni.pod import firewall, source_guard, unanswered, veth_removal
+from cni.pod.naming import PLUGIN, host_interface_name
 from hostnet.find_link import find_link
 from hostnet.netlink.socket import NetlinkSocket
 
@@ -38,6 +39,8 @@ class Removal(NamedTuple):
     request: CniRequest | None = None
     """The runtime's call. A DEL's config goes to the delegate; for other commands, and None,
     the delegate gets what the record has."""
+    unread: bool = False
+    """Whether the address store can't be read: it may have a record."""
 
 
 def detach(removal: Removal, store: AttachmentStore, host: PluginHost) -> None:
@@ -63,6 +66,7 @@ def detach(removal: Removal, store: AttachmentStore, host: PluginHost) -> None:
         # The DHCP lease is released by a packet through the pod's interface, so the plugin is
         # called before the veth pair goes. Its second call below finds nothing to release.
         attempt(lambda: _release_delegated(removal, host))
+    unanswered.forget(removal.key, host)
     if attempt(lambda: _delete_veth(removal)):
         crash_point("del-detached")
         pod = source_guard.recorded(removal.record) if removal.record is not None else None
@@ -70,8 +74,9 @@ def detach(removal: Removal, store: AttachmentStore, host: PluginHost) -> None:
             attempt(partial(host.remove_from_guard or source_guard.remove, pod))
         attempt(lambda: _release_delegated(removal, host))
         crash_point("del-delegated")
-    if not errors and removal.record is not None:
-        attempt(lambda: store.forget(removal.key))
+    if not errors and (removal.record is not None or removal.unread):
+        with contextlib.suppress(CniError):  # a record without an interface is swept
+            store.forget(removal.key, PLUGIN)
         crash_point("del-forgotten")
     if errors:
         raise CniError(NETWORK_FAILURE, "; ".join(errors))

@@ -26,18 +26,21 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from base.errors import FlatmeshError
 from cni.errors import RunInClientError
-from cni.handle import CniResponse, handle
+from cni.handle import CniResponse, answered, handle
 from cni.host import PluginHost, host_from_environment, socket_path
 from cni.pod.collect import sweep
+from cni.pod.living import find_living
 from cni.socket import protocol
 from cni.socket.guard_removals import GuardRemovals
 from cni.socket.idle_connections import IdleConnections
 from cni.socket.listener import open_listener
 
+SWEEP_INTERVAL = 30.0  # seconds; with a full pool an ADD sweeps itself
 WORKERS = 32  # threads; more than processors, because calls wait for delegated plugins
 FIRST_WAIT = 0.02  # seconds that a worker waits for the first bytes of a request
 IDLE_TIMEOUT = 10.0  # seconds for a client to begin its request
@@ -53,10 +56,23 @@ log = logging.getLogger("cni")
 class CniServer:
     """Serves the CNI executables of one host. `start()` it, `close()` it."""
 
-    def __init__(self, socket_path: Path, host: PluginHost, *, workers: int = WORKERS) -> None:
+    def __init__(
+        self,
+        socket_path: Path,
+        host: PluginHost,
+        *,
+        workers: int = WORKERS,
+        sweep_interval: float = SWEEP_INTERVAL,
+    ) -> None:
         self.socket_path = socket_path
+        self._sweep_interval = sweep_interval
         self._removals = GuardRemovals()
-        self.host = replace(host, remove_from_guard=self._removals.add)
+        self.host = replace(
+            host,
+            remove_from_guard=self._removals.add,
+            find_living=partial(find_living, host.subnet_file),
+            compare_store=True,
+        )
         self.workers = workers
         self._listener: socket.socket | None = None
         self._threads: list[threading.Thread] = []
@@ -84,12 +100,18 @@ class CniServer:
         self._threads.append(thread)
 
     def _sweep(self) -> None:
-        """Remove what killed calls left; other calls are served meanwhile."""
-        try:
-            for line in sweep(self.host):
-                log.info("%s", line)
-        except (FlatmeshError, OSError) as error:
-            log.warning("sweep: %s", error)
+        """Remove what killed calls left, and pods that vanished; calls are served meanwhile."""
+        failure = ""
+        while not self._closing.is_set():
+            try:
+                for line in sweep(self.host, compare=True):
+                    log.info("%s", line)
+                failure = ""
+            except (FlatmeshError, OSError) as error:
+                if str(error) != failure:
+                    failure = str(error)
+                    log.warning("sweep: %s", failure)
+            self._closing.wait(self._sweep_interval)
 
     def close(self, timeout: float = 30.0) -> None:
         """Stop accepting, and wait up to `timeout` seconds for the calls at work."""
@@ -161,6 +183,7 @@ class CniServer:
             received.close()
         connection.settimeout(ANSWER_TIMEOUT)
         protocol.send_answer(connection, response.status, response.stdout)
+        answered(response, self.host)
 
     def _answer(self, received: protocol.ReceivedCall, connection: socket.socket) -> CniResponse:
         if not received.is_in_our_network():
@@ -213,7 +236,9 @@ def main() -> int:
     logging.basicConfig(level=os.environ.get("FLATMESH_LOG", "WARNING"))
     wanted = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, wanted)  # before the threads that inherit it
-    server = CniServer(Path(socket_path(os.environ)), host_from_environment(os.environ))
+    interval = float(os.environ.get("FLATMESH_SWEEP_INTERVAL") or SWEEP_INTERVAL)
+    host = host_from_environment(os.environ)
+    server = CniServer(Path(socket_path(os.environ)), host, sweep_interval=interval)
     server.start()
     print("ready", flush=True)
     signal.sigwait(wanted)
