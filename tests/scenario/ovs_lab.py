@@ -6,6 +6,7 @@ import subprocess
 from typing import Any
 
 from lab.cluster import Lab
+from lab.hosts import host_ipv4
 from ovs_mesh.clients.openflow import Switch
 from ovs_mesh.pipeline import COOKIE
 
@@ -25,6 +26,22 @@ def assert_all_reach_all(lab: Lab) -> None:
         results = lab.matrix(family, timeout=30.0)
         assert len(results) == 3 * 2 + 3 * 3
         assert [result for result in results if not result.good] == []
+
+
+def blocked_ports(lab: Lab, number: int) -> list[str]:
+    """Peers of a lab of three hosts to which the spanning tree blocks the tunnel on a host."""
+    blocked = []
+    for peer in lab.host_numbers:
+        if peer != number:
+            status = lab.ovs(number).vsctl("get", "port", host_ipv4(peer), "rstp_status")
+            if "rstp_port_state=Forwarding" not in status:
+                blocked.append(host_ipv4(peer))
+    return blocked
+
+
+def tree_is_settled(lab: Lab) -> bool:
+    """Whether the spanning tree has cut the one loop of three hosts, at one end of one tunnel."""
+    return sum(len(blocked_ports(lab, number)) for number in lab.host_numbers) == 1
 
 
 def switch(lab: Lab, number: int) -> Switch:

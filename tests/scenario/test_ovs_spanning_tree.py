@@ -9,19 +9,7 @@ from lab import processes
 from lab.cluster import Lab
 from lab.hosts import host_ipv4
 from lab.matrix import measure
-
-HOSTS = (1, 2, 3)
-
-
-def blocked_ports(lab: Lab, number: int) -> list[str]:
-    """Peers to which the spanning tree blocks the tunnel on a host."""
-    blocked = []
-    for peer in HOSTS:
-        if peer != number:
-            status = lab.ovs(number).vsctl("get", "port", host_ipv4(peer), "rstp_status")
-            if "rstp_port_state=Forwarding" not in status:
-                blocked.append(host_ipv4(peer))
-    return blocked
+from tests.scenario.ovs_lab import blocked_ports, tree_is_settled
 
 
 def assert_all_reach_all(lab: Lab) -> None:
@@ -36,13 +24,10 @@ def test_loop_is_blocked_and_a_broken_path_is_avoided(
     config = {"Type": "ovs", "Tunnel": "gre", "Mesh": "static", "SpanningTree": "rstp"}
     lab = make_lab(hosts=3, pods_per_host=1, ipv6=True, backend=config)
     assert_all_reach_all(lab)
-    eventually(
-        lambda: sum(bool(blocked_ports(lab, number)) for number in HOSTS) == 1,
-        "one end of one of three tunnels is blocked",
-    )
-    (idle,) = (number for number in HOSTS if blocked_ports(lab, number))
+    eventually(lambda: tree_is_settled(lab), "one end of one of three tunnels is blocked")
+    (idle,) = (number for number in lab.host_numbers if blocked_ports(lab, number))
     (unused,) = blocked_ports(lab, idle)
-    one = next(n for n in HOSTS if n != idle and host_ipv4(n) != unused)
+    one = next(n for n in lab.host_numbers if n != idle and host_ipv4(n) != unused)
     for end, other in ((one, idle), (idle, one)):
         hook = 'type filter hook ingress device "eth0" priority -10'
         drop = f"{hook}; ip saddr {host_ipv4(other)} drop;"

@@ -69,7 +69,17 @@ def that_reach(
     send: Callable[[bytes], object],
     harmless: Callable[[str], bytes],
 ) -> set[str]:
-    """Send all frames between two harmless ones; returns the names of those that came in.
+    """Send all frames between two harmless ones; returns the names of those that any victim got."""
+    return set().union(*that_reach_each(victims, frames, send, harmless))
+
+
+def that_reach_each(
+    victims: Iterable[socket.socket],
+    frames: Mapping[str, bytes],
+    send: Callable[[bytes], object],
+    harmless: Callable[[str], bytes],
+) -> list[set[str]]:
+    """Send all frames between two harmless ones; returns the names of what came in, by victim.
 
     `harmless` writes one with a name. They come in on the first victim's socket: the one before the
     others says that the way is open, the one after them that all that gets through has.
@@ -91,9 +101,8 @@ def that_reach(
             for _ in range(2):  # a first packet may be lost while the tunnel looks for its MAC
                 for frame in frames.values():
                     send(frame)
-    for victim in others:
-        seen |= _names(victim, names)
-    return seen - {*CONTROLS}
+    found = [seen, *(_names(victim, names) for victim in others)]
+    return [names - {*CONTROLS} for names in found]
 
 
 def _names(victim: socket.socket, names: Collection[str]) -> set[str]:

@@ -27,7 +27,7 @@ from tests.scenario.attack.forgeries import (
     trailer,
 )
 from tests.scenario.attack.packets import mac_of, packet_socket
-from tests.scenario.ovs_lab import KEY, backend, switch
+from tests.scenario.ovs_lab import KEY, backend, blocked_ports, switch, tree_is_settled
 
 MODES = [
     backend("vxlan", "flow"),
@@ -47,12 +47,18 @@ def called(config: dict[str, Any]) -> str:
 
 
 class Place:
-    """Host 1 and its pod are attacked, host 2 is the member whose address the attacker uses."""
+    """Host 1 and its pod are attacked; the attacker uses the address of a member, mostly host 2.
+
+    Under a spanning tree host 1 may take nothing from host 2; then the member is host 3.
+    """
 
     def __init__(self, lab: Lab) -> None:
         self.config = lab.spec.backend
         pods = {pod.host: pod for pod in lab.pods}
-        self.pod, self.member, self.third = (pods[number] for number in (1, 2, 3))
+        blocked = blocked_ports(lab, 1) if self.config.get("SpanningTree") else []
+        self.member_ipv4 = next(ip for ip in map(host_ipv4, (2, 3)) if ip not in blocked)
+        order = (1, 2, 3) if self.member_ipv4 == host_ipv4(2) else (1, 3, 2)
+        self.pod, self.member, self.third = (pods[number] for number in order)
         self.host = lab.names.host(1)
         self.on_switch = self.config.get("PodAttach") == "obr0"
         self.bridge = "obr0" if self.on_switch else "kbr0"
@@ -68,9 +74,9 @@ class Place:
         self.target_mac = self.pod_mac if static else ROUTER_MAC
 
     def tunnelled(self, name: str, inner: Packet, outer: str = "", key: int = KEY) -> bytes:
-        """The frame on the underlay, from host 2 unless `outer` says another."""
+        """The frame on the underlay, from the member unless `outer` says another."""
         ether = Ether(src=ATTACKER_MAC, dst=self.underlay_mac)
-        ip = ether / IP(src=outer or host_ipv4(2), dst=host_ipv4(1))
+        ip = ether / IP(src=outer or self.member_ipv4, dst=host_ipv4(1))
         content = Raw(bytes(inner) + trailer(name))
         if self.config["Tunnel"] == "gre":
             return bytes(ip / GRE(proto=0x6558, key_present=1, key=key) / content)
@@ -81,11 +87,11 @@ class Place:
         return bytes(ip / udp / VXLAN(vni=key, flags=8) / content)
 
     def harmless(self) -> Packet:
-        """What a pod of host 2 may send to the pod."""
+        """What a pod of the member may send to the pod."""
         return datagram(ATTACKER_MAC, self.target_mac, self.member4, self.v4)
 
     def forgeries(self) -> dict[str, Packet]:
-        """What host 2 has no right to send to the pod and to host 1."""
+        """What the member has no right to send to the pod and to host 1."""
         to = (ATTACKER_MAC, self.target_mac)
         gateway = (ATTACKER_MAC, self.gateway_mac)
         ether = Ether(src=to[0], dst=to[1])
@@ -135,11 +141,13 @@ class Place:
 
 @pytest.mark.parametrize("config", MODES, ids=called)
 def test_tunnel_brings_nothing_but_what_its_sender_owns(
-    make_lab: Callable[..., Lab], config: dict[str, Any]
+    make_lab: Callable[..., Lab], config: dict[str, Any], eventually: Callable[..., None]
 ) -> None:
     if config["Mesh"] == "combined":
         config = {key: value for key, value in config.items() if key != "Peers"}
     lab = make_lab(hosts=3, pods_per_host=1, ipv6=True, backend=config)
+    if config.get("SpanningTree"):
+        eventually(lambda: tree_is_settled(lab), "the spanning tree has cut the loop", 60)
     place = Place(lab)
     frames = {name: place.tunnelled(name, frame) for name, frame in place.forgeries().items()}
     frames["from a stranger"] = place.tunnelled(
