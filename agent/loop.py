@@ -11,8 +11,8 @@ skipped while what it needs is missing, and everything already running stays as 
     lease               held, published with current attributes, or acquired: a task of its own
     controllers         marked dirty, each by the changes that it depends on
 
-Etcd may go away at any time: packets are forwarded, pods come and go, and the leases catch up when
-it is back. Another program that is stopped stops only the controller that asks it.
+Etcd may go away at any time: packets are forwarded, pods come and go. Another program that is
+stopped stops only the controller that asks it.
 """
 
 from __future__ import annotations
@@ -67,8 +67,6 @@ BUSY_INTERVAL = 0.005
 """Seconds between two tries to read kernel events that an apply reads at its end."""
 CLOCK_INTERVAL = 5.0
 """Seconds between two cheap looks at what nobody tells the changes of."""
-CONFIG_RETRY_INTERVAL = 10.0
-"""Seconds until a cluster config that can't be used is tried again, beside one in force."""
 HEARTBEAT_INTERVAL = 1.0
 """Seconds between two signs of life of the event loop, which /healthz asks for."""
 
@@ -150,12 +148,14 @@ class HostController:
         return next((s for r in self._for_pods if (s := r.working())), None)
 
     def readiness(self) -> str | None:
-        """Why not all is as it should be: what `problem` says, or a controller that fails."""
-        return self.problem() or next((s for r in self.runners if (s := r.status())), None)
+        """Why not all is as it should be: `problem`, no lease or underlay, a controller fails."""
+        broken = self.problem() or self._problems.text("inputs") or self.source.problem()
+        return broken or next((s for r in self.runners if (s := r.status())), None)
 
     def more_lines(self) -> list[str]:
         """What is not as it should be, but keeps no pod from being served."""
-        return [*self._choice.lines(), *self.refused.lines()]
+        lease = self._problems.text("lease")
+        return [*self._choice.lines(), *([lease] if lease else []), *self.refused.lines()]
 
     @property
     def _served(self) -> bool:
@@ -353,8 +353,7 @@ class HostController:
                 self._problems.clear("config")
             else:
                 self._problems.report("config", problem)
-                wait = RETRY_INTERVAL if self._choice.config is None else CONFIG_RETRY_INTERVAL
-                self._loop.call_later(wait, self._config_changed.set)
+                self._loop.call_later(self._choice.retry_interval, self._config_changed.set)
             self._find_underlay = True
             self._bring_up_to_date()
 

@@ -33,7 +33,7 @@ from agent.loop import HostController
 from agent.pod_server import serve_pods
 from agent.settings import AddressType, Settings, boolean, etcd_options, etcd_settings, go_flags
 from base import paths
-from base.errors import FlatmeshError
+from base.errors import FlatmeshError, one_line
 from base.private_files import make_private_directory, open_private
 from hostnet.kernel import Kernel
 from ipam.lease_source import LeaseSource
@@ -134,7 +134,9 @@ def command(
     """Keep this host in the overlay network: lease a subnet, reach every peer's."""
     # flanneld's -v is a number. The other hidden flags of flanneld are accepted and ignored: our
     # lease is renewed by keepalives, and changes by other programs are told by netlink
-    logs.set_up("debug" if verbosity > 0 else log_level, as_json=log_format == "json")
+    quiet = only_plan and log_level == "info"  # the plan, or one line why there is none
+    level = "warning" if quiet else log_level
+    logs.set_up("debug" if verbosity > 0 else level, as_json=log_format == "json")
     etcd = etcd_settings(flags)
     settings = Settings(etcd=etcd, **flags)
     if os.geteuid() != 0:
@@ -204,6 +206,7 @@ def host_controller(
     events = (
         (resources.overlay, Change.KERNEL),
         (resources.forwarding, Change.NFTABLES),
+        (resources.encryption, Change.NFTABLES),
         (resources.forward_chains, Change.FIREWALL),
         (resources.pod_guard, Change.GUARD),
         (resources.redirect, Change.REDIRECT),
@@ -224,7 +227,7 @@ def main() -> None:
     try:
         command(go_flags(sys.argv[1:]), prog_name="flatmeshd")
     except (FlatmeshError, OSError) as error:
-        click.echo(f"flatmeshd: {error}", err=True)
+        click.echo(f"flatmeshd: {one_line(error)}", err=True)
         sys.exit(1)
 
 

@@ -119,6 +119,12 @@ class Backend(Protocol):
     def arrivals(self) -> Arrivals:
         """How peers' packets arrive here: tunnel ports and what is checked there."""
 
+    def encrypting_devices(self) -> Collection[str]:
+        """Devices that encrypt: pods' packets to other hosts leave by these or not at all.
+
+        Empty for a backend that does not encrypt.
+        """
+
     def obstacle(self, underlay: Underlay, held: Collection[TunnelPort]) -> str | None:
         """Why its data plane can't be made on this host now, as one line; None when it can.
 

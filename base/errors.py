@@ -15,3 +15,18 @@ from __future__ import annotations
 
 class FlatmeshError(Exception):
     """A problem with one line of text for the operator."""
+
+
+PACKAGES = {"ip": "iproute2", "bridge": "iproute2", "etcd": "etcd-server", "nft": "nftables"}
+"""Debian's packages of programs."""
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line: what, and where."""
+    name = getattr(error, "filename", None)
+    if isinstance(error, FlatmeshError) or not isinstance(error, OSError) or name is None:
+        return " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, FileNotFoundError) and "/" not in str(name):
+        package = PACKAGES.get(str(name), str(name))
+        return f"program {name} is not installed (Debian: apt-get install {package})"
+    return f"{name}: {error.strerror}"

@@ -16,10 +16,9 @@ from importlib.util import find_spec
 
 import click
 
-from base.errors import FlatmeshError
+from base.errors import FlatmeshError, one_line
 from cli.doctor import doctor
 from cli.etcd_commands import config_group, lease_group
-from cli.user_errors import USER_ERRORS, one_line
 from cli.wireguard_commands import wireguard_group
 
 
@@ -59,7 +58,7 @@ def main() -> None:
     """Run the command; an error that users can fix is printed as one line."""
     try:
         cli(prog_name="flatmesh")
-    except USER_ERRORS as error:
+    except (FlatmeshError, OSError) as error:
         click.echo(f"flatmesh: {one_line(error)}", err=True)
         sys.exit(1)
 

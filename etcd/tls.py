@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +26,26 @@ class TlsFiles:
             raise EtcdError("--etcd-certfile and --etcd-keyfile go together: give both or neither")
 
     def read(self) -> Pem:
-        """Read all of them. Raises EtcdError for a file that is absent or not PEM."""
-        return _read(self.ca), _read(self.key), _read(self.cert)
+        """Read all of them. Raises EtcdError for a file that is absent, or can't be used."""
+        content = _read(self.ca), _read(self.key), _read(self.cert)
+        self._require_usable()
+        return content
+
+    def _require_usable(self) -> None:
+        """What gRPC does not say: it takes whatever it is given, and then nobody answers."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        files = self.ca
+        try:
+            if self.ca is not None:
+                context.load_verify_locations(self.ca)
+            files = self.cert
+            if self.cert is not None:
+                context.load_cert_chain(self.cert, self.key, password="")
+        except (ssl.SSLError, OSError) as error:
+            reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+            why = (reason or "no certificate in it").lower().replace("_", " ")
+            text = f"certificate file {files}: {why}"
+            raise EtcdError(f"{text}: it must be PEM, with its own key beside it") from None
 
 
 def _read(path: Path | None) -> bytes | None:

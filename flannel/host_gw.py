@@ -48,6 +48,10 @@ class HostGwBackend:
         """Plain packets only."""
         return Arrivals(plain=True)
 
+    def encrypting_devices(self) -> Collection[str]:
+        """None: packets travel as they are."""
+        return ()
+
     def obstacle(self, underlay: Underlay, held: Collection[TunnelPort]) -> str | None:
         """Routes can always be made."""
         del underlay, held

@@ -106,6 +106,10 @@ class VxlanBackend:
         port = TunnelPort("udp", self.port, Check.VXLAN, self.vni)
         return Arrivals((port,), plain=self.direct_routing)
 
+    def encrypting_devices(self) -> Collection[str]:
+        """None: packets travel as they are."""
+        return ()
+
     def obstacle(self, underlay: Underlay, held: Collection[TunnelPort]) -> str | None:
         """Another device with this VNI, or a program at the port: tried with devices for that."""
         if any((one.port, one.vni) == (self.port, self.vni) for one in held):

@@ -8,7 +8,8 @@ Every kind of object carries a mark that survives its maker:
     neighbour               NDA_PROTOCOL 102 (kernel 5.0 on)  ip neigh show proto 102
     link                    alias `flatmesh`                  ip link show
     FDB entry               on a VXLAN device of ours         bridge fdb show dev flannel.1
-    nftables table          its name, inet `flatmesh`         nft list tables
+    nftables table          its name, inet `flatmesh` and     nft list tables
+                            inet `flatmesh_encryption`
 
 Addresses, neighbours, FDB entries and routes on a device of ours are ours with or without
 their own mark: the device was made for them. That is also how the entries of a real
@@ -28,6 +29,8 @@ LINK_ALIAS = "flatmesh"
 POD_ALIAS = "flatmesh-pod"
 """Prefix of the alias of links made for pods; never swept by `hostnet.apply.reconcile`."""
 NFT_TABLE = "flatmesh"
+ENCRYPTION_TABLE = "flatmesh_encryption"
+"""Its own, as it outlives the other one and the daemon (`flannel.encryption`)."""
 OVERLAY_KINDS = frozenset({"vxlan", "wireguard", "tun"})
 """Kinds of device that exist for an overlay only: what is on one of ours is ours."""
 
@@ -59,3 +62,10 @@ FORWARDING = Mark(
     kinds=frozenset({"sysctl", "table", "set", "element"}),
 )
 """Forwarding, filter and masquerade: sysctls, the nftables table of flatmesh, and its sets."""
+ENCRYPTION = Mark(
+    protocol=0,
+    alias="flatmesh-encryption",
+    tables=frozenset({("inet", ENCRYPTION_TABLE)}),
+    kinds=frozenset({"table"}),
+)
+"""What keeps pods' packets from leaving unencrypted."""

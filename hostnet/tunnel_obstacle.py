@@ -33,7 +33,11 @@ def vxlan_obstacle(wanted: Iterable[Vxlan], ours: Collection[str]) -> str | None
         for one in wanted:
             other = _same_vni(links, one)
             if other is not None and (other.name in ours or other.alias == LINK_ALIAS):
-                continue  # it becomes the wanted one, or goes
+                # it becomes the wanted one, or goes; while it is down it does not have the port
+                in_use = None if other.up else udp_port_obstacle(one.port)
+                if in_use is not None:
+                    return in_use
+                continue
             try:
                 _try(kernel, one)
             except NetlinkError as error:

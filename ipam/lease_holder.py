@@ -175,6 +175,7 @@ class LeaseHolder:
     async def _renew(self, lease: Lease) -> None:
         await self.registry.keep_alive(lease)  # returns when the etcd lease has expired
         log.warning("etcd lease of %s has expired", lease.key)
+        self.problem = f"lease {lease.key} has expired, and is taken again when etcd answers"
         self.wake()
 
     def _stop_renewing(self) -> None:

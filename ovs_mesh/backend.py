@@ -80,6 +80,10 @@ class OvsBackend:
             tuple(TunnelPort("udp" if t.port else "gre", t.port) for t in self.config.tunnels)
         )
 
+    def encrypting_devices(self) -> Collection[str]:
+        """None: packets travel as they are."""
+        return ()
+
     def obstacle(self, underlay: Underlay, held: Collection[TunnelPort]) -> str | None:
         """No ovsdb-server that answers, or no ovs-vswitchd."""
         del underlay, held

@@ -32,6 +32,9 @@ from ipam.lease_source import Snapshot
 from ipam.network import ConfigError, NetworkConfig, document, parse_config
 
 log = logging.getLogger("agent")
+RETRY_INTERVALS = (2.0, 10.0)
+"""Seconds until a config that can't be used is tried again: while none is in force, and beside
+one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,11 @@ class ConfigChoice:
         if self.config is not None:
             self.problem += "; the last good one stays in force"
         return self.problem
+
+    @property
+    def retry_interval(self) -> float:
+        """Seconds until a refused config is to be tried again."""
+        return RETRY_INTERVALS[self.config is not None]
 
     def lines(self) -> list[str]:
         """What /readyz says of a config that is not followed while another is."""

@@ -14,6 +14,7 @@ from agent.backends import data_planes_here
 from agent.controller import Controller
 from agent.controllers.data_plane import DataPlaneController
 from agent.controllers.devices import DevicesController
+from agent.controllers.encryption import ClearTextController, EncryptionController
 from agent.controllers.forwarding import ForwardingController
 from agent.controllers.host_firewall import HostFirewallController
 from agent.controllers.overlay import OverlayController
@@ -27,7 +28,7 @@ from agent.settings import Settings
 from cni.host import PluginHost
 from hostnet.iptables.watch import concerns_forwarding
 from hostnet.nft.watch import NftWatch
-from hostnet.ownership import FORWARDING, OVERLAY
+from hostnet.ownership import ENCRYPTION, FORWARDING, OVERLAY
 from ovs_mesh.userspace import concerns_redirect
 
 
@@ -41,8 +42,15 @@ class Resources:
     forward_chains: NftWatch
     pod_guard: NftWatch
     redirect: NftWatch
+    encryption: KernelApplier
     etcd: EtcdAddresses
     data_plane: DataPlaneOwner = field(default_factory=DataPlaneOwner)
+    checks: list[Callable[[], str | None]] = field(default_factory=list)
+    """The status of each controller that carries pods' packets."""
+
+    def obstacle(self) -> str | None:
+        """Why pods' packets are not carried, as one line."""
+        return next((why for check in self.checks if (why := check()) is not None), None)
 
 
 def open_resources(
@@ -53,15 +61,16 @@ def open_resources(
     Netlink messages on changes that one of our appliers makes are not shown to the others.
     """
     overlay, forwarding = KernelApplier(OVERLAY), KernelApplier(FORWARDING)
+    encryption = KernelApplier(ENCRYPTION)
     forward_chains, pod_guard = NftWatch(concerns_forwarding), NftWatch(concerns_guard)
     redirect = NftWatch(concerns_redirect)
-    for opened in (overlay, forwarding, forward_chains, pod_guard, redirect):
+    for opened in (overlay, forwarding, encryption, forward_chains, pod_guard, redirect):
         stack.callback(opened.close)
     overlay.monitor.ignore(forwarding.port)
     forwarding.monitor.ignore(overlay.port)
     etcd = EtcdAddresses(settings.etcd.endpoints if settings.etcd is not None else ())
     watches = forward_chains, pod_guard, redirect
-    return Resources(settings, overlay, forwarding, *watches, etcd)
+    return Resources(settings, overlay, forwarding, *watches, encryption, etcd)
 
 
 Factory = Callable[[Resources], Controller[Any]]
@@ -69,10 +78,18 @@ Factory = Callable[[Resources], Controller[Any]]
 
 def _data_plane(resources: Resources) -> Controller[Any]:
     settings = resources.settings
-    return DataPlaneController(
+    controller = DataPlaneController(
         resources.data_plane,
         lambda: data_planes_here(settings.state_dir, settings.run_dir),
     )
+    resources.checks.append(controller.status)
+    return controller
+
+
+def _overlay(resources: Resources) -> Controller[Any]:
+    controller = OverlayController(resources.overlay)
+    resources.checks.append(controller.status)
+    return controller
 
 
 def _forwarding(resources: Resources) -> Controller[Any]:
@@ -88,9 +105,10 @@ def _pod_guard(resources: Resources) -> Controller[Any]:
 
 
 CONTROLLERS: dict[str, Factory] = {
+    "encryption": lambda resources: EncryptionController(resources.encryption),
     "publish": lambda resources: PublishController(resources.settings.subnet_file),
     "devices": lambda resources: DevicesController(resources.data_plane),
-    "overlay": lambda resources: OverlayController(resources.overlay),
+    "overlay": _overlay,
     "forwarding": _forwarding,
     "host firewall": lambda resources: HostFirewallController(
         resources.forward_chains,
@@ -99,7 +117,8 @@ CONTROLLERS: dict[str, Factory] = {
     ),
     "pod guard": _pod_guard,
     "data plane": _data_plane,
-    "ready": lambda resources: ReadyController(resources.settings.run_dir),
+    "clear text": lambda resources: ClearTextController(resources.encryption, resources.obstacle),
+    "ready": lambda resources: ReadyController(resources.settings.run_dir, resources.obstacle),
 }
 
 

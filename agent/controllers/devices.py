@@ -18,7 +18,7 @@ class DevicesController:
     name = "devices"
     depends_on = Change.KERNEL | Change.DATA_PLANE
     rereads_on = Change.KERNEL | Change.DATA_PLANE
-    after = ()
+    after = ("encryption",)
     preferably_after = ()
     required_for_pods = True
     worker = "data plane"

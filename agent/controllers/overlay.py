@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.controller import Change, Dirty, Report
+from agent.controllers.standing_devices import StandingDevices
 from agent.inputs import HostInputs, ReconcileInputs
 from agent.kernel_applier import KernelChange, StateApplier
 from backend.metric_sample import MetricSample
@@ -84,7 +85,7 @@ class OverlayController:
     name = "overlay"
     depends_on = Change.LEASES | Change.KERNEL | Change.CLOCK
     rereads_on = Change.KERNEL
-    after = ("devices",)
+    after = ("encryption", "devices")
     """Routes name devices that the data plane makes."""
     preferably_after = ("publish",)
     required_for_pods = True
@@ -94,6 +95,7 @@ class OverlayController:
         """Take an applier of the overlay's owner; `close` closes it."""
         self._applier = applier
         self._parts: PeerParts | None = None
+        self._stands = StandingDevices()
         self.unusable: Mapping[str, str] = {}
         """Why a peer is left out, by lease key. Replaced, never changed."""
         self.peers = 0
@@ -116,7 +118,12 @@ class OverlayController:
     def apply(self, desired: KernelChange) -> Report:
         """Write the kernel's tables."""
         report = self._applier.apply(desired)
-        self.peers = len(self._parts.parts) if self._parts is not None else 0
+        if self._parts is not None:
+            self.peers = len(self._parts.parts)
+            known = self._stands.failures if desired[0] is not None else ()
+            self._stands = StandingDevices(self._parts.host, (*known, *report.failures))
+            if report.failures and (why := self._stands.problem()) is not None:
+                report.failures.insert(0, why)
         return report
 
     def plan(self, inputs: ReconcileInputs) -> list[str]:
@@ -127,8 +134,8 @@ class OverlayController:
         return self._applier.plan(parts.whole()) + skipped
 
     def status(self) -> str | None:
-        """Nothing to ask: what the kernel refused is in the report."""
-        return None
+        """Which device of the backend does not stand, and why."""
+        return self._stands.problem()
 
     def samples(self) -> list[MetricSample]:
         """Peers, and leases that can't be used."""

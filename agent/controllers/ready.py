@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,14 @@ from agent.controller import Change, Dirty, Report
 from agent.inputs import ReconcileInputs
 from backend.metric_sample import MetricSample
 from base import paths
+from base.errors import FlatmeshError
 from base.private_files import write_private
 
 log = logging.getLogger("agent.ready")
+
+
+class NotReadyError(FlatmeshError):
+    """Pods' packets are not carried."""
 
 
 @dataclass(slots=True)
@@ -21,11 +27,16 @@ class ReadyController:
     """Fits `agent.controller.Controller`."""
 
     run_dir: Path
+    obstacle: Callable[[], str | None]
+    """Why pods' packets are not carried."""
     name: str = "ready"
     depends_on: Change = Change.KERNEL | Change.CLOCK
     """They don't change the content; they are occasions to put back a file that was deleted."""
     rereads_on: Change = Change.NONE
-    after: tuple[str, ...] = ("publish", "devices", "overlay", "forwarding", "data plane")
+    after: tuple[str, ...] = (
+        *("publish", "encryption", "devices", "overlay", "forwarding", "data plane"),
+        "clear text",
+    )
     preferably_after: tuple[str, ...] = ()
     required_for_pods: bool = True
     worker: str = "files"
@@ -41,7 +52,13 @@ class ReadyController:
         return f"{os.getpid()}\n"
 
     def apply(self, desired: str) -> Report:
-        """Write the file if there is none. Raises OSError."""
+        """Write the file if there is none; remove it while pods' packets are not carried.
+
+        Raises OSError, and NotReadyError with the reason.
+        """
+        if (why := self.obstacle()) is not None:
+            self.close()
+            raise NotReadyError(why)
         if not self.file.exists():
             write_private(self.file, desired)
             log.info("ready: pods can be served")

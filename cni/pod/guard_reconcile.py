@@ -38,10 +38,12 @@ class GuardChanges(NamedTuple):
     """Whether the table's text is not as it should be, or not there."""
     gone: Sequence[NftElement]
     new: Sequence[NftElement]
+    wanted_text: str = ""
+    """The table's content, in nft's normal form."""
 
     def lines(self) -> list[str]:
         """As commands."""
-        made = [f"nft replace table {FAMILY} {TABLE}"] * self.table
+        made = [tables.replacement_line(FAMILY, TABLE, self.wanted_text)] * self.table
         return [*made, *(e.line("delete") for e in self.gone), *(e.line() for e in self.new)]
 
 
@@ -73,6 +75,7 @@ def changes(
         text is None or _ELEMENTS.sub("", text) != _ELEMENTS.sub("", wanted_text),
         sorted(gone),
         sorted(wanted - found),
+        wanted_text,
     )
 
 

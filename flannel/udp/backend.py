@@ -106,6 +106,10 @@ class UdpBackend:
         """Datagrams from members; the process compares the inner source with the sender's lease."""
         return Arrivals((TunnelPort("udp", self.port, Check.MEMBER),))
 
+    def encrypting_devices(self) -> Collection[str]:
+        """None: packets travel as they are."""
+        return ()
+
     def obstacle(self, underlay: Underlay, held: Collection[TunnelPort]) -> str | None:
         """No TUN devices, or a program at the port."""
         del underlay

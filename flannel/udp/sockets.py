@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from base.errors import FlatmeshError
 from flannel.udp.control import UdpSettings
 from hostnet.kinds import tun as tun_device
+from hostnet.port_owner import port_owner
 
 BUFFER = 8 << 20  # bytes of a socket's buffers: some 128 super-packets
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h
@@ -128,13 +129,14 @@ def _udp_socket(settings: UdpSettings, family: socket.AddressFamily, address: st
         sock.bind((address, settings.port))
     except OSError as error:
         sock.close()
-        remedy = {
-            errno.EADDRINUSE: "; stop what uses it (flanneld?), or set Backend.Port",
-            errno.EADDRNOTAVAIL: "; this host doesn't have the address",
-        }.get(error.errno or 0, "")
-        raise SocketsError(
-            error.errno, f"UDP {address} port {settings.port}: {error.strerror}{remedy}"
-        ) from None
+        where = f"UDP {address} port {settings.port}"
+        text = f"{where}: {error.strerror}"
+        if error.errno == errno.EADDRINUSE:
+            owner = port_owner("udp", settings.port)
+            text = f"{where} is in use by {owner}; stop it, or set Backend.Port"
+        elif error.errno == errno.EADDRNOTAVAIL:
+            text += "; this host doesn't have the address"
+        raise SocketsError(error.errno, text) from None
     return sock.detach()
 
 

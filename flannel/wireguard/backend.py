@@ -131,6 +131,10 @@ class WireguardBackend:
         """WireGuard authenticates its peers, and binds their subnets to their keys."""
         return Arrivals(tuple(TunnelPort("udp", port) for port in self.config.ports.values()))
 
+    def encrypting_devices(self) -> Collection[str]:
+        """The tunnel devices."""
+        return self.config.ports.keys()
+
     def obstacle(self, underlay: Underlay, held: Collection[TunnelPort]) -> str | None:
         """No WireGuard, no address for the mode, or a program at a port."""
         if not self.in_kernel and shutil.which(PROGRAM) is None:

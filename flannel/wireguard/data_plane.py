@@ -17,6 +17,7 @@ that flanneld made is taken over as it is.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ from flannel.wireguard.key import KeyFile, WireguardKey
 from flannel.wireguard.plan import device_change, wanted_devices
 from flannel.wireguard.process import WireguardProcess
 from hostnet.ownership import LINK_ALIAS
+from hostnet.port_owner import port_owner
 from hostnet.underlay import Underlay
 from hostnet.wireguard.device import (
     KERNEL_KIND,
@@ -131,7 +133,7 @@ class WireguardDataPlane:
             lines = []
             for name, change in self._changes(own, peers, underlay):
                 if change:
-                    self.control(name).write(change)
+                    self._write(name, change)
                     lines += change.lines(name)
             KeyFile(self.state_dir).forget_old(published_key(own.attributes))
             return lines
@@ -266,6 +268,17 @@ class WireguardDataPlane:
             learned = memory.learned(device.peers, found.peers, time.time())
             changes.append((name, device_change(device, found, learned)))
         return changes
+
+    def _write(self, name: str, change: DeviceChange) -> None:
+        try:
+            self.control(name).write(change)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                port = self.config.ports[name]
+                text = f"UDP port {port} is in use by {port_owner('udp', port)}"
+                mend = "stop it, or set another port in Backend"
+                raise WireguardError(errno.EADDRINUSE, f"{text}; {mend}") from None
+            raise
 
     def _report(self, problems: list[str]) -> None:
         for problem in problems:

@@ -102,8 +102,7 @@ class NftTableKind:
         """The table on one line."""
         if verb == "delete":
             return f"nft delete table {one.family} {one.name}"
-        body = " ".join(one.body.replace("\n", " ; ").split())
-        return f"nft replace table {one.family} {one.name} {{ {_tidy(body)} }}"
+        return tables.replacement_line(one.family, one.name, one.body)
 
 
 def _normal_form(table: NftTable, sets: Iterable[NftSet]) -> str:
@@ -114,13 +113,6 @@ def _normal_form(table: NftTable, sets: Iterable[NftSet]) -> str:
 
 def _key(one: NftTable) -> tuple[str, str]:
     return one.key
-
-
-def _tidy(body: str) -> str:
-    """Drop separators that line ends left where nft wants none."""
-    for clumsy, neat in (("{ ;", "{"), ("; ;", ";"), ("} ;", "}"), (" ; }", " }")):
-        body = body.replace(clumsy, neat)
-    return body.strip(" ;")
 
 
 class NftTableWatcher:

@@ -119,6 +119,15 @@ def _replacement(
     return "\n".join([*commands, f"table {table} {{\n{body}\n}}\n"])
 
 
+def replacement_line(family: str, name: str, body: str) -> str:
+    """What `replace_table` does, as one command for people: sets keep their elements, too."""
+    table = f"{family} {name}"
+    text = re.sub(r",\s*\n\s*", ", ", body.strip())  # elements may take several lines
+    text = " ".join(text.replace("\n", " ; ").split())
+    text = text.replace("{ ;", "{").replace("; ;", ";").strip(" ;")
+    return f"nft add table {table} ; flush table {table} ; table {table} {{ {text} ; }}"
+
+
 _BLOCK = re.compile(r"^\s*(chain|set|map|counter)\s+(\S+)\s*\{", re.MULTILINE)
 
 

@@ -68,7 +68,7 @@ def test_drift_of_any_kind_is_put_right(netns: str, sabotage: str) -> None:
         reconcile(WANTED, kernel)
         nft(netns, sabotage)
         (line,) = plan_full(WANTED, kernel).lines()
-        assert line.startswith("nft replace table inet flatmesh { set pods { type ipv4_addr }")
+        assert line.startswith("nft add table inet flatmesh ; flush table inet flatmesh ; table")
         assert reconcile(WANTED, kernel).failures == []
         assert plan_full(WANTED, kernel).lines() == []
 

@@ -340,7 +340,7 @@ def test_a_taken_port_is_reported_in_one_line(make_mesh: MakeMesh) -> None:
     first = mesh.hosts[0]
     with (
         udp_socket(first.netns, hosts.host_ipv4(1), 8285),
-        pytest.raises(OSError, match=r"port 8285: Address already in use; stop what uses it"),
+        pytest.raises(OSError, match=r"port 8285 is in use by .*; stop it, or set Backend.Port"),
     ):
         mesh.reconcile()
 

@@ -13,10 +13,16 @@ import pytest
 from agent.controller import Change, Dirty, Report
 from agent.controllers.data_plane import DataPlaneController
 from agent.controllers.devices import DevicesController
+from agent.controllers.encryption import (
+    ClearTextController,
+    EncryptionController,
+    EncryptionError,
+    wanted_table,
+)
 from agent.controllers.forwarding import IPV4_FORWARD, ForwardingController
 from agent.controllers.overlay import OverlayController
 from agent.controllers.publish import PublishController
-from agent.controllers.ready import ReadyController
+from agent.controllers.ready import NotReadyError, ReadyController
 from agent.data_plane_owner import DataPlaneOwner
 from agent.etcd_addresses import EtcdAddresses
 from agent.inputs import ReconcileInputs
@@ -245,8 +251,70 @@ def test_subnet_env_says_the_lease_and_the_backends_mtu(tmp_path: Path) -> None:
 
 
 def test_the_ready_file_holds_our_pid_and_goes_with_us(tmp_path: Path) -> None:
-    controller = ReadyController(tmp_path)
+    controller = ReadyController(tmp_path, lambda: None)
     controller.apply(controller.desired(inputs(), WHOLE))
     assert controller.file.read_text() == f"{os.getpid()}\n"
     controller.close()
     assert not controller.file.exists()
+
+
+def test_there_is_no_ready_file_while_a_device_does_not_stand(tmp_path: Path) -> None:
+    obstacles: list[str | None] = [None, "device flannel.1 is not there", None]
+    controller = ReadyController(tmp_path, lambda: obstacles.pop(0))
+    controller.apply("1\n")
+    with pytest.raises(NotReadyError, match=r"flannel\.1 is not there"):
+        controller.apply("1\n")
+    assert not controller.file.exists()
+    controller.apply("1\n")
+    assert controller.file.exists()
+
+
+# -- encryption ----------------------------------------------------------------------------------
+
+
+class Applied(Untouchable):
+    """Remembers what it was given; fails with `failures`."""
+
+    def __init__(self, *failures: str) -> None:
+        self.states: list[HostState] = []
+        self.failures = failures
+
+    def apply(self, change: KernelChange) -> Report:
+        self.states.append(change[1])
+        return Report(failures=[*self.failures])
+
+    def plan(self, desired: HostState) -> list[str]:
+        return ["nft delete table"] if not desired.of(NftTable) else []
+
+
+def encrypted() -> ReconcileInputs:
+    return ReconcileInputs(host(Backend={"Type": "wireguard"}), {})
+
+
+def test_an_encrypting_backend_has_its_table_before_anything_else() -> None:
+    applier = Applied()
+    controller = EncryptionController(applier)
+    controller.apply(controller.desired(encrypted(), WHOLE))
+    (table,) = applier.states[0].of(NftTable)
+    assert "ip daddr 10.5.0.0/16 ip daddr != 10.5.1.0/24 counter" in table.body
+    assert '"flannel-wg"' in table.body
+    for cls in (OverlayController, DevicesController):
+        assert "encryption" in cls.after
+    with pytest.raises(EncryptionError, match="none leave: no nftables"):
+        EncryptionController(Applied("no nftables")).apply(controller.desired(encrypted(), WHOLE))
+
+
+def test_the_table_goes_only_when_another_backend_stands() -> None:
+    applier = Applied()
+    EncryptionController(applier).apply(wanted_table(inputs()))
+    assert applier.states == []
+    obstacles: list[str | None] = ["device flannel.1 is not there", None]
+    controller = ClearTextController(applier, lambda: obstacles.pop(0))
+    controller.apply(controller.desired(encrypted(), WHOLE))
+    assert applier.states == []
+    wanted = controller.desired(inputs(), WHOLE)
+    with pytest.raises(EncryptionError, match=r"flannel\.1 is not there"):
+        controller.apply(wanted)
+    assert applier.states == []
+    controller.apply(wanted)
+    assert applier.states == [HostState()]

@@ -92,8 +92,9 @@ def test_from_nothing_referents_come_first() -> None:
         "sysctl -w net/ipv4/conf/flannel.1/rp_filter=0",
         "ip addr replace 10.5.76.0/32 dev flannel.1",
         (
-            "nft replace table inet flatmesh { chain forward { type filter hook forward priority "
-            "filter; policy accept; ip saddr 10.5.0.0/16 accept } }"
+            "nft add table inet flatmesh ; flush table inet flatmesh ; table inet flatmesh { "
+            "chain forward { type filter hook forward priority filter; policy accept; "
+            "ip saddr 10.5.0.0/16 accept ; } ; }"
         ),
         "ip neigh replace 10.5.64.0 lladdr c6:d2:32:00:00:0a dev flannel.1 nud permanent",
         "ip neigh replace 10.5.65.0 lladdr c6:d2:32:00:00:0b dev flannel.1 nud permanent",
