@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from etcd.client import Etcd, EtcdError
-from ipam.lease import Lease
+from ipam.lease import Lease, LeaseAttributes
 from ipam.lease_holder import LeaseHolder
 from ipam.lease_memory import LeaseMemory
 from ipam.lease_question import answer
 from ipam.lease_source import LeaseRequest, LeaseSourceError, Snapshot
 from ipam.lease_view import LeaseView
+from ipam.network import NetworkConfig
 from ipam.registry import DEFAULT_TTL, Registry
 
 HOLD_TIMEOUT = 30.0
@@ -85,6 +86,20 @@ class EtcdLeaseSource:
             await answer(self._registry.etcd, self._registry.prefix, key)
         except EtcdError as error:
             log.warning("could not answer who holds lease %s: %s", key, error)
+
+    async def check(self) -> None:
+        """Ask etcd for the cluster config. See `LeaseSource`."""
+        await _in_time(self._registry.etcd.get(self._registry.config_key))
+
+    def expected(
+        self,
+        leases: Mapping[str, Lease],
+        config: NetworkConfig,
+        host: LeaseAttributes,
+        previous: Lease | None,
+    ) -> Lease | None:
+        """The lease that would be kept. See `LeaseSource`."""
+        return self._holder.expected(leases, config, host, previous)
 
     async def hold(self, request: LeaseRequest) -> Lease:
         """Hold this host's lease. See `LeaseSource`."""

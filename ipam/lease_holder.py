@@ -21,13 +21,20 @@ import logging
 from collections.abc import Callable, Mapping
 
 from ipam.etcd_origin import origin_of
-from ipam.lease import Lease, format_value, held_by, is_held_by, same_host
+from ipam.lease import (
+    Lease,
+    LeaseAttributes,
+    format_value,
+    held_by,
+    is_held_by,
+    same_host,
+)
 from ipam.lease_memory import LeaseMemory
 from ipam.lease_question import LeaseHeldError, ask_holder
 from ipam.lease_source import LeaseRequest
 from ipam.network import NetworkConfig
 from ipam.registry import Registry
-from ipam.subnet_allocator import fits, successor
+from ipam.subnet_allocator import fits, own_lease, successor
 
 log = logging.getLogger("ipam.lease")
 ASK_INTERVAL = 30.0
@@ -94,6 +101,19 @@ class LeaseHolder:
             )
         self._hold(lease)
         return lease
+
+    def expected(
+        self,
+        leases: Mapping[str, Lease],
+        config: NetworkConfig,
+        host: LeaseAttributes,
+        previous: Lease | None,
+    ) -> Lease | None:
+        """The lease that `ensure` would keep now, None when it would take another."""
+        known = self.memory.recall(leases)
+        if known is not None and not _must_change(known, config):
+            return known
+        return own_lease(leases.values(), config, host, known or previous)
 
     def holds(self, key: str) -> bool:
         """Whether this host holds a lease now."""

@@ -86,6 +86,21 @@ class LeaseSource(Protocol):
         and tried again by the source itself; the last snapshot stays good meanwhile.
         """
 
+    async def check(self) -> None:
+        """Ask the source something. Raises LeaseSourceError with the reason when it can't be."""
+
+    def expected(
+        self,
+        leases: Mapping[str, Lease],
+        config: NetworkConfig,
+        host: LeaseAttributes,
+        previous: Lease | None,
+    ) -> Lease | None:
+        """The lease that `hold` would keep now, None when it would take another; asks nobody.
+
+        `host` has the host's addresses; `previous` is the last run's.
+        """
+
     async def hold(self, request: LeaseRequest) -> Lease:
         """Take this host's lease, or keep it, or publish in it what is now asked for.
 

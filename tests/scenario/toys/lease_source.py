@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from ipam.lease import Lease, format_value, parse_value
+from ipam.lease import Lease, LeaseAttributes, format_value, held_by, parse_value
 from ipam.lease_source import LeaseRequest, LeaseSourceError, Snapshot
-from ipam.network import parse_config
+from ipam.network import NetworkConfig, parse_config
 
 POLL_INTERVAL = 0.05  # seconds
 
@@ -58,6 +58,19 @@ class ToyLeaseSource:
                 lease = Lease(subnet, None, parse_value(attributes.read_bytes()))
                 leases[lease.key] = lease
         return leases
+
+    async def check(self) -> None:
+        pass
+
+    def expected(
+        self,
+        leases: Mapping[str, Lease],
+        config: NetworkConfig,
+        host: LeaseAttributes,
+        previous: Lease | None,
+    ) -> Lease | None:
+        del config, previous
+        return held_by(leases, host.public_ip, host.public_ipv6)
 
     async def hold(self, request: LeaseRequest) -> Lease:
         host = str(request.public_ip)
