@@ -40,7 +40,7 @@ from ovs_mesh.devices import (
 )
 from ovs_mesh.errors import OvsError
 from ovs_mesh.host_side import gateway_addresses
-from ovs_mesh.tables.neighbour import ROUTER_IPV4, ROUTER_IPV6
+from ovs_mesh.tables.neighbour import ROUTER_IPV4, ROUTER_IPV6, router_neighbours
 
 RT_SCOPE_LINK = 253  # linux/rtnetlink.h
 DEFAULT_RUNDIR = "/var/run/openvswitch"  # ovs-vswitchd(8); OVS_RUNDIR overrides it
@@ -64,6 +64,11 @@ class OvsBackend:
         ovs = OvsConfig.of(config)
         rundir = Path(os.environ.get("OVS_RUNDIR") or DEFAULT_RUNDIR)
         return cls(ovs, choose_datapath(ovs.datapath), state_dir, run_dir, rundir)
+
+    @property
+    def device(self) -> str:
+        """The host's device with the pods' gateway, by which it sends to other hosts."""
+        return KBR0 if self.config.attach == KBR0 else OBR0
 
     def attributes(self, underlay: Underlay, previous: LeaseAttributes | None) -> LeaseAttributes:
         """Publish tunnel type, key and port."""
@@ -113,12 +118,13 @@ class OvsBackend:
             # where packets enter the userspace switch
             entry = KBR0_VETH if self.config.attach == KBR0 else OBR0
             checksums.append(TxChecksum(entry, on=False))
-        return HostState(links, sysctls, gateways, checksums)
+        neighbours = router_neighbours(self.config, self.device)
+        return HostState(links, sysctls, gateways, checksums, neighbours)
 
     def peer(self, peer: Lease, own: Lease, underlay: Underlay) -> HostState:
         """A route to the peer's subnets: to the mesh's router, or onto the mesh itself."""
         del underlay
-        device = KBR0 if self.config.attach == KBR0 else OBR0
+        device = self.device
         routes = []
         for subnet in topology.peer_of(self.config, peer, own).subnets:
             if self.config.mesh == "static":

@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from backend.metric_sample import MetricSample
@@ -48,8 +48,9 @@ from ovs_mesh.errors import OvsError
 from ovs_mesh.flow_updates import expected_updates
 from ovs_mesh.flows import PeerFlowCache, all_flows
 from ovs_mesh.host_side import read_host_side
+from ovs_mesh.inputs import HostSide
 from ovs_mesh.pod_checksums import PodChecksums
-from ovs_mesh.pods import pods_of_host, veths_of
+from ovs_mesh.pods import Pod, pods_of_host, veths_of
 from ovs_mesh.rows import ActualBridge, BridgeRow, RowChange, row_changes
 from ovs_mesh.rows_watch import RowsWatch
 from ovs_mesh.topology import KnownPeers, Peer
@@ -130,7 +131,7 @@ class OvsDataPlane:
             if before is None:
                 with NetlinkSocket() as sock:
                     set_up(sock, OBR0_VETH)
-            host = read_host_side(own, pods, ofports, on_switch=self.attaches_pods)
+            host = self._host_side(own, pods, ofports)
             if self.datapath.userspace:
                 self._pod_checksums.turn_off(pods, pod_veths)
             flows = frozenset(all_flows(self.config, host, mesh, ofports, self._peer_flows))
@@ -152,7 +153,7 @@ class OvsDataPlane:
         lines.append(f"# datapath {self.datapath.type}: {self.datapath.reason}")
         ofports = self._database().ofports(OBR0)
         with contextlib.suppress(OvsError):
-            host = read_host_side(own, pods, ofports, on_switch=self.attaches_pods)
+            host = self._host_side(own, pods, ofports)
             flows = all_flows(self.config, host, mesh, ofports)
             lines += [change.line(OBR0) for change in Switch(self.rundir, OBR0).changes(flows)]
         return lines
@@ -280,6 +281,10 @@ class OvsDataPlane:
         return there
 
     # -- flows -------------------------------------------------------------------------
+
+    def _host_side(self, own: Lease, pods: Sequence[Pod], ofports: Mapping[str, int]) -> HostSide:
+        on_switch = self.attaches_pods
+        return read_host_side(own, pods, ofports, on_switch=on_switch, datapath=self.datapath)
 
     def _apply_flows(self, flows: frozenset[str], before: AppliedState | None) -> list[FlowChange]:
         switch = Switch(self.rundir, OBR0)

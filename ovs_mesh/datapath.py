@@ -25,6 +25,15 @@ class Datapath:
         """Whether packets go through ovs-vswitchd itself."""
         return self.type == "netdev"
 
+    @property
+    def sets_nd_options(self) -> bool:
+        """Whether flows can set the options of neighbour discovery.
+
+        Only the userspace datapath has the field (ovs-fields(7), nd_options_type); on the
+        kernel's, ovs-vswitchd refuses a flow that sets it: OFPBAC_BAD_SET_ARGUMENT.
+        """
+        return self.userspace
+
 
 def choose_datapath(wanted: str) -> Datapath:
     """The datapath for `auto`, `system` or `netdev`."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from hostnet.find_link import find_link
 from hostnet.netlink.socket import NetlinkSocket
 from ipam.lease import Lease
+from ovs_mesh.datapath import Datapath
 from ovs_mesh.devices import KBR0, OBR0, OBR0_VETH
 from ovs_mesh.errors import OvsError
 from ovs_mesh.inputs import HostSide
@@ -14,7 +15,12 @@ from ovs_mesh.pods import Pod
 
 
 def read_host_side(
-    own: Lease, pods: Sequence[Pod], ofports: Mapping[str, int], *, on_switch: bool
+    own: Lease,
+    pods: Sequence[Pod],
+    ofports: Mapping[str, int],
+    *,
+    on_switch: bool,
+    datapath: Datapath,
 ) -> HostSide:
     """`on_switch`: pods are ports of obr0; those that it has not opened yet are left out.
 
@@ -39,6 +45,7 @@ def read_host_side(
             if not on_switch or pod.host_link in ofports
         ),
         on_switch=on_switch,
+        answers_nd=datapath.sets_nd_options,
     )
 
 

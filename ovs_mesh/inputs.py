@@ -37,6 +37,8 @@ class HostSide:
     pods: tuple[PodPort, ...] = ()
     on_switch: bool = False
     """Whether pods are ports of obr0."""
+    answers_nd: bool = True
+    """Whether the datapath can make an advertisement of a solicitation."""
 
     @property
     def macs(self) -> list[str]:

@@ -3,13 +3,19 @@
 In `flow` and `combined` meshes obr0 is a router, and answers for every address that is not on
 this host with the router's MAC. In `static` meshes questions travel to the host that owns the
 address.
+
+The kernel's datapath can't make an advertisement of a solicitation (`HostSide.answers_nd`): there
+solicitations for other hosts' addresses get no answer. Nothing waits for one: pods send to their
+gateway, and the host has a permanent entry for the router (`router_neighbours`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hostnet.kinds.neighbour import Neighbour
 from ovs_mesh import match
+from ovs_mesh.config import OvsConfig
 from ovs_mesh.inputs import HostInputs
 from ovs_mesh.pipeline import Exits, Flow, Miss, Stage, Table, Traffic
 
@@ -49,6 +55,15 @@ override), all but the link-layer address: OpenFlow lets only a flow that matche
 advertisement set that field, hence table `answer`."""
 
 
+def router_neighbours(config: OvsConfig, device: str) -> Iterator[Neighbour]:
+    """The host's permanent entries for the router, to which it sends what is for other hosts."""
+    if config.mesh != "static":
+        if config.enable_ipv4:
+            yield Neighbour(device, ROUTER_IPV4, ROUTER_MAC)
+        if config.enable_ipv6:
+            yield Neighbour(device, ROUTER_IPV6, ROUTER_MAC)
+
+
 def _neighbour(inputs: HostInputs, exits: Exits) -> Iterator[Flow]:
     config = inputs.config
     if config.spanning_tree != "none":
@@ -60,7 +75,7 @@ def _neighbour(inputs: HostInputs, exits: Exits) -> Iterator[Flow]:
         if config.enable_ipv4:
             for target in (ROUTER_IPV4, str(config.network)):
                 yield Flow(90, f"{match.question(target)},arp_op=1", ARP_REPLY)
-        if config.enable_ipv6:
+        if config.enable_ipv6 and inputs.host.answers_nd:
             advertise = f"{ADVERTISEMENT_HEADER},{exits.resubmit(ANSWER.name)}"
             for target in (ROUTER_IPV6, str(config.ipv6_network)):
                 yield Flow(90, match.question(target), advertise)
@@ -69,7 +84,8 @@ def _neighbour(inputs: HostInputs, exits: Exits) -> Iterator[Flow]:
 
 def _answer(inputs: HostInputs, exits: Exits) -> Iterator[Flow]:
     del exits
-    if inputs.config.mesh != "static" and inputs.config.enable_ipv6:
+    config = inputs.config
+    if config.mesh != "static" and config.enable_ipv6 and inputs.host.answers_nd:
         finish = f"set_field:{ROUTER_MAC}->nd_tll,IN_PORT"
         yield Flow(100, "icmp6,icmp_type=136,icmp_code=0", finish)
 

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Address, IPv6Network
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
 
+import pytest
+
+from hostnet.kinds.neighbour import Neighbour
+from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes
 from ovs_mesh import topology
+from ovs_mesh.backend import OvsBackend
 from ovs_mesh.config import OvsConfig
+from ovs_mesh.datapath import Datapath
 from ovs_mesh.flows import PIPELINE, PeerFlowCache, all_flows
 from ovs_mesh.inputs import HostSide, PodPort
 from ovs_mesh.pipeline import COOKIE
 from ovs_mesh.rows import ActualBridge, BridgeRow, row_changes
+from ovs_mesh.tables.neighbour import ROUTER_IPV4, ROUTER_IPV6, ROUTER_MAC, router_neighbours
 from ovs_mesh.tables.remote import FLOOD_CHUNK
-from tests.unit.ovs_mesh.mesh_examples import config, peers, wanted_rows
+from tests.unit.ovs_mesh.mesh_examples import config, lease, peers, wanted_rows
 
 
 def text(
@@ -140,6 +149,32 @@ def test_ipv6_subnets_and_underlay_use_their_own_fields() -> None:
     assert "ipv6,ipv6_src=fd05:0:0:2::/64,tun_ipv6_src=fd00:1::2,in_port=4" in lines
     assert "set_field:fd00:1::2->tun_ipv6_dst,output:4" in lines
     assert "nd_target=fd05::/48" in lines
+    assert "->nd_options_type" in lines
+    in_kernel = replace(local, answers_nd=False)
+    lines = "\n".join(all_flows(ovs, in_kernel, [peer], {"mesh-vxlan": 4}))
+    # Open vSwitch refuses flows with these on the kernel's datapath
+    assert "nd_options_type" not in lines
+    assert "nd_reserved" not in lines
+    assert "table=31" not in lines
+
+
+@pytest.mark.parametrize("type_", ["netdev", "system"])
+def test_hosts_know_the_router_without_asking(type_: str, tmp_path: Path) -> None:
+    underlay = Underlay("eth0", 1500, IPv4Address("192.168.64.11"))
+    for attach, device in (("kbr0", "kbr0"), ("obr0", "obr0")):
+        for mesh, known in (
+            ("flow", {ROUTER_IPV4}),
+            ("combined", {ROUTER_IPV4}),
+            ("static", set()),
+        ):
+            ovs = config(Mesh=mesh, PodAttach=attach)
+            datapath = Datapath(type_, "test")
+            backend = OvsBackend(ovs, datapath, tmp_path, tmp_path, tmp_path)
+            entries = backend.base(lease(1, ovs), underlay).of(Neighbour)
+            assert entries == {Neighbour(device, address, ROUTER_MAC) for address in known}
+    both = OvsConfig(enable_ipv6=True, ipv6_network=IPv6Network("fd05::/48"))
+    entries = frozenset(router_neighbours(both, "kbr0"))
+    assert {entry.address for entry in entries} == {ROUTER_IPV4, ROUTER_IPV6}
 
 
 def test_spanning_tree_makes_a_learning_switch_that_knows_its_peers() -> None:
