@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lab import processes
 from lab.hosts import LabError
+from lab.time_factor import scaled
 
 READY_TIMEOUT = 30.0  # seconds for a daemon to have its lease
 POLL_INTERVAL = 0.02  # seconds
@@ -71,7 +72,7 @@ class LabDaemon:
 
     def wait_ready(self, timeout: float = READY_TIMEOUT) -> None:
         """Wait for `ready`. Raises LabError with the last lines of the log."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + scaled(timeout)
         while not self.ready():
             if time.monotonic() > deadline or self.pid() is None:
                 last = "\n".join(self.log().splitlines()[-5:])

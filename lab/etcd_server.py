@@ -26,6 +26,7 @@ from pathlib import Path
 
 from lab import processes
 from lab.hosts import LabError
+from lab.time_factor import scaled
 
 START_TIMEOUT = 30.0  # seconds; a loaded machine with a slow disk
 POLL_INTERVAL = 0.01  # seconds
@@ -104,7 +105,7 @@ class EtcdServer:
 
     def wait(self, timeout: float = START_TIMEOUT) -> None:
         """Wait until it serves clients, which takes a leader. Raises LabError."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + scaled(timeout)
         while READY not in (said := self.log.read_bytes()):
             if self.pid is None or time.monotonic() > deadline:
                 words = said.decode(errors="replace").strip().rpartition("\n")[2]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from hostnet.netns import run_in
 from lab.processes import NETNS_DIR
+from lab.time_factor import scaled
 
 PORT = 7  # echo, RFC 862
 ATTEMPTS = 3  # round trips per pair; the fastest counts, since the first one waits for ARP
@@ -62,7 +63,7 @@ def measure(
     Pairs that don't reach each other are probed again until `timeout` seconds have passed since
     the call.
     """
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + scaled(timeout)
     with contextlib.ExitStack() as stack:
         listeners = {r.name: stack.enter_context(_socket(r, PORT)) for r in receivers}
         callers = {s.name: stack.enter_context(_socket(s, 0)) for s in senders}
@@ -85,7 +86,7 @@ def _socket(endpoint: MatrixEndpoint, port: int) -> socket.socket:
 
     def opened() -> socket.socket:
         endpoint_socket = socket.socket(family, socket.SOCK_DGRAM)
-        endpoint_socket.settimeout(DATAGRAM_TIMEOUT)
+        endpoint_socket.settimeout(scaled(DATAGRAM_TIMEOUT))
         endpoint_socket.bind(("", port))
         return endpoint_socket
 

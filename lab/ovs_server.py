@@ -14,9 +14,11 @@ from pathlib import Path
 
 from lab import processes
 from lab.hosts import LabError
+from lab.time_factor import scaled
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 TIMEOUT = 15.0  # seconds for a server to serve
+COMMAND_TIMEOUT = 20.0  # seconds for ovs-vsctl
 POLL_INTERVAL = 0.02  # seconds
 LONGEST = 107 - len("/ovs-vswitchd.4194304.ctl")  # bytes: unix(7), sun_path
 
@@ -68,7 +70,8 @@ class OvsServer:
 
     def vsctl(self, *words: str) -> str:
         """Ask or change the database; returns the answer. Raises LabError."""
-        argv = ["ovs-vsctl", "--timeout=20", f"--db=unix:{self.directory / 'db.sock'}", *words]
+        timeout = f"--timeout={scaled(COMMAND_TIMEOUT):.0f}"
+        argv = ["ovs-vsctl", timeout, f"--db=unix:{self.directory / 'db.sock'}", *words]
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         if done.returncode:
             raise LabError(f"ovs-vsctl {' '.join(words)}: {done.stderr.strip()}")
@@ -105,7 +108,7 @@ class OvsServer:
         return server.pid
 
     def _wait(self, program: str, sock: Path) -> None:
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + scaled(TIMEOUT)
         while self.pid(program) is None or not sock.exists():
             if time.monotonic() > deadline:
                 last = (self.directory / f"{program}.log").read_text().splitlines()[-3:]

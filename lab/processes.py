@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from base import paths
+from lab.time_factor import scaled
 
 NETNS_DIR = Path(paths.NETNS_DIR)
 
@@ -62,7 +63,7 @@ def stop(pids: Iterable[int], grace: float = TERM_GRACE) -> None:
         for pid in waiting:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, how)
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + scaled(timeout)
         while waiting and time.monotonic() < deadline:
             for pid in waiting:
                 with contextlib.suppress(ChildProcessError):

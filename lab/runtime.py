@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from base.errors import FlatmeshError
+from lab.time_factor import scaled
 
 DEADLINE = 60.0  # seconds; kubelet gives a sandbox two minutes for the whole chain
 
@@ -68,7 +69,7 @@ class Runtime:
             input=json.dumps(conf).encode(),
             env={**self.environment, **self._variables(command, interface)},
             capture_output=True,
-            timeout=DEADLINE,
+            timeout=scaled(DEADLINE),
             check=False,
         )
         try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from hostnet.netns import run_in
 from lab.processes import NETNS_DIR
 from lab.spec import LabPod
+from lab.time_factor import scaled
 
 SEND_INTERVAL = 0.002  # seconds between two datagrams
 SILENCE_TIMEOUT = 1.0  # seconds without a datagram, after the last was sent
@@ -46,7 +47,7 @@ def watched_stream(sender: LabPod, receiver: LabPod) -> Iterator[WatchedStream]:
         datagram = socket.socket(family, socket.SOCK_DGRAM)
         datagram.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
         datagram.bind(("", 0))
-        datagram.settimeout(SILENCE_TIMEOUT)
+        datagram.settimeout(scaled(SILENCE_TIMEOUT))
         return datagram
 
     stream, over = WatchedStream(), threading.Event()
