@@ -1,4 +1,7 @@
-"""Real etcd servers for tests, each on a loopback address of its own; they end with the test."""
+"""Real etcd servers for tests, each on a loopback address of its own; they end with the test.
+
+Also what holds for all tests: which need a kernel feature, and time-outs on a slow machine.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,29 @@ from pathlib import Path
 import pytest
 
 from lab.etcd_server import EtcdServer
+from lab.time_factor import scaled
+from tests.kernel import features
 
 # A single member elects itself: short timeouts make its start faster, and do no harm.
 ALONE = ("--heartbeat-interval=20", "--election-timeout=200")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    features.add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-timeout reads it
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("timeout") is None:
+        config.option.timeout = scaled(float(config.getini("timeout")))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    features.choose(config, items)
+    for item in items:
+        mark = item.get_closest_marker("timeout")
+        if mark is not None:
+            item.add_marker(pytest.mark.timeout(scaled(mark.args[0])), append=False)
 
 
 def loopback() -> str:

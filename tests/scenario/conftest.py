@@ -22,6 +22,7 @@ import pytest
 from lab import hosts, processes
 from lab.cluster import Lab
 from lab.spec import LabPod, LabSpec
+from lab.time_factor import scaled
 from lab.watched_stream import watched_stream
 
 MakeLab = Callable[..., Lab]
@@ -121,7 +122,7 @@ def eventually() -> Callable[..., None]:
     """Wait for a condition: `eventually(lambda: ..., "the route is gone")`."""
 
     def wait(condition: Callable[[], bool], what: str, timeout: float = 20.0) -> None:
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + scaled(timeout)
         while not condition():
             assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
             time.sleep(0.02)

@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from hostnet.netlink.generic import has_family
 from hostnet.netns import run_in
 from lab import processes
 from lab.cluster import Lab
 from lab.matrix import measure
 from lab.spec import LabSpec
+from lab.time_factor import scaled
 from lab.watched_stream import watched_stream
 from tests.scenario.ovs_lab import assert_all_reach_all, backend, flows_of, switch
 
@@ -35,6 +35,8 @@ MESHES = ("static", "flow", "combined")
 
 COMBINATIONS = [backend(tunnel, mesh) for tunnel in TUNNELS for mesh in MESHES]
 COMBINATIONS += [backend("vxlan", mesh, PodAttach="obr0") for mesh in ("static", "flow")]
+IN_KERNEL = [backend("gre", "flow"), backend("vxlan", "combined"), backend("geneve", "static")]
+IN_KERNEL += [backend("vxlan", mesh, PodAttach="obr0") for mesh in ("static", "flow")]
 
 
 def called(config: dict[str, Any]) -> str:
@@ -43,13 +45,18 @@ def called(config: dict[str, Any]) -> str:
     return " ".join(word for word in words if word)
 
 
-COMBINATIONS += [backend("vxlan", "flow", Datapath="system")]
+def on_datapaths() -> Iterator[Any]:
+    """The combinations in user space, and some in the kernel, where it has openvswitch."""
+    for config in COMBINATIONS:
+        yield pytest.param({**config, "Datapath": "netdev"}, id=called(config))
+    for number, base in enumerate(IN_KERNEL):
+        config = {**base, "Datapath": "system"}
+        mark = pytest.mark.kernel("openvswitch", long=number > 0)
+        yield pytest.param(config, id=called(config), marks=mark)
 
 
-@pytest.fixture(scope="module", params=COMBINATIONS, ids=called)
+@pytest.fixture(scope="module", params=on_datapaths())
 def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    if request.param.get("Datapath") == "system" and not has_family("ovs_datapath"):
-        pytest.skip("this kernel has no openvswitch module")
     spec = LabSpec(
         f"t{secrets.token_hex(4)}", hosts=3, pods_per_host=1, ipv6=True, backend=request.param
     )
@@ -64,7 +71,7 @@ def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def wait_for_all_flows(lab: Lab) -> None:
     """Until every host knows its pods and every peer."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + scaled(30)
     for number in lab.host_numbers:
         others = [lab.subnet(n) for n in lab.host_numbers if n != number]
         pods = [a for pod in lab.pods if pod.host == number for a in pod.addresses]
@@ -76,10 +83,12 @@ def wait_for_all_flows(lab: Lab) -> None:
             time.sleep(0.05)
 
 
+@pytest.mark.kernel_short
 def test_every_pod_reaches_every_pod_and_every_host_every_pod(mesh: Lab) -> None:
     assert_all_reach_all(mesh)
 
 
+@pytest.mark.kernel_short
 def test_frames_on_the_underlay_are_the_tunnels_with_the_pods_packet_inside(mesh: Lab) -> None:
     first, second = (pod for pod in mesh.pods if pod.host in (2, 3))
     config = mesh.spec.backend
@@ -201,7 +210,7 @@ def test_ovsdb_server_away_and_back(mesh: Lab, eventually: Eventually) -> None:
         eventually(lambda: stream.received > 50, "traffic flows")
         server.stop("ovsdb-server", grace=0)
         mark = stream.received
-        if has_family("ovs_datapath"):
+        if mesh.spec.backend["Datapath"] == "system":
             eventually(lambda: stream.received > mark + 200, "traffic flows without the database")
         server.start_database()
         mark = stream.received

@@ -32,12 +32,12 @@ from hostnet.netns import run_in
 from hostnet.state import HostState, merge
 from hostnet.sysctl import Sysctl
 from hostnet.underlay import Underlay
-from hostnet.wireguard.netlink import kernel_has_wireguard
 from hostnet.wireguard.state import WireguardDevice
 from ipam.lease import Lease, LeaseAttributes
 from ipam.network import NetworkConfig, parse_config
 from lab import hosts, processes
 from lab.matrix import MatrixEndpoint, PairResult, measure
+from lab.time_factor import scaled
 
 MakeMesh = Callable[..., "Mesh"]
 FORWARD = frozenset(
@@ -131,7 +131,7 @@ class Host:
         """Kill wireguard-go with SIGKILL, as a crash would."""
         pid = self.pid(name)
         os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + scaled(20)
         while processes.running(pid):
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -208,12 +208,7 @@ def make_mesh(tmp_path: Path) -> Iterator[MakeMesh]:
 @pytest.fixture(
     params=[
         "wireguard-go",
-        pytest.param(
-            "kernel",
-            marks=pytest.mark.skipif(
-                not kernel_has_wireguard(), reason="this kernel has no WireGuard"
-            ),
-        ),
+        pytest.param("kernel", marks=pytest.mark.kernel("WireGuard")),
     ]
 )
 def make_any_mesh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeMesh]:
@@ -295,7 +290,7 @@ class Stream:
         """Stop sending, wait for datagrams under way; returns how many were lost."""
         self._finished.set()
         self._threads[0].join()
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + scaled(timeout)
         while self.lost and time.monotonic() < deadline:
             time.sleep(0.02)
         return self.lost
@@ -349,7 +344,7 @@ def started(mesh: Mesh) -> Mesh:
 @pytest.fixture
 def eventually() -> Callable[..., None]:
     def wait(condition: Callable[[], bool], what: str, timeout: float = 20.0) -> None:
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + scaled(timeout)
         while not condition():
             assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
             time.sleep(0.02)

@@ -8,10 +8,13 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any
 
+import pytest
+
 from flannel.wireguard.key import KeyFile
 from lab import hosts, processes
 
 
+@pytest.mark.kernel_short
 def test_a_rotated_key_loses_no_packet(any_mesh: Any, stream: Any) -> None:
     first, second = any_mesh.hosts
     old = first.own.attributes.backend_data["PublicKey"]

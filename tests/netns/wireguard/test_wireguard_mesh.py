@@ -17,6 +17,7 @@ from lab import hosts, processes
 from lab.matrix import measure
 
 
+@pytest.mark.kernel_short
 @pytest.mark.parametrize("mode", ["separate", "auto", "ipv4", "ipv6"])
 def test_three_hosts_dual_stack(make_any_mesh: Callable[..., Any], mode: str) -> None:
     mesh = make_any_mesh(3, ipv6=True, Mode=mode)

@@ -15,6 +15,7 @@ import pytest
 
 from hostnet.netns import run_in
 from lab import hosts, processes
+from lab.time_factor import scaled
 
 MARK = b"the quick brown fox " + secrets.token_hex(8).encode()
 
@@ -26,7 +27,7 @@ def captured(netns: str, file: Path) -> Iterator[list[bytes]]:
     log = file.with_suffix(".log")
     tcpdump = processes.spawn(["tcpdump", "-i", "br0", "-U", "-s0", "-w", str(file)], netns, log)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + scaled(20)
         while "listening on" not in log.read_text():
             assert tcpdump.poll() is None
             assert time.monotonic() < deadline
@@ -36,7 +37,7 @@ def captured(netns: str, file: Path) -> Iterator[list[bytes]]:
         end = b"end of the capture " + secrets.token_hex(8).encode()
         send(netns, "192.168.64.11", end)
         while end not in file.read_bytes():
-            assert time.monotonic() < deadline + 20
+            assert time.monotonic() < deadline + scaled(20)
             time.sleep(0.02)
     finally:
         processes.stop([tcpdump.pid])
