@@ -22,6 +22,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from base.errors import FlatmeshError
+from hostnet.port_owner import port_owner
+
 STALL_TIMEOUT = 60.0  # seconds without a heartbeat of the event loop that count as stuck
 MAX_CONNECTIONS = 32
 CONNECTION_TIMEOUT = 5.0
@@ -116,6 +119,18 @@ class _Quiet(WSGIRequestHandler):
         return io.StringIO()
 
 
+class PortError(FlatmeshError):
+    """The port can't be had; one line: which, of what, and who has it."""
+
+
+def _refused(address: str, port: int, error: OSError) -> str:
+    where = f"--healthz-ip {address}, --healthz-port {port}"
+    if error.errno == errno.EADDRINUSE:
+        owner = port_owner("tcp", port)
+        return f"{where}: TCP port {port} is in use by {owner}: stop that, or give another port"
+    return f"{where}: {error.strerror}"
+
+
 def serve(
     address: str,
     port: int,
@@ -124,7 +139,7 @@ def serve(
     problem: Callable[[], str | None],
     more_lines: Callable[[], Iterable[str]] = tuple,
 ) -> Callable[[], None]:
-    """Serve until the returned function is called. Raises OSError when the port is taken.
+    """Serve until the returned function is called. Raises PortError when the port can't be had.
 
     `more_lines` are those that /readyz adds: what is not right, but keeps no pod from being served.
     """
@@ -147,7 +162,10 @@ def serve(
         more = more_lines() if path == "/readyz" else ()
         return [f"{line}\n".encode() for line in (text or "ok", *more)]
 
-    server = _Server((address, port), _Quiet)
+    try:
+        server = _Server((address, port), _Quiet)
+    except OSError as error:
+        raise PortError(_refused(address, port, error)) from None
     server.set_app(app)
     thread = threading.Thread(target=server.serve_forever, name="health", daemon=True)
     thread.start()

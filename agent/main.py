@@ -126,10 +126,22 @@ log = logging.getLogger("agent")
 @click.option("--iptables-resync", type=int, expose_value=False, hidden=True)
 @click.option("--log-format", default="text", type=click.Choice(["text", "json"]))
 @click.option("--dry-run", "only_plan", is_flag=True, help="Print what would change, and stop.")
-@click.option("--cleanup", is_flag=True, help="Remove all that is ours from this host, and stop.")
+@click.option(
+    "--cleanup",
+    is_flag=True,
+    help="Remove all that is ours from this host, give the lease back, and stop.",
+)
+@click.option("--force", is_flag=True, help="With --cleanup: although pods run here.")
 @click.version_option(None, "--version", package_name="flatmesh", prog_name="flatmeshd")
 def command(
-    log_level: str, log_format: str, verbosity: int, *, only_plan: bool, cleanup: bool, **flags: Any
+    log_level: str,
+    log_format: str,
+    verbosity: int,
+    *,
+    only_plan: bool,
+    cleanup: bool,
+    force: bool,
+    **flags: Any,
 ) -> None:
     """Keep this host in the overlay network: lease a subnet, reach every peer's."""
     # flanneld's -v is a number. The other hidden flags of flanneld are accepted and ignored: our
@@ -145,7 +157,7 @@ def command(
         sys.exit(asyncio.run(dry_run(settings)))
     with only_one(settings.run_dir):
         if cleanup:
-            sys.exit(clean_up(settings))
+            sys.exit(clean_up(settings, force=force))
         asyncio.run(serve(settings))
 
 
@@ -166,7 +178,6 @@ def only_one(run_dir: Path) -> Iterator[None]:
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT; the data plane stays as it is."""
     make_private_directory(settings.state_dir)
-    settings.subnet_file.parent.mkdir(parents=True, exist_ok=True)
     (settings.run_dir / paths.READY_FILE).unlink(missing_ok=True)
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

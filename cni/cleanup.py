@@ -20,6 +20,13 @@ from hostnet.nft import tables as nftables
 from hostnet.ownership import POD_ALIAS
 
 
+def pod_interfaces() -> list[str]:
+    """The host's ends of pods that run here: they go with the pod's namespace."""
+    with Kernel() as kernel:
+        links = [link for link in kernel.links() if link.alias.startswith(POD_ALIAS)]
+    return sorted(link.name for link in links if link.kind == "veth")
+
+
 def remove_all(state_dir: Path, run_dir: Path) -> list[str]:
     """Remove every trace of pods; returns a line for each thing that could not be removed."""
     problems = []

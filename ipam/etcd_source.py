@@ -105,9 +105,17 @@ class EtcdLeaseSource:
         """Hold this host's lease. See `LeaseSource`."""
         return await _in_time(self._holder.ensure(request))
 
+    async def held_before(self) -> Lease | None:
+        """The lease of the last run. See `LeaseSource`."""
+        if not self._holder.memory.path.exists():
+            return None  # etcd need not be there
+        leases, _ = await _in_time(self._registry.leases())
+        return self._holder.memory.recall(leases)
+
     async def release(self, lease: Lease) -> None:
         """Give a lease back. See `LeaseSource`."""
         await _in_time(self._registry.release(lease))
+        self._holder.memory.path.unlink(missing_ok=True)
 
     def underlay_changed(self) -> None:
         """Connect anew. See `LeaseSource`."""

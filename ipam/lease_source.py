@@ -110,6 +110,12 @@ class LeaseSource(Protocol):
         lease that another host claims is returned as it was, and `problem` tells.
         """
 
+    async def held_before(self) -> Lease | None:
+        """The lease that this host held in its last run, if it is still its own; for `release`.
+
+        Raises LeaseSourceError.
+        """
+
     async def release(self, lease: Lease) -> None:
         """Give a lease back, on purpose. Raises LeaseSourceError."""
 

@@ -42,10 +42,15 @@ class PublishController:
         return SubnetEnv.of(host.config, host.own, mtu=mtu, ip_masq=host.ip_masq)
 
     def apply(self, desired: SubnetEnv) -> Report:
-        """Write the file if it differs. Raises OSError."""
+        """Write the file if it differs. Raises SubnetEnvError."""
         lines = self._changes(desired)
         if lines:
-            desired.write(self.subnet_file)
+            try:
+                desired.write(self.subnet_file)
+            except OSError as error:  # its own text names a temporary file, another each time
+                why = f"{self.subnet_file} can't be written: {error.strerror}"
+                mend = "CNI plugins read the lease there; mend it, or name another --subnet-file"
+                raise SubnetEnvError(f"{why}. {mend}") from None
             log.info("wrote %s", self.subnet_file)
         return Report()
 

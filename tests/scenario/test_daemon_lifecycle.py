@@ -128,7 +128,7 @@ def test_cleanup_removes_all_that_is_ours(make_lab: Callable[..., Lab], on: On) 
     host = lab.names.host(1)
     on(host, "ip route add 198.51.100.0/24 via 192.168.64.1")  # not ours
     done = subprocess.run(
-        [*processes.enter(host), sys.executable, "-I", "-m", "agent.main", "--cleanup"],
+        [*processes.enter(host), sys.executable, "-I", "-m", "agent.main", "--cleanup", "--force"],
         env={**os.environ, **lab.environment(1)},
         capture_output=True,
         text=True,

@@ -194,7 +194,7 @@ def test_beside_docker(
         with dockerd(host, directory / "2"):  # it puts its own rules first, again
             assert unreached(lab) == []
     lab.stop_daemon(1)
-    lab.daemon(1).start("--cleanup").wait(30)
+    lab.daemon(1).start("--cleanup", "--force").wait(30)
     assert "FLATMESH" not in on(host, "iptables-save")
 
 
@@ -261,7 +261,7 @@ def test_beside_firewalld(
         on(host, "firewall-cmd --zone=public --add-port=8472/udp")
         eventually(lambda: unreached(lab) == [], "all pods are reached after a reload")
         lab.stop_daemon(1)
-        lab.daemon(1).start("--cleanup").wait(30)
+        lab.daemon(1).start("--cleanup", "--force").wait(30)
         assert on(host, "firewall-cmd --zone=trusted --list-sources").split() == []
 
 

@@ -229,7 +229,7 @@ def test_cleanup_removes_all_that_is_ours(mesh: Lab, on: On) -> None:
     mesh.stop_daemon(1)
     mesh.ovs(1).vsctl("--no-wait", "--may-exist", "add-br", "theirs")
     done = subprocess.run(
-        [*processes.enter(host), sys.executable, "-I", "-m", "agent.main", "--cleanup"],
+        [*processes.enter(host), sys.executable, "-I", "-m", "agent.main", "--cleanup", "--force"],
         env={**os.environ, **mesh.environment(1)},
         capture_output=True,
         text=True,

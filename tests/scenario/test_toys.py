@@ -79,7 +79,7 @@ def toys(make_lab: MakeLab) -> ToyCluster:
     lab = make_lab(hosts=2, pods_per_host=0)
     for number in lab.host_numbers:
         lab.stop_daemon(number)
-        cleanup = [*lab.daemon(number).argv, "--cleanup"]
+        cleanup = [*lab.daemon(number).argv, "--cleanup", "--force"]
         subprocess.run(
             [*processes.enter(lab.names.host(number)), *cleanup],
             env={**os.environ, **lab.environment(number)},

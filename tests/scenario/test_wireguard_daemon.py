@@ -132,7 +132,7 @@ def test_no_process_is_left_when_the_backend_changes_while_no_daemon_runs(
 
 def test_cleanup_leaves_nothing_of_wireguard(cluster: Lab, on: On) -> None:
     cluster.stop_daemon(1)
-    flatmeshd(cluster, 1, "--cleanup")
+    flatmeshd(cluster, 1, "--cleanup", "--force")
     assert wireguard_go(cluster, 1) == set()
     assert "flannel-wg" not in on(cluster.names.host(1), "ip -brief link")
     left = [path for path in cluster.host_dir(1).rglob("*wireguard*") if path.is_file()]

@@ -224,7 +224,7 @@ def test_cleanup_removes_the_table(cluster: Lab) -> None:
     host = cluster.names.host(1)
     assert "flatmesh_encryption" in run(host, "nft list tables")
     subprocess.run(
-        [*processes.enter(host), sys.executable, "-I", "-m", "agent.main", "--cleanup"],
+        [*processes.enter(host), sys.executable, "-I", "-m", "agent.main", "--cleanup", "--force"],
         env={**os.environ, **cluster.environment(1)},
         check=True,
         capture_output=True,

@@ -48,7 +48,7 @@ def main(action: str = "") -> None:
     if action == "--dry-run":
         sys.exit(asyncio.run(dry_run(settings)))
     if action == "--cleanup":
-        sys.exit(clean_up(settings))
+        sys.exit(clean_up(settings, force=True))
     asyncio.run(serve(settings))
 
 

@@ -88,6 +88,9 @@ class ToyLeaseSource:
         self._problem = None
         return Lease(subnet, None, wanted)
 
+    async def held_before(self) -> Lease | None:
+        return None
+
     async def release(self, lease: Lease) -> None:
         (self.directory / f"{lease.attributes.public_ip}.attributes").unlink(missing_ok=True)
 
