@@ -6,7 +6,7 @@ daemon makes it from its environment. Nothing else in the plugins differs betwee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -51,6 +51,9 @@ class PluginHost:
     remove_from_guard: Callable[[Any], None] | None = None
     """Takes the elements of a deleted pod (`cni.pod.source_guard.GuardedPod`) out of the source
     guard, now or later; None: the call does it itself (`cni.socket.guard_removals`)."""
+
+    send_frames: Callable[[str, Sequence[bytes]], None] | None = None
+    """Sends frames out of a device, of the daemon's socket; None: the call opens its own."""
 
     find_living: FindLiving | None = None
     """Finds the host's attachments when the address store is new (`cni.pod.living`)."""

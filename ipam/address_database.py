@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from base.private_files import make_private_directory, make_private_file
+from ipam import last_macs
 from ipam.address_allocator import AddressStoreError
 from ipam.address_recovery import FindLiving, record_missing
 
@@ -182,6 +183,7 @@ class AddressDatabase:
             db.execute(f"PRAGMA synchronous = {'FULL' if self.durable else 'NORMAL'}")
             db.execute("PRAGMA foreign_keys = ON")
             self._ensure_schema(db)
+            self._ensure_last_macs(db)
             self._take_over(db)
         except BaseException:
             db.close()
@@ -206,6 +208,13 @@ class AddressDatabase:
                 for statement in SCHEMA.split(";\n"):
                     db.execute(statement)
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _ensure_last_macs(self, db: sqlite3.Connection) -> None:
+        """Make a table that files of earlier versions lack, which ignore it."""
+        query = "SELECT 1 FROM sqlite_master WHERE name = 'last_mac'"
+        if db.execute(query).fetchone() is None:
+            with self._writing(db):
+                db.execute(last_macs.SCHEMA)
 
     def _take_over(self, db: sqlite3.Connection) -> None:
         """Free what the last boot held, and record what lives and is missing.

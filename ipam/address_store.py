@@ -44,6 +44,7 @@ from ipam.address_allocator import (
 )
 from ipam.address_database import LOCK_TIMEOUT, AddressDatabase
 from ipam.address_recovery import FindLiving, LivingAttachment, record_missing
+from ipam.last_macs import last_macs, remember_mac
 
 __all__ = [
     "Address",
@@ -194,8 +195,13 @@ class AddressStore:
         state: str | None = None,
         host_ifname: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        mac: str = "",
+        addresses: Sequence[Address] = (),
     ) -> bool:
-        """Change what is given; False when there is no such attachment."""
+        """Change what is given; False when there is no such attachment.
+
+        `mac` is that of its interface, by which neighbours know `addresses` from now on.
+        """
         text = None if metadata is None else json.dumps(metadata)
         with self._database.transaction() as db:
             done = db.execute(
@@ -204,6 +210,8 @@ class AddressStore:
                 " WHERE network = ? AND container = ? AND ifname = ?",
                 (state, host_ifname, text, *attachment),
             )
+            if mac:
+                remember_mac(db, addresses, mac)
             return done.rowcount > 0
 
     def release(self, attachment: Attachment) -> StoredAttachment | None:
@@ -225,6 +233,11 @@ class AddressStore:
         """What is recorded of an attachment."""
         with self._database.reading() as db:
             return self._find(db, attachment)
+
+    def last_macs(self, addresses: Sequence[Address]) -> Mapping[Address, str]:
+        """The MACs that these addresses had last, of those that had one."""
+        with self._database.reading() as db:
+            return last_macs(db, addresses)
 
     def list(self, network: str | None = None) -> Sequence[StoredAttachment]:
         """All attachments of a network, None: of this host."""

@@ -20,6 +20,8 @@ class PodPort:
     """Its port of obr0; None: it is a port of the Linux bridge kbr0."""
     checked: bool = True
     """Whether it may send from its own addresses only (`spoofCheck` of its network)."""
+    on_kbr0: bool = False
+    """Whether it is a port of kbr0: not of obr0, nor of another bridge."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ ROUTER_CLAIMS = ("icmp6,icmp_type=134", "icmp6,icmp_type=137", "icmp,icmp_type=5
 """Router advertisements and redirects (RFC 4861), and redirects of IPv4 (RFC 792)."""
 DHCP_SERVER = ("udp,tp_src=67", "udp6,tp_src=547")
 """What a DHCP server says (RFC 2131, RFC 8415)."""
+GRATUITOUS = "arp,arp_op=2,dl_dst=ff:ff:ff:ff:ff:ff"
+"""An ARP reply to everybody, which nobody asked for: a new MAC of an address is announced by it."""
 SOLICITATION, ADVERTISEMENT = 135, 136  # ICMPv6 types, RFC 4861
 LINK_LOCAL = "fe80::/10"
 

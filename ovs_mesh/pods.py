@@ -14,6 +14,7 @@ from base.paths import ADDRESS_STORE
 from hostnet.find_link import find_link
 from hostnet.netlink.socket import NetlinkSocket
 from ipam.address_store import AddressStore, AddressStoreError, Attachment
+from ovs_mesh.devices import KBR0
 from ovs_mesh.errors import OvsError
 from ovs_mesh.inputs import PodPort
 
@@ -31,10 +32,13 @@ class Pod:
     """Without prefix length."""
     checked: bool = True
     """Whether it may send from its own addresses only."""
+    bridge: str = ""
+    """The Linux bridge that it is a port of; empty: none, or not recorded."""
 
     def port(self, ofport: int | None) -> PodPort:
         """The pod at a port of obr0; None: it is a port of kbr0."""
-        return PodPort(self.mac, self.addresses, ofport, self.checked)
+        on_kbr0 = ofport is None and self.bridge == KBR0
+        return PodPort(self.mac, self.addresses, ofport, self.checked, on_kbr0)
 
 
 def pods_of_host(state_dir: Path) -> list[Pod]:
@@ -59,8 +63,9 @@ def pods_of_host(state_dir: Path) -> list[Pod]:
         addresses = tuple(str(ip).partition("/")[0] for ip in ips)
         said = metadata.get("sourceGuard")  # records of earlier versions have none
         checked = not (isinstance(said, dict) and said.get("check") is False)
+        bridge = str(said.get("bridge") or "") if isinstance(said, dict) else ""
         where = (record.attachment, record.host_ifname, record.netns)
-        pods.append(Pod(*where, mac, addresses, checked))
+        pods.append(Pod(*where, mac, addresses, checked, bridge))
     return sorted(pods, key=lambda pod: pod.host_link)
 
 

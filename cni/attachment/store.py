@@ -20,9 +20,10 @@ Versions before this one read the same keys, so they must not be renamed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cni import cidr
 from cni.attachment.journal import Deletion, DeletionJournal
 from cni.config.call import AttachmentKey
 from cni.errors import ATTACHMENT_EXISTS, IO_FAILURE, NO_ADDRESS, NOT_AVAILABLE, CniError
@@ -114,12 +115,36 @@ class AttachmentStore:
         with _with_codes():
             self._store.update(Attachment(*key), metadata=metadata)
 
-    def finish(self, key: AttachmentKey, host_ifname: str, metadata: Mapping[str, Any]) -> None:
-        """Record that the attachment is ready. Raises CniError (5)."""
+    def finish(
+        self,
+        key: AttachmentKey,
+        host_ifname: str,
+        metadata: Mapping[str, Any],
+        mac: str = "",
+        ips: Sequence[ResultAddress] = (),
+    ) -> None:
+        """Record that the attachment is ready, with its MAC and addresses. Raises CniError (5)."""
         with _with_codes():
             self._store.update(
-                Attachment(*key), state="ready", host_ifname=host_ifname, metadata=metadata
+                Attachment(*key),
+                state="ready",
+                host_ifname=host_ifname,
+                metadata=metadata,
+                mac=mac,
+                addresses=[_address(ip) for ip in ips],
             )
+
+    def with_other_mac(
+        self, mac: str, ips: Sequence[ResultAddress], expected: str
+    ) -> list[ResultAddress]:
+        """Those of the addresses that neighbours may know with another MAC. Raises CniError (5).
+
+        An address that none is recorded of had the `expected` MAC, if any.
+        """
+        by_ip = {ip: _address(ip) for ip in ips}
+        with _with_codes():
+            before = self._store.last_macs(list(by_ip.values()))
+        return [ip for ip, address in by_ip.items() if before.get(address, expected) != mac]
 
     def forget(self, key: AttachmentKey, plugin: str = "") -> None:
         """Free the addresses and delete the record, if there is one.
@@ -171,6 +196,11 @@ def _record(stored: StoredAttachment) -> AttachmentRecord:
         tuple(map(str, stored.addresses)),
         stored.metadata,
     )
+
+
+def _address(ip: ResultAddress) -> Address:
+    family, value, _ = cidr.parse_cidr(ip.address)
+    return Address(family, value)
 
 
 def _with_prefix(address: Address, ranges: RangeSet) -> ResultAddress:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cni.address_pool import read_subnet_env
-from cni.attachment.lock import hold_lock
+from cni.attachment.lock import hold_lock, hold_lock_if_possible
 from cni.config.call import AttachmentKey
 from cni.config.flannel_config import parse_flannel_config, previous_as_given
 from cni.config.request import CniRequest, parse_request
@@ -67,7 +67,7 @@ def add(request: CniRequest, host: PluginHost) -> CniResult:
 def delete(request: CniRequest, host: PluginHost) -> None:
     """Detach the container by the delegate, with the config of its ADD. Raises CniError."""
     key = request.attachment
-    with hold_lock(host, PLUGIN, key):
+    with hold_lock_if_possible(host, PLUGIN, key):
         path = state_path_of_delete(request, key)
         config = _state_or_config(path, request, host)
         if config is None:
@@ -75,7 +75,8 @@ def delete(request: CniRequest, host: PluginHost) -> None:
         config |= previous_as_given(request)
         _require_callable(config.get("type"), request)
         _call("DEL", config, request, host)
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # read-only: another DEL of it does no harm
+            path.unlink(missing_ok=True)
 
 
 def check(request: CniRequest, host: PluginHost) -> None:
@@ -116,7 +117,10 @@ def gc(request: CniRequest, host: PluginHost) -> None:
 def status(request: CniRequest, host: PluginHost) -> None:
     """Raise CniError (50, 51, 7) when an ADD could not be served."""
     host.require_healthy()
-    _require_callable(_delegate_config(request, host)["type"], request)
+    config = _delegate_config(request, host)
+    _require_callable(config["type"], request)
+    if config["type"] == OWN_BRIDGE:
+        _call("STATUS", config, request, host)
 
 
 def _delegate_config(request: CniRequest, host: PluginHost) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from cni.errors import NO_ADDRESS, TRY_AGAIN_LATER, CniError
 from cni.host import PluginHost
 from cni.pod import firewall, source_guard, unanswered
 from cni.pod.add_plan import AddPlan
+from cni.pod.announce import announce
 from cni.pod.bridge import ensure_bridge
 from cni.pod.gateways import gateway_addresses, with_gateways
 from cni.pod.naming import HOST_PREFIX, POD_PREFIX, host_interface_alias, mac_for
@@ -77,6 +78,10 @@ class Attacher(NamedTuple):
                 set_mac(self.sockets.pod, interface, pair.mac)
         self._guard(pair, ips)
         crash_point("add-guarded")
+        if bridge is not None and plan.bridge.container_interface_up:
+            other = self.store.with_other_mac(pair.mac, ips, mac_for(ips, POD_PREFIX))
+            if other:
+                announce(self.sockets.host, bridge, pair, other, plan.bridge, self.host)
         self._configure(interface, ips, routes)
         crash_point("add-configured")
         self._firewall(pair, ips)
@@ -89,7 +94,7 @@ class Attacher(NamedTuple):
         if plan.previous is not None:
             result = result.after(plan.previous)
         unanswered.keep(plan.key, result, self.host)
-        self.store.finish(plan.key, pair.host_name, self.metadata)
+        self.store.finish(plan.key, pair.host_name, self.metadata, pair.mac, ips)
         crash_point("add-ready")
         return result
 

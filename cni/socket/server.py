@@ -39,6 +39,7 @@ from cni.socket import protocol
 from cni.socket.guard_removals import GuardRemovals
 from cni.socket.idle_connections import IdleConnections
 from cni.socket.listener import open_listener
+from hostnet.announcements import FrameSender
 
 SWEEP_INTERVAL = 30.0  # seconds; with a full pool an ADD sweeps itself
 WORKERS = 32  # threads; more than processors, because calls wait for delegated plugins
@@ -67,9 +68,11 @@ class CniServer:
         self.socket_path = socket_path
         self._sweep_interval = sweep_interval
         self._removals = GuardRemovals()
+        self._frames = FrameSender()
         self.host = replace(
             host,
             remove_from_guard=self._removals.add,
+            send_frames=self._frames.send,
             find_living=partial(find_living, host.subnet_file),
             compare_store=True,
         )
@@ -133,6 +136,7 @@ class CniServer:
         self._listener = None
         self._threads.clear()
         self.host.close()
+        self._frames.close()
 
     def _serve(self) -> None:
         listener = self._listener

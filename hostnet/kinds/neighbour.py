@@ -31,6 +31,7 @@ from hostnet.netlink.attributes import (
     attr_u32,
     attributes,
     pack_address,
+    pack_mac,
     unpack_address,
     unpack_mac,
 )
@@ -50,7 +51,7 @@ from hostnet.state import HostState, Occupant
 
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 NDA_DST, NDA_LLADDR, NDA_CACHEINFO, NDA_PROBES, NDA_IFINDEX, NDA_PROTOCOL = 1, 2, 3, 4, 8, 12
-NUD_NOARP, NUD_PERMANENT = 0x40, 0x80
+NUD_STALE, NUD_NOARP, NUD_PERMANENT = 0x04, 0x40, 0x80
 NTF_SELF = 0x02
 
 HEADER = struct.Struct("=BBHiHBB")  # struct ndmsg
@@ -98,6 +99,17 @@ def put_neighbours(
             heads[link, family] = head
         bodies.append(head + packed + lladdr + unhex(mac.replace(":", "")) + tail)
     return RequestBatch(RTM_NEWNEIGH, PUT if replace else ADD, bodies)
+
+
+def correct_neighbours(index: int, mac: str, addresses: Iterable[str]) -> RequestBatch:
+    """Give learned entries of a device another MAC; where there is none, none is made (ENOENT)."""
+    tail = attr(NDA_LLADDR, pack_mac(mac))
+    bodies = []
+    for address in addresses:
+        family, packed = pack_address(address)
+        head = HEADER.pack(family, 0, 0, index, NUD_STALE, 0, 0)
+        bodies.append(head + attr(NDA_DST, packed) + tail)
+    return RequestBatch(RTM_NEWNEIGH, NLM_F_REPLACE, bodies)
 
 
 def delete_neighbours(neighbours: Iterable[Neighbour], index: Mapping[str, int]) -> RequestBatch:

@@ -27,7 +27,10 @@ def _flows(inputs: HostInputs, exits: Exits) -> Iterator[Flow]:
     senders = [host.gateway_port, *(pod.ofport for pod in host.pods if pod.ofport is not None)]
     for port in senders:
         yield Flow(30, f"in_port={port}", exits.next(Traffic.HOST))
+        if not routed:
+            yield Flow(115, f"in_port={port},{match.GRATUITOUS}", exits.next(Traffic.HOST))
     if not routed:
+        yield from _to_pods_on_kbr0(host)
         yield Flow(20, match.MULTICAST, f"output:{host.gateway_port}")
         yield Flow(20, "icmp6,icmp_type=136", f"output:{host.gateway_port}")
 
@@ -49,6 +52,18 @@ def _to_ports(host: HostSide) -> Iterator[Flow]:
         yield Flow(100, match.destination(address), to_gateway)
         yield Flow(110, match.question(address), gateway)
     yield Flow(110, f"icmp6,icmp_type=136,dl_dst={host.gateway_mac}", gateway)
+
+
+def _to_pods_on_kbr0(host: HostSide) -> Iterator[Flow]:
+    """Frames as peers send them, but with the MAC that the pod has now.
+
+    A peer may know the address with another one until the announcement of this one has arrived.
+    """
+    for pod in host.pods:
+        if pod.on_kbr0:
+            to_pod = f"set_field:{pod.mac}->eth_dst,output:{host.gateway_port}"
+            for address in pod.addresses:
+                yield Flow(100, match.destination(address), to_pod)
 
 
 def _to_subnets(host: HostSide, *, routed: bool) -> Iterator[Flow]:

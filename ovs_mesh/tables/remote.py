@@ -40,6 +40,7 @@ def _flows(inputs: HostInputs, exits: Exits) -> Iterator[Flow]:
         # an advertisement that answers a link-local question: its asker may be on any host
         about = "icmp6,icmp_type=136,ipv6_dst=fe80::/10"
         yield Flow(105, about, everywhere or DROP)
+        yield Flow(26, match.GRATUITOUS, everywhere or DROP)
         yield Flow(25, "arp", DROP)
         yield Flow(20, match.MULTICAST, everywhere or DROP)
     for protocol in ("ip", "ipv6"):

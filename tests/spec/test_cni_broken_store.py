@@ -161,6 +161,32 @@ def test_a_pod_that_comes_again_keeps_its_record(
     assert not host.records()
 
 
+def test_flannel_s_state_and_the_store_on_a_read_only_disk(
+    small_host: CniHost, container: str
+) -> None:
+    host, pod = small_host, small_host.pod()
+    config = {
+        "cniVersion": "1.1.0",
+        "name": "cbr0",
+        "type": "flannel",
+        "subnetFile": str(host.directory / "subnet.env"),
+        "dataDir": str(host.directory / "state" / "flannel"),
+        "delegate": {"type": "flatmesh"},
+    }
+    plugin = {"plugin": "flannel"}
+    host.call("ADD", config, container, pod, **plugin).result()
+    with broken(host, "read-only"):
+        assert FILE in host.call("STATUS", config, environment=NOTHING, **plugin).refused(50)
+        host.call("DEL", config, container, pod, **plugin).result()
+        assert [link["ifname"] for link in host.ip("link", "show", pod=pod)] == ["lo"]
+        host.call("DEL", config, container, pod, **plugin).result()
+    host.call("DEL", config, container, "", **plugin).result()
+    host.call("ADD", config, f"{container}-2", host.pod(), **plugin).result()
+    assert [r[1] for r in host.records()] == [f"{container}-2"]
+    host.call("DEL", config, f"{container}-2", "", **plugin).result()
+    assert not host.records()
+
+
 def test_without_any_place_to_write_the_pod_is_taken_down(
     small_host: CniHost, container: str, conf: MakeConf
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hostnet.kinds.neighbour import Neighbour
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes
-from ovs_mesh import topology
+from ovs_mesh import match, topology
 from ovs_mesh.backend import OvsBackend
 from ovs_mesh.config import OvsConfig
 from ovs_mesh.datapath import Datapath
@@ -76,7 +76,10 @@ def test_static_mesh_never_sends_from_tunnel_to_tunnel() -> None:
     assert {line.split(",")[0] for line in to_tunnels} == {"table=50", "table=60"}
     into = f"goto_table:{PIPELINE.numbers['remote']}"
     into_remote = [line for line in lines if into in line]
-    assert into_remote == ["table=40,priority=30,in_port=1 actions=goto_table:50"]
+    assert into_remote == [
+        "table=40,priority=30,in_port=1 actions=goto_table:50",
+        f"table=40,priority=115,in_port=1,{match.GRATUITOUS} actions=goto_table:50",
+    ]
 
 
 def test_flow_mesh_sends_no_broadcast_to_tunnels() -> None:

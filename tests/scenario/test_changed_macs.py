@@ -1,0 +1,99 @@
+"""An address comes back with another MAC: no peer and no neighbour loses it, on any backend.
+
+Whoever has learned an address believes here for ten minutes that it is right. So a neighbour that
+is not told goes on sending to the old MAC for longer than any test.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+
+from ipam.subnet_env import SubnetEnv
+from lab import hosts, processes
+from lab.cluster import Lab
+from lab.runtime import PodInterface
+from tests.scenario.ovs_lab import backend
+
+On = Callable[..., str]
+Eventually = Callable[..., None]
+
+MACS = ("0a:00:00:00:00:01", "0a:00:00:00:00:02")
+REMEMBER = (
+    "for f in /proc/sys/net/ipv[46]/neigh/*/base_reachable_time_ms; do echo 600000 > $f; done"
+)
+KERNEL: tuple[tuple[str, bool], ...] = (
+    ("vxlan", True),
+    ("host-gw", True),
+    ("wireguard", True),
+    ("udp", False),  # IPv4 only
+)
+
+
+def test_on_backends_of_the_kernel(
+    make_lab: Callable[..., Lab], on: On, eventually: Eventually
+) -> None:
+    lab = make_lab(hosts=2, pods_per_host=1, ipv6=True)
+    for kind, dual_stack in KERNEL:
+        config: dict[str, Any] = {"Network": lab.spec.network, "Backend": {"Type": kind}}
+        if dual_stack:
+            config |= {"EnableIPv6": True, "IPv6Network": lab.spec.ipv6_network}
+        lab.configure(config)
+        changes_mac(lab, kind, on, eventually, ipv6=dual_stack)
+
+
+@pytest.mark.parametrize("attach", ["kbr0", "obr0"])
+def test_through_the_ovs_mesh(
+    make_lab: Callable[..., Lab], on: On, eventually: Eventually, attach: str
+) -> None:
+    config = backend("vxlan", "static", PodAttach=attach)
+    lab = make_lab(hosts=2, pods_per_host=1, ipv6=True, backend=config)
+    changes_mac(lab, f"static, {attach}", on, eventually, ipv6=True)
+    lab.configure({**lab.spec.cluster_config(), "Backend": {**config, "Mesh": "flow"}})
+    changes_mac(lab, f"flow, {attach}", on, eventually, ipv6=True)
+
+
+def changes_mac(lab: Lab, what: str, on: On, eventually: Eventually, *, ipv6: bool) -> None:
+    """A pod goes, and another comes with its address and another MAC."""
+    neighbour, peer = lab.pods
+    for address in peer.addresses if ipv6 else peer.addresses[:1]:
+        eventually(
+            lambda a=address: reaches(on, neighbour.netns, a), f"{what} carries packets", timeout=60
+        )
+    observers = [neighbour.netns, peer.netns, lab.names.host(1), lab.names.host(2)]
+    for netns in observers:
+        subprocess.run([*processes.enter(netns), "sh", "-c", REMEMBER], check=True)
+    addresses = free_addresses(lab, ipv6=ipv6)
+    for number, mac in enumerate(MACS):
+        path = hosts.make_pod(lab.names, 1, "changed")
+        args = f"IP={','.join(addresses)};MAC={mac}"
+        interface = PodInterface(f"{lab.spec.name}-{number}", str(path), args=args)
+        result: dict[str, Any] = lab.runtime(1).add(lab.conflist, interface)
+        for address in addresses:
+            for netns in observers:
+                eventually(
+                    lambda n=netns, a=address: reaches(on, n, a),
+                    f"{what}: {netns} reaches {address} with MAC {mac}",
+                    timeout=60,
+                )
+        lab.runtime(1).delete(lab.conflist, interface, result)
+        hosts.remove(path.name)
+
+
+def reaches(on: On, netns: str, address: str) -> bool:
+    return " 0% packet loss" in on(netns, f"ping -c 1 -W 2 {address}", check=False)
+
+
+def free_addresses(lab: Lab, *, ipv6: bool) -> list[str]:
+    """An address of host 1's subnet of each family, far behind those that its pods have."""
+    env = SubnetEnv.read(lab.host_dir(1) / "run/subnet.env")
+    assert env.subnet is not None
+    found = [str(env.subnet.network.network_address + 100)]
+    if ipv6:
+        assert env.ipv6_subnet is not None
+        found.append(str(ip_network(env.ipv6_subnet.network).network_address + 100))
+    return found
