@@ -26,6 +26,7 @@ from hostnet.kinds.neighbour import (
     ADD,
     FRONT,
     HEADER,
+    NDA_CACHEINFO,
     NDA_DST,
     NDA_LLADDR,
     NTF_SELF,
@@ -236,12 +237,15 @@ class FdbWatcher:
         family, _, _, index, state, _, _ = HEADER.unpack_from(data, begin)
         if family != socket.AF_BRIDGE or not view.is_overlay(index):
             return None
+        found = attributes(*_behind_header(part))
+        if NDA_CACHEINFO not in found:
+            return None  # kernels before 6.14 tell twice: the device's driver, and without remote
         link = view.links[index].name
         if message == RTM_NEWNEIGH:
             ours = view.written and parse_fdb(part, {index: link})[0] in view.written
             return None if ours else f"a forwarding entry of {link} was set"
         if view.deleted:
-            mac = attributes(*_behind_header(part)).get(NDA_LLADDR)
+            mac = found.get(NDA_LLADDR)
             if mac and (link, unpack_mac(mac)) in view.deleted:
                 return None
         return f"a forwarding entry of {link} was deleted" if state & NUD_PERMANENT else None

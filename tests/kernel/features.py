@@ -6,6 +6,7 @@ is skipped; `tests/run --kernel` runs what was skipped in a virtual machine (CON
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -15,11 +16,18 @@ from hostnet.wireguard.netlink import kernel_has_wireguard
 
 FEATURES: Mapping[str, Callable[[], bool]] = {
     "WireGuard": kernel_has_wireguard,
+    "IFA_PROTO": lambda: _release() >= (5, 18),
     "openvswitch": lambda: has_family("ovs_datapath"),
 }
 """By the name in the mark: whether this kernel has it. Asking loads the kernel's module."""
+
 ABSENT_OPTION = "--for-absent-kernel-features"
 SHORT_OPTION = "--kernel-short"
+
+
+def _release() -> tuple[int, ...]:
+    """The kernel's version: (6, 1)."""
+    return tuple(int(number) for number in os.uname().release.split("-")[0].split(".")[:2])
 
 
 def add_options(parser: pytest.Parser) -> None:
