@@ -10,9 +10,11 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 from agent.settings import Settings
 from base import paths
+from flannel.wireguard.key import KeyFile
 from ipam.lease_source import LeaseSource
 from ipam.network import ConfigError
 
@@ -34,7 +36,20 @@ async def _etcd(settings: Settings) -> AsyncIterator[LeaseSource]:
     async with connect(etcd) as client:
         log.info("etcd at %s", ",".join(etcd.endpoints))
         memory = settings.state_dir / paths.LEASE_FILE
-        yield EtcdLeaseSource(client, etcd.prefix, memory, ttl=settings.lease_ttl)
+        yield EtcdLeaseSource(
+            client,
+            etcd.prefix,
+            memory,
+            ttl=settings.lease_ttl,
+            on_copied=lambda: ask_for_new_key(settings.state_dir),
+        )
+
+
+def ask_for_new_key(state_dir: Path) -> None:
+    """Another host has our WireGuard key, if we have one. Raises WireguardKeyError."""
+    file = KeyFile(state_dir)
+    if file.path.exists():
+        file.ask_rotation()
 
 
 SOURCES: dict[str, Factory] = {

@@ -29,6 +29,7 @@ from agent.controller import Change
 from agent.controllers import make_controllers, open_resources
 from agent.dry_run import dry_run
 from agent.lease_sources import SOURCES
+from agent.leases.machine_mark import doubt_copied_state, this_machine
 from agent.loop import HostController
 from agent.pod_server import serve_pods
 from agent.settings import AddressType, Settings, boolean, etcd_options, etcd_settings, go_flags
@@ -178,6 +179,8 @@ def only_one(run_dir: Path) -> Iterator[None]:
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT; the data plane stays as it is."""
     make_private_directory(settings.state_dir)
+    with Kernel() as kernel:
+        doubt_copied_state(settings.state_dir, this_machine(kernel))
     (settings.run_dir / paths.READY_FILE).unlink(missing_ok=True)
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -35,17 +35,28 @@ log = logging.getLogger("ipam.lease")
 class EtcdLeaseSource:
     """The leases below one prefix in etcd."""
 
-    def __init__(self, etcd: Etcd, prefix: str, memory: Path, *, ttl: int = DEFAULT_TTL) -> None:
+    def __init__(
+        self,
+        etcd: Etcd,
+        prefix: str,
+        memory: Path,
+        *,
+        ttl: int = DEFAULT_TTL,
+        on_copied: Callable[[], None] = lambda: None,
+    ) -> None:
         """Use a connection that the caller opens and closes.
 
         `memory` is the file that says which lease was ours; `ttl` is the seconds that our lease
-        lives without renewal.
+        lives without renewal; `on_copied` is called when another host turned out to have the same
+        lease, and so the same state. It may raise OSError.
         """
         self._registry = Registry(etcd, prefix)
         self._changed = asyncio.Event()
         self._view = LeaseView(self._registry, asked=self._asked)
         self._answers: set[asyncio.Task[None]] = set()
-        self._holder = LeaseHolder(self._registry, ttl, LeaseMemory(memory), self._changed.set)
+        self._holder = LeaseHolder(
+            self._registry, ttl, LeaseMemory(memory), self._changed.set, on_copied
+        )
 
     async def snapshots(self) -> AsyncIterator[Snapshot]:
         """Follow all leases. See `LeaseSource`."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Network, IPv6Network
 
 from etcd.client import Etcd, EtcdError, KeyValue, NewKey
@@ -45,12 +46,7 @@ from ipam.subnet_allocator import (
     successor,
 )
 
-__all__ = [
-    "LeaseLostError",
-    "NoFreeSubnetError",
-    "Registry",
-    "no_config",
-]
+__all__ = ["LeaseLostError", "NoFreeSubnetError", "Registry", "no_config"]
 
 DEFAULT_PREFIX = "/coreos.com/network"
 MARKER_TTL = 60  # seconds that etcd tells of a release to those who were away
@@ -86,8 +82,6 @@ class Registry:
     def released(self) -> str:
         """What the marker of a released lease begins with; flanneld overlooks these keys."""
         return f"{self.prefix}/released/"
-
-    # -- cluster config --------------------------------------------------------------
 
     async def config_text(self) -> str:
         """The cluster config as it is stored. Raises ConfigError when there is none."""
@@ -147,16 +141,20 @@ class Registry:
         *,
         previous: Lease | None = None,
         ttl: int = DEFAULT_TTL,
+        require_ours: Callable[[Lease], Awaitable[None]] | None = None,
     ) -> Lease:
         """Take a lease: our own by PublicIP, else the previous subnets, else free ones.
 
-        `ttl` is the seconds it lasts without renewal. Raises NoFreeSubnetError, EtcdError.
+        `ttl` is the seconds it lasts without renewal; `require_ours` may refuse a lease that is
+        there under our PublicIP. Raises NoFreeSubnetError, EtcdError, what `require_ours` raises.
         """
         while True:
             found, _ = await self.etcd.list(self.subnets)
             leases = self._decoded(may_be_of(attributes, found)).values()
             own = own_lease(leases, config, attributes, previous)
             if own is not None:
+                if require_ours is not None:
+                    await require_ours(own)
                 lease = await self.take_back(own, attributes, ttl)
                 if lease is not None:
                     return lease
@@ -173,10 +171,15 @@ class Registry:
                     found = [kv for kv in found if kv.key != key]
             return await self._create(config, attributes, previous, found, ttl)
 
-    async def take_back(self, own: Lease, attributes: LeaseAttributes, ttl: int) -> Lease | None:
-        """Go on with a lease that is ours, with this TTL; None when it changed meanwhile."""
+    async def take_back(
+        self, own: Lease, attributes: LeaseAttributes, ttl: int, *, attach_anew: bool = False
+    ) -> Lease | None:
+        """Go on with a lease that is ours, with this TTL; None when it changed meanwhile.
+
+        With `attach_anew` its key is attached to an etcd lease that nobody else knows.
+        """
         granted = 0
-        if origin_of(own).etcd_lease:
+        if origin_of(own).etcd_lease and not attach_anew:
             granted = await self.etcd.keep_alive(origin_of(own).etcd_lease)
             if not granted:
                 return None  # it has just expired, and its key with it
