@@ -21,7 +21,7 @@ from cni.errors import IO_FAILURE, TRY_AGAIN_LATER, CniError
 from cni.host import PluginHost
 from cni.pod.naming import FOUND, PLUGIN, attachment_of, host_interface_name
 from cni.pod.peer import has_host_interface
-from cni.pod.removal import Removal, detach
+from cni.pod.removal import Removal, detach, with_record
 from hostnet.kinds.link_messages import RTM_GETLINK, dump_links, parse_link
 from hostnet.netlink.socket import NetlinkSocket
 
@@ -38,14 +38,17 @@ def collect(request: CniRequest, valid: frozenset[tuple[str, str]], host: Plugin
     """
     network = request.attachment.network
     errors, store = [], AttachmentStore(host)
-    keys = {record.key for record in store.records(network) if record.plugin == PLUGIN}
-    keys |= {key for key in _keys_of_host_interfaces() if key.network == network}
+    keys = {key for key in _keys_of_host_interfaces() if key.network == network}
+    try:
+        keys |= {record.key for record in store.records(network) if record.plugin == PLUGIN}
+    except CniError as error:
+        errors.append(str(error))
     for key in sorted(keys):
         if (key.container_id, key.ifname) in valid:
             continue
         try:
             with hold_lock(host, PLUGIN, key):
-                detach(Removal(key, store.find(key), None, request), store, host)
+                detach(with_record(Removal(key, None, None, request), store, host), store, host)
         except (FlatmeshError, OSError) as error:
             errors.append(f"{key.container_id} {key.ifname}: {error}")
     if errors:

@@ -63,7 +63,8 @@ def find_living(subnet_file: Path) -> list[LivingAttachment]:
             _living(sock, link, links.get(link.master), paths, guarded.get(link.name), sets)
             for link in veths
         ]
-    return list(_each_address_once([one for one in found if one is not None]))
+    by_mac = {link.name: _told_by_mac(link) for link in veths}
+    return list(_each_address_once([one for one in found if one is not None], by_mac))
 
 
 def found_record(living: Sequence[LivingAttachment], key: AttachmentKey) -> AttachmentRecord | None:
@@ -124,9 +125,20 @@ def _trusted(own: Sequence[str], link: ActualLink, guarded: Guarded | None) -> l
         given: Sequence[str] = guarded.addresses
     else:
         given = list(lengths)
-    if not given and link.mac.startswith(HOST_PREFIX):
-        given = [socket.inet_ntoa(bytes.fromhex(link.mac.replace(":", ""))[2:])]
+    by_mac = _told_by_mac(link)
+    if not given and by_mac:
+        given = [by_mac]
     return [lengths.get(one, f"{one}/{128 if ':' in one else 32}") for one in given]
+
+
+def _told_by_mac(link: ActualLink) -> str:
+    """The pod's IPv4 address, from which the MAC of the host's end follows; empty: it doesn't.
+
+    Of a pod that has IPv6 only it is no address that any pod has.
+    """
+    if not link.mac.startswith(HOST_PREFIX):
+        return ""
+    return socket.inet_ntoa(bytes.fromhex(link.mac.replace(":", ""))[2:])
 
 
 def _guarded() -> dict[str, Guarded]:
@@ -173,12 +185,20 @@ def _is_given(one: Address, sets: Sequence[RangeSet]) -> bool:
     return any(r.family == one.family and r.holds(one.value) for ranges in sets for r in ranges)
 
 
-def _each_address_once(found: Sequence[LivingAttachment]) -> Iterator[LivingAttachment]:
-    """Ours first: no pod gets the guard to let it send from an address that another one has."""
-    taken: set[Address] = set()
+def _each_address_once(
+    found: Sequence[LivingAttachment], by_mac: Mapping[str, str]
+) -> Iterator[LivingAttachment]:
+    """No pod gets an address, and so the leave to send from it, that another one was given.
+
+    It is that pod's whose host's end has the MAC that follows from it; else ours come first.
+    """
+    taken: dict[Address, str] = {}
+    for one in found:
+        told = by_mac.get(one.host_ifname)
+        if told and _parsed(told) in one.addresses:
+            taken[_parsed(told)] = one.host_ifname
     for one in sorted(found, key=lambda one: (one.metadata["plugin"] == FOUND, one.host_ifname)):
-        kept = [address for address in one.addresses if address not in taken]
-        taken.update(kept)
+        kept = [a for a in one.addresses if taken.setdefault(a, one.host_ifname) == one.host_ifname]
         if len(kept) == len(one.addresses):
             yield one
             continue

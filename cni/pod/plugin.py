@@ -34,7 +34,7 @@ from cni.pod import unanswered
 from cni.pod.container_netns import open_container_netns, open_container_netns_if_present
 from cni.pod.naming import PLUGIN
 from cni.pod.peer import has_host_interface, is_where_recorded, under_former_name
-from cni.pod.removal import Removal, detach
+from cni.pod.removal import Removal, detach, with_record
 from cni.result.model import CniResult
 from hostnet.find_link import find_index, find_link
 from hostnet.kinds.actual_link import ActualLink
@@ -79,12 +79,12 @@ def delete(request: CniRequest, host: PluginHost) -> None:
         netns = stack.enter_context(open_container_netns_if_present(request))
         stack.enter_context(hold_lock_if_possible(host, PLUGIN, key))
         store = AttachmentStore(host)
-        removal = _recorded(Removal(key, None, netns, request), store, host)
+        removal = with_record(Removal(key, None, netns, request), store, host)
         if removal.record is None and not has_host_interface(key):
             former = under_former_name(key, netns, None if removal.unread else store)
             if former is not None:
                 stack.enter_context(hold_lock_if_possible(host, PLUGIN, former))
-                removal = _recorded(Removal(former, None, netns), store, host)
+                removal = with_record(Removal(former, None, netns), store, host)
         crash_point("del-found")
         detach(removal, store, host)
     host.pods_changed()
@@ -134,17 +134,6 @@ def status(request: CniRequest, host: PluginHost) -> None:
 
             sweep(host, same_mounts=request.call.same_mounts)
             store.require_free_address(request.attachment.network, pool)
-
-
-def _recorded(removal: Removal, store: AttachmentStore, host: PluginHost) -> Removal:
-    """With what is recorded; where the store can't be read, with what is found on the host."""
-    try:
-        return removal._replace(record=store.find(removal.key))
-    except CniError:
-        from cni.pod.living import find_living, found_record  # noqa: PLC0415 - rarely needed
-
-        record = found_record(find_living(host.subnet_file), removal.key)
-        return removal._replace(record=record, unread=True)
 
 
 def _socket_in(netns: int, own: int) -> NetlinkSocket:

@@ -82,6 +82,17 @@ def detach(removal: Removal, store: AttachmentStore, host: PluginHost) -> None:
         raise CniError(NETWORK_FAILURE, "; ".join(errors))
 
 
+def with_record(removal: Removal, store: AttachmentStore, host: PluginHost) -> Removal:
+    """With what is recorded; where the store can't be read, with what is found on the host."""
+    try:
+        return removal._replace(record=store.find(removal.key))
+    except CniError:
+        from cni.pod.living import find_living, found_record  # noqa: PLC0415 - rarely needed
+
+        record = found_record(find_living(host.subnet_file), removal.key)
+        return removal._replace(record=record, unread=True)
+
+
 def _delete_veth(removal: Removal) -> None:
     """Delete the veth pair by its host's end or, if that is gone, by the container's end."""
     name = host_interface_name(removal.key)

@@ -17,7 +17,8 @@ from ipam.subnet_env import SubnetEnv
 from lab import hosts, processes
 from lab.cluster import Lab
 from lab.runtime import PodInterface
-from tests.scenario.ovs_lab import backend
+from ovs_mesh.tables.neighbour import ROUTER_IPV4
+from tests.scenario.ovs_lab import backend, flows_of
 
 On = Callable[..., str]
 Eventually = Callable[..., None]
@@ -26,23 +27,31 @@ MACS = ("0a:00:00:00:00:01", "0a:00:00:00:00:02")
 REMEMBER = (
     "for f in /proc/sys/net/ipv[46]/neigh/*/base_reachable_time_ms; do echo 600000 > $f; done"
 )
-KERNEL: tuple[tuple[str, bool], ...] = (
-    ("vxlan", True),
-    ("host-gw", True),
-    ("wireguard", True),
-    ("udp", False),  # IPv4 only
-)
+KERNEL = {
+    "vxlan": "dev flannel.1",
+    "host-gw": "via 192.168.64.",
+    "wireguard": "dev flannel-wg",
+    "udp": "dev flannel0",
+}
+"""Backends, and what the route to a peer's pod says."""
 
 
 def test_on_backends_of_the_kernel(
     make_lab: Callable[..., Lab], on: On, eventually: Eventually
 ) -> None:
     lab = make_lab(hosts=2, pods_per_host=1, ipv6=True)
-    for kind, dual_stack in KERNEL:
+    peer = lab.pods[1].addresses[0]
+    for kind, way in KERNEL.items():
         config: dict[str, Any] = {"Network": lab.spec.network, "Backend": {"Type": kind}}
+        dual_stack = kind != "udp"
         if dual_stack:
             config |= {"EnableIPv6": True, "IPv6Network": lab.spec.ipv6_network}
         lab.configure(config)
+        eventually(
+            lambda w=way: w in on(lab.names.host(1), f"ip route get {peer}", check=False),
+            f"{kind} is in force",
+            timeout=60,
+        )
         changes_mac(lab, kind, on, eventually, ipv6=dual_stack)
 
 
@@ -54,6 +63,9 @@ def test_through_the_ovs_mesh(
     lab = make_lab(hosts=2, pods_per_host=1, ipv6=True, backend=config)
     changes_mac(lab, f"static, {attach}", on, eventually, ipv6=True)
     lab.configure({**lab.spec.cluster_config(), "Backend": {**config, "Mesh": "flow"}})
+    eventually(
+        lambda: any(ROUTER_IPV4 in flow for flow in flows_of(lab, 1)), "obr0 routes", timeout=60
+    )
     changes_mac(lab, f"flow, {attach}", on, eventually, ipv6=True)
 
 
@@ -69,10 +81,23 @@ def changes_mac(lab: Lab, what: str, on: On, eventually: Eventually, *, ipv6: bo
         subprocess.run([*processes.enter(netns), "sh", "-c", REMEMBER], check=True)
     addresses = free_addresses(lab, ipv6=ipv6)
     for number, mac in enumerate(MACS):
+        through_mesh = number == 1 and what == "static, kbr0"
+        if through_mesh:  # until then its announcement would be one of a stranger
+            eventually(
+                lambda: not any(MACS[0] in flow for flow in flows_of(lab, 1)),
+                "the switch forgets the pod",
+                timeout=60,
+            )
         path = hosts.make_pod(lab.names, 1, "changed")
         args = f"IP={','.join(addresses)};MAC={mac}"
         interface = PodInterface(f"{lab.spec.name}-{number}", str(path), args=args)
         result: dict[str, Any] = lab.runtime(1).add(lab.conflist, interface)
+        for address in addresses if through_mesh else ():
+            eventually(
+                lambda a=address: MACS[1] in on(lab.names.host(2), f"ip neigh show {a} dev kbr0"),
+                f"the peer's host is told of {address}",
+                timeout=60,
+            )
         for address in addresses:
             for netns in observers:
                 eventually(

@@ -94,8 +94,9 @@ def test_del_takes_the_pod_down_and_frees_its_address_later(
     small_host: CniHost, container: str, conf: MakeConf, how: str
 ) -> None:
     host, config = small_host, conf(ipMasq=True, macspoofchk=True, cniVersion="1.1.0")
-    stays, goes = host.pod(), host.pod()
+    stays, goes, collected = host.pod(), host.pod(), host.pod()
     host.call("ADD", config, f"{container}-stays", stays).result()
+    host.call("ADD", config, f"{container}-collected", collected).result()
     result = host.call("ADD", config, f"{container}-goes", goes).result()
     host_name = result["interfaces"][1]["name"]
     given = {ip["address"].partition("/")[0] for ip in result["ips"]}
@@ -105,6 +106,10 @@ def test_del_takes_the_pod_down_and_frees_its_address_later(
         assert FILE in host.call("ADD", config, f"{container}-new", host.pod()).refused(5)
         host.call("DEL", config, f"{container}-goes", goes).result()
         assert [link["ifname"] for link in host.ip("link", "show", pod=goes)] == ["lo"]
+        valid = [{"containerID": f"{container}-stays", "ifname": "eth0"}]
+        gc = host.call("GC", {**config, "cni.dev/valid-attachments": valid})
+        assert gc.status == 0 or FILE in gc.refused(5)
+        assert [link["ifname"] for link in host.ip("link", "show", pod=collected)] == ["lo"]
         assert len(host.host_interfaces()) == 1
         left = elements(host)
         assert host_name not in left
