@@ -364,5 +364,5 @@ def test_devices_take_no_routes_by_themselves(lab: Lab, on: On, eventually: Even
         assert on(pod.netns, f"sysctl -n net.{path}").strip() == "0"
     for link in json.loads(on(host, "ip -json link show type veth")):
         if link["ifname"].startswith("veth"):
-            path = f"net.ipv6.conf.{link['ifname']}.disable_ipv6"
-            assert on(host, f"sysctl -n {path}").strip() == "1"
+            path = f"net.ipv6.conf.{link['ifname']}.accept_ra"
+            assert on(host, f"sysctl -n {path}").strip() == "0"
