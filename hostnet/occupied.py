@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 from typing import NamedTuple
 
 from hostnet.kernel import Kernel
@@ -24,7 +24,7 @@ class Occupied(NamedTuple):
 
 
 def read_occupied(kernel: Kernel) -> tuple[Occupied, ...]:
-    """Read addresses and the unicast routes of the main table, without what is ours.
+    """Read addresses, and the main table's unicast routes and gateways, without what is ours.
 
     Ours is what bears a mark of ours (`hostnet.ownership`), and what is on a device that does, or
     on one of an overlay's kind: a flanneld's whose place we take. Raises NetlinkError.
@@ -46,6 +46,9 @@ def read_occupied(kernel: Kernel) -> tuple[Occupied, ...]:
             if route is None or route.table != MAIN_TABLE or route.link in ours:
                 continue
             network = ip_network(route.destination)
+            gateway = ip_address(route.via) if route.via else None
+            if gateway is not None and not gateway.is_link_local:
+                found[Occupied(ip_network(gateway), f"gateway {gateway} of a route")] = None
             if network.prefixlen:
                 via = f" via {route.via}" if route.via else ""
                 text = f"route {network}{via} dev {route.link or '?'}"

@@ -18,6 +18,8 @@ A lease is judged alone when it changes: with 5,000 leases a change costs as muc
 
 from __future__ import annotations
 
+import base64
+from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
@@ -30,6 +32,8 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 IN_USE = "in use"
 """The reason of what this host itself stands in the way of."""
+KEY_SIZE = 32
+"""Bytes of a WireGuard key (Curve25519)."""
 MAX_VALUE = 200
 """Characters of a value from outside in a message."""
 
@@ -80,6 +84,8 @@ class Refusal(NamedTuple):
     """One of a few words, for metrics."""
     text: str
     """One line: the key, what, why, the mend."""
+    blocked_by: Hashable = None
+    """The claim that another lease has; None: it is refused for what it says itself."""
 
 
 @dataclass(slots=True)
@@ -92,6 +98,8 @@ class LeaseClaims:
     _served: dict[str, Lease] = field(default_factory=dict)
     _holders: dict[Hashable, str] = field(default_factory=dict)
     """Which served lease has a claim."""
+    _waiting: defaultdict[Hashable, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Which leases are refused because of a claim."""
 
     def take(
         self, leases: Mapping[str, Lease], changed: Collection[str], rules: ClaimRules
@@ -106,12 +114,12 @@ class LeaseClaims:
         old = {key: self._served[key] for key in keys if key in self._served}
         if whole:
             self._served, self._holders, self.refused = {}, {}, {}
+            self._waiting.clear()
             if rules.own is not None:
                 self._holders = dict.fromkeys(_claims(rules.own), rules.own.key)
-        given_back = False
+        again: set[str] = set()
         for key in keys:
-            given_back |= self._withdraw(key)
-        again = set(self.refused) if given_back else set()
+            again |= self._withdraw(key)
         order = sorted(
             (key for key in keys | again if key in leases),
             key=lambda key: (key not in old, leases[key].since, key),
@@ -124,26 +132,36 @@ class LeaseClaims:
             return leases, differs
         return {k: lease for k, lease in leases.items() if k not in self.refused}, differs
 
-    def _withdraw(self, key: str) -> bool:
-        """Forget a lease; returns whether it had claims that others may want."""
-        self.refused.pop(key, None)
+    def _withdraw(self, key: str) -> set[str]:
+        """Forget a lease; returns the keys of those that wait for what it claimed."""
+        self._forget_refusal(key)
         lease = self._served.pop(key, None)
-        if lease is None:
-            return False
-        for claim in _claims(lease):
+        wanted: set[str] = set()
+        for claim in _claims(lease) if lease is not None else ():
             if self._holders.get(claim) == key:
                 del self._holders[claim]
-        return bool(self.refused)
+                wanted |= self._waiting.get(claim, set())
+        return wanted
+
+    def _forget_refusal(self, key: str) -> None:
+        refusal = self.refused.pop(key, None)
+        if refusal is not None and refusal.blocked_by is not None:
+            waiting = self._waiting[refusal.blocked_by]
+            waiting.discard(key)
+            if not waiting:
+                del self._waiting[refusal.blocked_by]
 
     def _judge(self, key: str, lease: Lease, *, served_before: bool) -> None:
         assert self._rules is not None  # noqa: S101 - `take` has set it
         own = self._rules.own
         ours = own is not None and key == own.key
         refusal = None if ours else self._refusal(lease, served_before=served_before)
+        self._forget_refusal(key)
         if refusal is not None:
             self.refused[key] = refusal
+            if refusal.blocked_by is not None:
+                self._waiting[refusal.blocked_by].add(key)
             return
-        self.refused.pop(key, None)
         self._served[key] = lease
         for claim in _claims(own if own is not None and ours else lease):
             self._holders.setdefault(claim, key)
@@ -157,19 +175,21 @@ class LeaseClaims:
             or _bad_mac(lease)
             or _in_use(lease, rules.in_use)
         )
+        blocked_by: Hashable = None
         if found is None:
             for claim in _claims(lease):
                 holder = self._holders.get(claim)
                 if holder is not None and holder != lease.key:
                     kind, value = claim
                     found = (kind, f"its {kind} {value} is lease {holder}'s")
+                    blocked_by = claim
                     break
         if found is None:
             return None
         reason, why = found
         mend = f"release one of the two with flatmesh lease release, or correct {lease.key}"
         text = f"lease {lease.key[:MAX_VALUE]} is not served: {why[:MAX_VALUE]}; {mend}"
-        return Refusal(reason, text)
+        return Refusal(reason, text, blocked_by)
 
 
 Objection = tuple[str, str] | None
@@ -240,8 +260,17 @@ def _claims(lease: Lease) -> Iterator[tuple[str, str]]:
         mac, key = _text(one, "VtepMAC"), _text(one, "PublicKey")
         if MAC.fullmatch(mac):
             yield "VtepMAC", f"IPv{family} {mac.lower()}"
-        if key:
-            yield "WireGuard key", f"IPv{family} {key[:44]}"
+        if (octets := _key_octets(key)) is not None:
+            yield "WireGuard key", f"IPv{family} {base64.b64encode(octets).decode()}"
+
+
+def _key_octets(text: str) -> bytes | None:
+    """The 32 bytes of a key; several texts in base64 say the same. None: it is no key."""
+    try:
+        octets = base64.b64decode(text, validate=True)
+    except ValueError:
+        return None
+    return octets if len(octets) == KEY_SIZE else None
 
 
 def _text(data: Any, name: str) -> str:

@@ -40,8 +40,11 @@ class RefusedLeases:
                 log.error("%s", refusal.text)
             elif self._lines == LINES + 1:
                 log.error("more leases are not served: see /readyz and flatmesh_refused_leases")
-        for key in before.keys() - self._refused.keys():
+        served = sorted(before.keys() - self._refused.keys())
+        for key in served[:LINES]:
             log.info("lease %s is not refused any more", key[:200])
+        if len(served) > LINES:
+            log.info("%d more leases are not refused any more", len(served) - LINES)
 
     def lines(self) -> Sequence[str]:
         """What is refused and why."""

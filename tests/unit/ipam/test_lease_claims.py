@@ -151,3 +151,38 @@ def test_what_this_host_claims_is_its_own_after_its_lease_was_written_again() ->
     assert served(claims, own, by=by) == {own.key}  # told as changed: renewed, for instance
     assert served(claims, own, thief, by=by) == {own.key}
     assert claims.refused[thief.key].reason == "VtepMAC"
+
+
+def wireguard(key: str, ip: str, since: int, public: str) -> Lease:
+    value = {"PublicIP": ip, "BackendType": "wireguard", "BackendData": {"PublicKey": public}}
+    return codec.parse(key, json.dumps(value), since=since)
+
+
+def test_a_wireguard_key_is_its_bytes_however_they_are_written() -> None:
+    first = wireguard("10.5.1.0-24", "192.168.64.1", 1, "A" * 42 + "E=")
+    claims = LeaseClaims()
+    for number, text in enumerate(["A" * 42 + "E=", "A" * 42 + "F="], 2):
+        second = wireguard(f"10.5.{number}.0-24", f"192.168.64.{number}", number, text)
+        assert served(claims, first, second) == {first.key}
+        assert claims.refused[second.key].reason == "WireGuard key"
+    odd = wireguard("10.5.7.0-24", "192.168.64.7", 7, "no\nkey")
+    assert served(claims, first, odd) == {first.key, odd.key}  # its backend can't use it
+
+
+def test_leases_that_wait_for_something_else_are_not_judged_again() -> None:
+    own = lease("10.5.9.0-24", "192.168.64.9", 1)
+    claims, by = LeaseClaims(), rules(CONFIG, own)
+    waiting = [
+        lease(f"10.5.{number}.0-24", "192.168.64.9", number + 10, f"02:00:00:00:01:{number:02x}")
+        for number in range(20, 40)
+    ]
+    rival = lease("10.5.3.0-24", "192.168.64.1", 3)
+    leases = {one.key: one for one in [own, A, rival, *waiting]}
+    claims.take(leases, leases, by)
+    assert set(claims.refused) == {rival.key, *(one.key for one in waiting)}
+    before = dict(claims.refused)
+    del leases[A.key]
+    result, differs = claims.take(leases, {A.key}, by)
+    assert differs == {A.key, rival.key}
+    assert rival.key in result
+    assert all(claims.refused[one.key] is before[one.key] for one in waiting)
