@@ -96,14 +96,15 @@ def addresses_of(sock: NetlinkSocket, link: ActualLink) -> set[str]:
 
 def ensure_addresses(
     sock: NetlinkSocket, link: ActualLink, wanted: Sequence[str], *, prefix_route: bool = True
-) -> None:
-    """Give a device the addresses that it lacks. Raises NetlinkError."""
+) -> list[str]:
+    """Give a device the addresses that it lacks; returns commands. Raises NetlinkError."""
     present = addresses_of(sock, link)
     missing = [Address(link.name, text) for text in wanted if text not in present]
     if missing:
         batch = put_addresses(missing, {link.name: link.index}, 0, prefix_route=prefix_route)
         for error in sock.execute_batch(batch).values():
             raise error
+    return [f"ip addr replace {one.address} dev {link.name}" for one in missing]
 
 
 def remove_other_addresses(

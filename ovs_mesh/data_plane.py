@@ -23,8 +23,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from backend.metric_sample import MetricSample
+from hostnet.address_mac import GATEWAY_PREFIX, mac_after
+from hostnet.find_link import find_link
 from hostnet.gateway_bridge import set_up
 from hostnet.kernel import Kernel
+from hostnet.kinds.link import read_links
+from hostnet.netlink.attributes import pack_address
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.underlay import Underlay
 from ipam.address_store import Attachment
@@ -47,14 +51,14 @@ from ovs_mesh.devices import (
 from ovs_mesh.errors import OvsError
 from ovs_mesh.flow_updates import expected_updates
 from ovs_mesh.flows import PeerFlowCache, all_flows
-from ovs_mesh.host_side import read_host_side
+from ovs_mesh.host_side import gateway_addresses, read_host_side
 from ovs_mesh.inputs import HostSide
 from ovs_mesh.pod_checksums import PodChecksums
 from ovs_mesh.pods import Pod, pods_of_host, veths_of
-from ovs_mesh.rows import ActualBridge, BridgeRow, RowChange, row_changes
+from ovs_mesh.rows import ActualBridge, BridgeRow, RowChange, row_changes, without_ports
 from ovs_mesh.rows_watch import RowsWatch
 from ovs_mesh.topology import KnownPeers, Peer
-from ovs_mesh.userspace import UserspaceUnderlay, underlay_bridge_flows
+from ovs_mesh.userspace import UserspaceUnderlay, not_opened, underlay_bridge_flows
 from ovs_mesh.watch import Watch
 
 log = logging.getLogger("ovs")
@@ -85,6 +89,7 @@ class OvsDataPlane:
         self._watches: list[Watch] = []
         self._rows_watch: RowsWatch | None = None
         self._underlay_in_doubt = False
+        self._mac: str | None = None
         self._problem: str | None = "obr0 is not set up yet"
         self._reported: set[str] = set()
         self._applied: AppliedState | None = None
@@ -98,14 +103,13 @@ class OvsDataPlane:
 
     def prepare(self, own: Lease, underlay: Underlay) -> None:
         """Have Open vSwitch make obr0, where routes refer to its device. Raises OSError."""
-        del own
         if self._applied is not None:
             return
         with self._recording_problems():
             if self.config.attach == KBR0:
                 attach_file.withdraw(self.run_dir)
                 return
-            rows = desired_rows(self.config, self.datapath, underlay.mac, [], [], [])
+            rows = self._desired_rows(own, [], [], underlay)
             missing = [c for c in self._row_changes(rows) if c.verb == "add-br"]
             self._database().apply(missing)
             attach_file.publish(self.run_dir)
@@ -115,13 +119,19 @@ class OvsDataPlane:
         with self._recording_problems():
             # what an interrupted reconcile leaves is not known: the next one compares everything
             before, self._applied = self._applied, None
+            if self.attaches_pods:
+                attach_file.publish(self.run_dir)  # whoever emptied the directory took it, too
             mesh = self._peers.peers_of(self.config, peers, own)
             pods = pods_of_host(self.state_dir)
             pod_veths = veths_of(pods) if self.attaches_pods else {}
             if before is not None and before.has_other_veth(pod_veths):
                 before = None
-            rows = self._desired_rows(mesh, pod_veths, underlay)
-            lines = self._apply_rows(rows, before)
+            rows = self._desired_rows(own, mesh, pod_veths, underlay)
+            lines: list[str] = []
+            if self.datapath.userspace and (before is None or self._underlay_in_doubt):
+                lines = self._open_again(rows)
+                before = None if lines else before
+            lines += self._apply_rows(rows, before)
             devices_changed = before is None or _devices(rows) != _devices(before.rows)
             ports_changed = before is None or bool(lines)
             if self.datapath.userspace and (devices_changed or self._underlay_in_doubt):
@@ -148,7 +158,7 @@ class OvsDataPlane:
         mesh = self._peers.peers_of(self.config, peers, own)
         pods = pods_of_host(self.state_dir)
         pod_veths = veths_of(pods) if self.attaches_pods else {}
-        rows = self._desired_rows(mesh, pod_veths, underlay)
+        rows = self._desired_rows(own, mesh, pod_veths, underlay)
         lines = [change.line() for change in self._row_changes(rows)]
         lines.append(f"# datapath {self.datapath.type}: {self.datapath.reason}")
         ofports = self._database().ofports(OBR0)
@@ -244,10 +254,23 @@ class OvsDataPlane:
             self._db = None
 
     def _desired_rows(
-        self, mesh: Sequence[Peer], pod_veths: Iterable[str], underlay: Underlay
+        self, own: Lease, mesh: Sequence[Peer], pod_veths: Iterable[str], underlay: Underlay
     ) -> list[BridgeRow]:
         tunnels = topology.tunnel_ports(self.config, mesh)
-        return desired_rows(self.config, self.datapath, underlay.mac, tunnels, mesh, pod_veths)
+        macs = underlay.mac, self._switch_mac(own)
+        return desired_rows(self.config, self.datapath, macs[0], tunnels, mesh, pod_veths, macs[1])
+
+    def _switch_mac(self, own: Lease) -> str | None:
+        """obr0's MAC, which pods have in their neighbour caches: kept when obr0 is made anew."""
+        if self.attaches_pods and self._mac is None:
+            with NetlinkSocket() as sock:
+                found = find_link(sock, OBR0)
+            if found is not None:
+                self._mac = found.mac
+            else:
+                _, packed = pack_address(gateway_addresses(own)[0].partition("/")[0])
+                self._mac = mac_after(packed, GATEWAY_PREFIX)
+        return self._mac
 
     def _row_changes(self, rows: Sequence[BridgeRow]) -> list[RowChange]:
         database = self._database()
@@ -262,6 +285,23 @@ class OvsDataPlane:
             changes = row_changes(rows, applied)
         with self._expecting(rows=changes):
             self._database().apply(changes)
+        return [change.line() for change in changes]
+
+    def _open_again(self, rows: Sequence[BridgeRow]) -> list[str]:
+        """Take away ports whose device was made anew: they are added again right after.
+
+        ovs-vswitchd goes on to read the device that is gone.
+        """
+        database = self._database()
+        database.refresh()
+        with NetlinkSocket() as sock:
+            links = read_links(sock)
+        lost = not_opened(_devices(rows) & database.ports_open(), links)
+        if not lost:
+            return []
+        changes = row_changes(without_ports(rows, lost), database.actual())
+        with self._expecting(rows=changes):
+            database.apply(changes)
         return [change.line() for change in changes]
 
     def _ofports(self, rows: Sequence[BridgeRow]) -> dict[str, int]:

@@ -21,8 +21,12 @@ def desired_rows(
     tunnels: Sequence[TunnelPort],
     peers: Sequence[Peer],
     pods: Iterable[str],
+    switch_mac: str | None = None,
 ) -> list[BridgeRow]:
-    """The bridges with their ports; `pods` are the host ends of veth pairs that obr0 takes."""
+    """The bridges with their ports; `pods` are the host ends of veth pairs that obr0 takes.
+
+    `switch_mac` is that of obr0's own device, where it is the pods' gateway.
+    """
     by_port = {peer.port: peer for peer in peers if not peer.chosen_by_flow}
     tree = config.spanning_tree != "none"
     ports: list[PortRow] = []
@@ -34,7 +38,8 @@ def desired_rows(
             external_ids |= {"peer": peer.remote, "subnet": " ".join(map(str, peer.subnets))}
         ports.append(PortRow(tunnel.name, tunnel.tunnel.kind, tunnel.options, external_ids))
     ports += [PortRow(name, external_ids={MARK: "pod"}, edge=tree) for name in pods]
-    rows = [BridgeRow(OBR0, datapath.type, OTHER_CONFIG, tuple(ports), config.spanning_tree)]
+    switch = OTHER_CONFIG | ({"hwaddr": switch_mac} if switch_mac else {})
+    rows = [BridgeRow(OBR0, datapath.type, switch, tuple(ports), config.spanning_tree)]
     if datapath.userspace:
         settings = OTHER_CONFIG | ({"hwaddr": underlay_mac} if underlay_mac else {})
         veth = PortRow(UNDERLAY_BRIDGE_VETH, external_ids={MARK: "underlay"})

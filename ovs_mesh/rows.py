@@ -6,8 +6,8 @@ touched, also when they are ports of such a bridge. Source: ovs-vswitchd.conf.db
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from ovs_mesh.errors import OvsError
 
@@ -124,6 +124,11 @@ def row_changes(
         if actual[name].ours:
             changes.append(RowChange("del-br", actual[name].bridge))
     return changes
+
+
+def without_ports(rows: Iterable[BridgeRow], names: Collection[str]) -> list[BridgeRow]:
+    """The bridges without the ports of these names."""
+    return [replace(r, ports=tuple(p for p in r.ports if p.name not in names)) for r in rows]
 
 
 def _settled(bridge: BridgeRow) -> tuple[str, str, str]:

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from hostnet.gateway_bridge import ensure_addresses, remove_other_addresses, set_up
 from hostnet.kernel import Kernel
+from hostnet.kinds.actual_link import IFF_PROMISC, ActualLink
 from hostnet.kinds.nft_table import NftTable
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.nft import tables as nftables
@@ -113,6 +114,14 @@ def tunnel_routes(underlay: Underlay, kernel: Kernel) -> set[TunnelRoute]:
     return routes
 
 
+def not_opened(ports: Collection[str], links: Iterable[ActualLink]) -> set[str]:
+    """Which devices the switch does not read, although they are its ports.
+
+    It makes each device promiscuous as it opens it; one that was made anew since is not.
+    """
+    return {one.name for one in links if one.name in ports and not one.flags & IFF_PROMISC}
+
+
 def read_routes(shown: str, sources: Collection[str]) -> tuple[set[TunnelRoute], set[TunnelRoute]]:
     """What `ovs-appctl ovs/route/show` tells of our routes: the right ones, the wrong ones.
 
@@ -153,7 +162,7 @@ class UserspaceUnderlay:
             link = set_up(sock, UNDERLAY_BRIDGE, underlay.mtu)
             if link is not None:
                 addresses = [str(address) for address in underlay.addresses]
-                ensure_addresses(sock, link, addresses, prefix_route=False)
+                lines += ensure_addresses(sock, link, addresses, prefix_route=False)
                 lines += remove_other_addresses(sock, link, addresses)
         sources = {str(address.ip) for address in underlay.addresses}
         lines += self._routes(tunnel_routes(underlay, kernel), sources)

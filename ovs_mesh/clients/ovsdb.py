@@ -109,6 +109,11 @@ class Ovsdb:
                         numbers[interface.name] = int(interface.ofport[0])
         return numbers
 
+    def ports_open(self) -> set[str]:
+        """Names of the ports of all bridges that ovs-vswitchd could open."""
+        names = [row.name for row in self._idl.tables["Bridge"].rows.values()]
+        return {port for name in names for port in self.ofports(name)}
+
     def errors(self, bridge: str) -> dict[str, str]:
         """Why ports could not be opened, by name."""
         return {
