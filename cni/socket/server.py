@@ -47,6 +47,7 @@ FIRST_WAIT = 0.02  # seconds that a worker waits for the first bytes of a reques
 IDLE_TIMEOUT = 10.0  # seconds for a client to begin its request
 REQUEST_TIMEOUT = 0.25  # seconds for the rest of it, which a client sends without waiting
 ANSWER_TIMEOUT = 10.0  # seconds for a client to take its answer
+SOCKET_CHECK_INTERVAL = 1.0  # seconds between looks whether the socket's file is still ours
 ACCEPT_RETRY_INTERVAL = 0.05  # seconds after accept() failed for lack of descriptors
 
 _UCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid
@@ -82,6 +83,8 @@ class CniServer:
         self._closing = threading.Event()
         self._idle = IdleConnections(self._serve_and_close, IDLE_TIMEOUT)
         self._inode = 0
+        self._replaced: list[socket.socket] = []
+        """Listeners whose file is gone; closed in the end, when no thread can use them any more."""
 
     def start(self) -> None:
         """Open the socket and serve. Raises CniServerError.
@@ -89,13 +92,42 @@ class CniServer:
         A socket file that a killed daemon left is replaced. One that somebody serves is
         another daemon's, and an error.
         """
-        self._listener = open_listener(self.socket_path)
-        self._inode = self.socket_path.stat().st_ino
+        self._listen()
+        self._start("cni-socket", self._keep_socket)
         self._start("cni-sweep", self._sweep)
         self._start("cni-idle", self._idle.run)
         self._start("cni-guard", self._removals.run)
         for number in range(self.workers):
             self._start(f"cni-{number}", self._serve)
+
+    def _listen(self) -> None:
+        listener = open_listener(self.socket_path)
+        self._inode = self.socket_path.stat().st_ino
+        self._listener = listener
+
+    def _keep_socket(self) -> None:
+        """Listen again when somebody has removed the socket's file, or its directory."""
+        said = ""
+        while not self._closing.wait(SOCKET_CHECK_INTERVAL):
+            before = self._listener
+            if before is None or self._has_socket():
+                continue
+            try:
+                self._listen()
+            except (FlatmeshError, OSError) as error:  # another daemon's, or a full file system
+                if said != (said := str(error)):
+                    log.warning("%s", error)
+                continue
+            said = ""
+            log.info("socket %s was removed: listening again", self.socket_path)
+            before.shutdown(socket.SHUT_RDWR)  # each worker returns from accept(), to the new one
+            self._replaced.append(before)
+
+    def _has_socket(self) -> bool:
+        try:
+            return self.socket_path.stat().st_ino == self._inode
+        except OSError:
+            return False
 
     def _start(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)
@@ -126,24 +158,28 @@ class CniServer:
                 self.socket_path.unlink()
         # Every thread returns from accept(). Connections in the backlog are reset, and their
         # clients then answer the calls in their own processes.
-        self._listener.shutdown(socket.SHUT_RDWR)
+        listener = self._listener
+        listener.shutdown(socket.SHUT_RDWR)
         self._idle.close()
         self._removals.close()
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        self._listener.close()
+        for one in (listener, *self._replaced):
+            one.close()
         self._listener = None
+        self._replaced.clear()
         self._threads.clear()
         self.host.close()
         self._frames.close()
 
     def _serve(self) -> None:
-        listener = self._listener
-        while listener is not None and not self._closing.is_set():
+        while (listener := self._listener) is not None and not self._closing.is_set():
             try:
                 connection, _ = listener.accept()
             except OSError as error:
+                if listener is not self._listener:
+                    continue  # its file was removed; there is another
                 if self._closing.is_set() or error.errno in (errno.EINVAL, errno.EBADF):
                     return
                 # no descriptor is left: other calls close theirs when they end

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -306,3 +307,33 @@ def test_a_request_that_comes_late_is_answered(served: Path) -> None:
         time.sleep(0.3)
         client.sendall(struct.pack("=4sIII", b"FMQ1", 8, 0, 2) + b"flatmesh{}")
         assert client.recv(65536)[:4] == b"FMA1"
+
+
+@pytest.mark.parametrize("what", ["socket", "directory", "other file"])
+def test_a_socket_that_somebody_removes_is_opened_again(tmp_path: Path, what: str) -> None:
+    """The fast path comes back by itself, and calls at work are answered meanwhile."""
+    directory = tmp_path / "run"
+    directory.mkdir()
+    path = directory / "cni.sock"
+    server = serving(directory)
+    server.start()
+    try:
+        assert answered(path)[0] == 0
+        for _ in range(2):
+            if what == "directory":
+                shutil.rmtree(directory)
+            else:
+                path.unlink()
+            if what == "other file":
+                path.write_text("")
+            deadline = time.monotonic() + 20
+            while True:
+                with contextlib.suppress(OSError):
+                    assert answered(path)[0] == 0
+                    break
+                assert time.monotonic() < deadline, "nobody listens again"
+                time.sleep(0.05)
+    finally:
+        server.close()
+    assert not path.exists()
+    assert not [t for t in threading.enumerate() if t.name.startswith("cni-")]
