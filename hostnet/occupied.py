@@ -21,6 +21,7 @@ class Occupied(NamedTuple):
     """What uses it, for people: `address 172.17.0.1 of docker0`."""
     via: str = ""
     """The gateway of a route; empty for an address and for a connected route."""
+    is_route: bool = False
 
 
 def read_occupied(kernel: Kernel) -> tuple[Occupied, ...]:
@@ -52,7 +53,7 @@ def read_occupied(kernel: Kernel) -> tuple[Occupied, ...]:
             if network.prefixlen:
                 via = f" via {route.via}" if route.via else ""
                 text = f"route {network}{via} dev {route.link or '?'}"
-                found[Occupied(network, text, route.via or "")] = None
+                found[Occupied(network, text, route.via or "", is_route=True)] = None
     return tuple(found)
 
 

@@ -46,6 +46,8 @@ class InUse(NamedTuple):
     """What uses it, for people."""
     via: str = ""
     """The gateway, of a route."""
+    is_route: bool = False
+    """Whether it is no more than a route: no address lies in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ class LeaseClaims:
             _outside(lease, rules.config, served_before=served_before)
             or _bad_address(lease, rules)
             or _bad_mac(lease)
-            or _in_use(lease, rules.in_use)
+            or _in_use(lease, rules.in_use, served_before=served_before)
         )
         blocked_by: Hashable = None
         if found is None:
@@ -238,13 +240,20 @@ def _bad_mac(lease: Lease) -> Objection:
     return None
 
 
-def _in_use(lease: Lease, in_use: Iterable[InUse]) -> Objection:
+def _in_use(lease: Lease, in_use: Iterable[InUse], *, served_before: bool) -> Objection:
+    """Whether this host uses a subnet itself.
+
+    A route that another program sets to the subnet of a lease that is served has taken the place of
+    ours: it is the intruder, and what becomes of it is not judged here.
+    """
     for one in in_use:
         for subnet in lease.subnets:
             if subnet.version != one.network.version or not subnet.overlaps(one.network):
                 continue
             if one.via and any(one.via == str(address) for address in lease.attributes.addresses):
                 continue  # the same route, which a flanneld left
+            if served_before and one.is_route and one.network == subnet:
+                continue
             return IN_USE, f"{subnet} overlaps {one.text} here"
     return None
 

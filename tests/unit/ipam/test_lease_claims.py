@@ -186,3 +186,16 @@ def test_leases_that_wait_for_something_else_are_not_judged_again() -> None:
     assert differs == {A.key, rival.key}
     assert rival.key in result
     assert all(claims.refused[one.key] is before[one.key] for one in waiting)
+
+
+def test_a_route_that_came_after_the_lease_is_the_intruder() -> None:
+    claims = LeaseClaims()
+    assert served(claims, A, B) == {A.key, B.key}
+    leases = {A.key: A, B.key: B}
+    route = InUse(ip_network("10.5.2.0/24"), "route 10.5.2.0/24 via 192.168.64.77", is_route=True)
+    assert set(claims.take(leases, (), rules(CONFIG, None, route))[0]) == {A.key, B.key}
+    part = route._replace(network=ip_network("10.5.2.0/25"))
+    assert set(claims.take(leases, (), rules(CONFIG, None, part))[0]) == {A.key}
+    assert served(LeaseClaims(), A, B, by=rules(CONFIG, None, route)) == {A.key}
+    address = InUse(ip_network("10.5.2.1/32"), "address 10.5.2.1 of docker0")
+    assert set(claims.take(leases, (), rules(CONFIG, None, address))[0]) == {A.key}
