@@ -56,6 +56,8 @@ class Change(Flag):
     """Another program changed a chain that forwarded packets pass."""
     GUARD = auto()
     """Something was taken from the table that guards what pods send."""
+    POD_LINKS = auto()
+    """A pod's link, or a bridge that pods are ports of, was changed by another program."""
     CLOCK = auto()
     """Some seconds have passed: for what nobody tells the changes of."""
 

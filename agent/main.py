@@ -224,6 +224,7 @@ def host_controller(
         (resources.forward_chains, Change.FIREWALL),
         (resources.pod_guard, Change.GUARD),
         (resources.redirect, Change.REDIRECT),
+        (resources.pod_links, Change.POD_LINKS),
     )
     return HostController(
         settings,

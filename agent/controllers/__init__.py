@@ -19,6 +19,7 @@ from agent.controllers.forwarding import ForwardingController
 from agent.controllers.host_firewall import HostFirewallController
 from agent.controllers.overlay import OverlayController
 from agent.controllers.pod_guard import PodGuardController, concerns_guard
+from agent.controllers.pod_wiring import PodWiringController
 from agent.controllers.publish import PublishController
 from agent.controllers.ready import ReadyController
 from agent.data_plane_owner import DataPlaneOwner
@@ -27,6 +28,7 @@ from agent.kernel_applier import KernelApplier
 from agent.settings import Settings
 from cni.host import PluginHost
 from hostnet.iptables.watch import concerns_forwarding
+from hostnet.kinds.foreign.pod_links import PodLinkWatch
 from hostnet.nft.watch import NftWatch
 from hostnet.ownership import ENCRYPTION, FORWARDING, OVERLAY
 from ovs_mesh.userspace import concerns_redirect
@@ -42,6 +44,7 @@ class Resources:
     forward_chains: NftWatch
     pod_guard: NftWatch
     redirect: NftWatch
+    pod_links: PodLinkWatch
     encryption: KernelApplier
     etcd: EtcdAddresses
     data_plane: DataPlaneOwner = field(default_factory=DataPlaneOwner)
@@ -63,13 +66,13 @@ def open_resources(
     overlay, forwarding = KernelApplier(OVERLAY), KernelApplier(FORWARDING)
     encryption = KernelApplier(ENCRYPTION)
     forward_chains, pod_guard = NftWatch(concerns_forwarding), NftWatch(concerns_guard)
-    redirect = NftWatch(concerns_redirect)
-    for opened in (overlay, forwarding, encryption, forward_chains, pod_guard, redirect):
+    redirect, pod_links = NftWatch(concerns_redirect), PodLinkWatch()
+    for opened in (overlay, forwarding, encryption, forward_chains, pod_guard, redirect, pod_links):
         stack.callback(opened.close)
     overlay.monitor.ignore(forwarding.port)
     forwarding.monitor.ignore(overlay.port)
     etcd = EtcdAddresses(settings.etcd.endpoints if settings.etcd is not None else ())
-    watches = forward_chains, pod_guard, redirect
+    watches = forward_chains, pod_guard, redirect, pod_links
     return Resources(settings, overlay, forwarding, *watches, encryption, etcd)
 
 
@@ -98,10 +101,16 @@ def _forwarding(resources: Resources) -> Controller[Any]:
     return ForwardingController(resources.forwarding, etcd, settings.healthz_port)
 
 
+def _plugin_host(settings: Settings) -> PluginHost:
+    return PluginHost(settings.run_dir, settings.state_dir, settings.subnet_file)
+
+
 def _pod_guard(resources: Resources) -> Controller[Any]:
-    settings = resources.settings
-    host = PluginHost(settings.run_dir, settings.state_dir, settings.subnet_file)
-    return PodGuardController(resources.pod_guard, host)
+    return PodGuardController(resources.pod_guard, _plugin_host(resources.settings))
+
+
+def _pod_wiring(resources: Resources) -> Controller[Any]:
+    return PodWiringController(resources.pod_links, _plugin_host(resources.settings))
 
 
 CONTROLLERS: dict[str, Factory] = {
@@ -116,6 +125,7 @@ CONTROLLERS: dict[str, Factory] = {
         wanted=resources.settings.forward_rules,
     ),
     "pod guard": _pod_guard,
+    "pod wiring": _pod_wiring,
     "data plane": _data_plane,
     "clear text": lambda resources: ClearTextController(resources.encryption, resources.obstacle),
     "ready": lambda resources: ReadyController(resources.settings.run_dir, resources.obstacle),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from agent.controller import Change, Dirty, Report
 from agent.inputs import ReconcileInputs
@@ -25,6 +25,7 @@ from hostnet.sysctl import Sysctl
 log = logging.getLogger("agent.pod_guard")
 GATEWAYS = frozenset({"kbr0", "obr0"})
 """Devices that pods have as their gateway, as far as they are there; other bridges are recorded."""
+HOST_FORWARDING = {"ipv4": "net/ipv4/ip_forward", "ipv6": "net/ipv6/conf/all/forwarding"}
 PAUSE = 0.3
 """Seconds between two comparisons: each DEL is a reason for one."""
 
@@ -91,6 +92,7 @@ class PodGuardController:
             for name in sorted(GATEWAYS | self._bridges)
             for one in link_sysctls.of_gateway(name)
         }
+        wanted |= {one.path: one for one in _forwarding(sorted(GATEWAYS | self._bridges))}
         found = sysctl.read(wanted.values())
         return [wanted[one.path] for one in found if one != wanted[one.path]]
 
@@ -124,3 +126,15 @@ class PodGuardController:
     def cleanup(self) -> list[str]:
         """Nothing: the table goes with the pods (`cni.cleanup`)."""
         return []
+
+
+def _forwarding(gateways: Sequence[str]) -> list[Sysctl]:
+    """A gateway forwards where the host does, whatever the default for new devices is."""
+    found = sysctl.read(Sysctl(path, "1") for path in HOST_FORWARDING.values())
+    on = {one.path for one in found if one.value == "1"}
+    return [
+        Sysctl(f"net/{family}/conf/{name}/forwarding", "1")
+        for family, path in HOST_FORWARDING.items()
+        if path in on
+        for name in gateways
+    ]

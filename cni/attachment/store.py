@@ -12,6 +12,7 @@ What a plugin has to know of an attachment later is kept with it as JSON, the me
 | masquerade | addresses that are masqueraded: `["10.5.1.2/24"]` |
 | guard | the MAC spoof check: host interface and allowed MAC |
 | sourceGuard | what the pod may send: `cni.pod.source_guard`; earlier versions wrote none |
+| wiring | how the pod is connected on the host: `cni.wiring.compare`; as sourceGuard |
 | mac, ips | the pod's MAC and addresses, for people who read the store |
 
 Versions before this one read the same keys, so they must not be renamed.

@@ -28,6 +28,7 @@ from cni.pod.pod_sysctls import enable_forwarding, enable_ipv6, refuse_routers
 from cni.pod.source_guard import GuardedPod
 from cni.pod.veth_pair import PodSockets, VethPair, attach_veth, set_mac
 from cni.result.model import CniResult, ResultAddress, ResultInterface, ResultRoute
+from cni.wiring import compare as wiring
 from hostnet.kinds.actual_link import ActualLink
 
 
@@ -87,6 +88,8 @@ class Attacher(NamedTuple):
         self._firewall(pair, ips)
         crash_point("add-firewalled")
         self.metadata.update(mac=pair.mac, ips=[ip.address for ip in ips])
+        gateways = gateway_addresses(ips) if plan.bridge.is_gateway else ()
+        self.metadata[wiring.RECORDED] = wiring.to_record(plan.bridge, bridge, gateways)
         interfaces = _interfaces(plan, pair, bridge, interface)
         of_pod = len(interfaces) - 1
         ips = tuple(ip._replace(interface=of_pod) for ip in ips)

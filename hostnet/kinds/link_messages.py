@@ -36,6 +36,7 @@ from hostnet.netlink.socket import NLM_F_CREATE, NLM_F_EXCL, Request
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
+IFLA_PROTINFO = 12
 IFLA_LINKINFO, IFLA_NET_NS_PID, IFLA_IFALIAS, IFLA_AF_SPEC = 18, 19, 20, 26
 IFLA_NET_NS_FD, IFLA_EXT_MASK, IFLA_LINK_NETNSID, IFLA_PROP_LIST = 28, 29, 37, 52
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_DATA = 1, 2, 5
@@ -143,7 +144,7 @@ def set_port(index: int, *, hairpin: bool | None = None, isolated: bool | None =
         data += attr_u8(IFLA_BRPORT_MODE, hairpin)
     if isolated is not None:
         data += attr_u8(IFLA_BRPORT_ISOLATED, isolated)
-    body = header(index, family=socket.AF_BRIDGE) + attr_nest(12, data)  # 12: IFLA_PROTINFO
+    body = header(index, family=socket.AF_BRIDGE) + attr_nest(IFLA_PROTINFO, data)
     return Request(RTM_SETLINK, 0, body)
 
 
@@ -216,6 +217,13 @@ def parse_link(part: Part) -> ActualLink:
         data=nested(info.get(IFLA_INFO_DATA, b"")),
         port=nested(info.get(IFLA_INFO_SLAVE_DATA, b"")),
     )
+
+
+def parse_port(part: Part) -> dict[int, bytes]:
+    """Read the settings of a bridge port (IFLA_BRPORT_*) from an AF_BRIDGE message."""
+    data, begin, end = part
+    found = attributes(data, begin + _HEADER.size, end)
+    return nested(found.get(IFLA_PROTINFO, b""))
 
 
 def _addrgenmode(af_spec: bytes | None) -> str | None:

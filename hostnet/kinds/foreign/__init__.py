@@ -1,1 +1,1 @@
-"""What other programs put where objects of ours are, or in front of them."""
+"""What other programs do to objects of ours: stand in their place, in front of them, or change them."""

@@ -1,0 +1,1 @@
+"""How pods are connected on the host: recorded at ADD, compared and put right by the daemon."""

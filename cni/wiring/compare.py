@@ -1,0 +1,202 @@
+"""How pods are connected on the host: what an ADD records of it, and what differs from it now.
+
+    bridge   there, up, with the gateways' addresses; ours also with its MAC and MTU
+    port     the host's end of each veth pair: a port of the bridge, up, with its flags
+
+The comparison is pure; `cni.wiring.mend` reads the kernel and makes the changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from cni import cidr
+from cni.attachment.store import AttachmentRecord
+from cni.config.bridge_config import BridgeConfig
+from cni.pod.naming import PLUGIN, host_interface_alias, host_interface_name
+from hostnet.kinds.actual_link import ActualLink
+from hostnet.ownership import POD_ALIAS
+
+RECORDED = "wiring"
+"""In the metadata of an attachment."""
+SOURCE_GUARD = "sourceGuard"
+"""Of the same: it names the bridge in records of versions that wrote no wiring."""
+
+
+class WiredPod(NamedTuple):
+    """One pod's connection as its ADD made it."""
+
+    host_name: str
+    alias: str
+    bridge: BridgeConfig | None
+    """None: it is a port of Open vSwitch, which the daemon attaches."""
+    gateways: tuple[cidr.Cidr, ...] = ()
+    bridge_mac: str = ""
+    """Empty: not known, or the bridge is another program's."""
+    knows_flags: bool = True
+    """Whether the port's flags are known."""
+
+
+def to_record(
+    config: BridgeConfig, bridge: ActualLink | None, gateways: Iterable[cidr.Cidr]
+) -> dict[str, Any]:
+    """What to store with an attachment. `bridge` None: Open vSwitch takes the pod."""
+    ours = bridge is not None and bridge.alias.startswith(POD_ALIAS)
+    return {
+        "bridge": config.bridge if bridge is not None else "",
+        "mac": bridge.mac if bridge is not None and ours else "",
+        "gateways": [str(gateway) for gateway in gateways],
+        "mtu": config.mtu,
+        "hairpin": config.hairpin,
+        "promisc": config.promisc,
+        "isolated": config.isolated,
+        "vlan": config.vlan,
+        "vlanTrunk": [list(pair) for pair in config.vlan_trunk],
+        "preserveDefaultVlan": config.preserve_default_vlan,
+    }
+
+
+def recorded(record: AttachmentRecord) -> WiredPod | None:
+    """The connection of an attachment; None when it isn't ready, or not known."""
+    if not record.ready or record.plugin != PLUGIN:
+        return None
+    name, alias = host_interface_name(record.key), host_interface_alias(record.key)
+    said = record.metadata.get(RECORDED)
+    try:
+        if isinstance(said, Mapping):
+            return _parse(name, alias, said)
+    except (KeyError, TypeError, ValueError):
+        return None  # of a version to come
+    earlier = record.metadata.get(SOURCE_GUARD)
+    if not isinstance(earlier, Mapping) or not isinstance(earlier.get("bridge"), str):
+        return None
+    bridge = BridgeConfig(earlier["bridge"], is_gateway=False, is_default_gateway=False)
+    return WiredPod(name, alias, bridge if bridge.bridge else None, knows_flags=False)
+
+
+def _parse(name: str, alias: str, said: Mapping[str, Any]) -> WiredPod:
+    if not said["bridge"]:
+        return WiredPod(name, alias, None)
+    gateways = tuple(cidr.parse_cidr(text) for text in said["gateways"])
+    config = BridgeConfig(
+        str(said["bridge"]),
+        is_gateway=bool(gateways),
+        is_default_gateway=False,
+        mtu=int(said["mtu"]),
+        hairpin=bool(said["hairpin"]),
+        promisc=bool(said["promisc"]),
+        isolated=bool(said["isolated"]),
+        vlan=int(said["vlan"]),
+        vlan_trunk=tuple((int(first), int(last)) for first, last in said["vlanTrunk"]),
+        preserve_default_vlan=bool(said["preserveDefaultVlan"]),
+    )
+    return WiredPod(name, alias, config, gateways, str(said["mac"]))
+
+
+class BridgeChange(NamedTuple):
+    """What is wrong with a bridge."""
+
+    config: BridgeConfig
+    gateways: tuple[cidr.Cidr, ...]
+    """All that its pods have."""
+    mac: str
+    """To set; empty: it is right."""
+    why: str
+
+    def line(self) -> str:
+        """As a comment."""
+        return f"# bridge {self.config.bridge}: {self.why}"
+
+
+class PortChange(NamedTuple):
+    """What is wrong with the host's end of a veth pair."""
+
+    pod: WiredPod
+    why: str
+
+    def line(self) -> str:
+        """As a comment."""
+        return f"# {self.pod.host_name} ({self.pod.alias}): {self.why}"
+
+
+def bridge_changes(
+    pods: Iterable[WiredPod],
+    links: Mapping[str, ActualLink],
+    addresses: Mapping[str, Collection[str]],
+) -> list[BridgeChange]:
+    """What is wrong with bridges; `addresses` are those on each, with prefix lengths."""
+    by_bridge: dict[str, list[WiredPod]] = {}
+    for pod in pods:
+        if pod.bridge is not None and pod.host_name in links:
+            by_bridge.setdefault(pod.bridge.bridge, []).append(pod)
+    changes = []
+    for name, its_pods in sorted(by_bridge.items()):
+        configs = [pod.bridge for pod in its_pods if pod.bridge is not None and pod.knows_flags]
+        config = configs[0] if configs else its_pods[0].bridge
+        if config is None:
+            continue
+        gateways = tuple(dict.fromkeys(g for pod in its_pods for g in pod.gateways))
+        mac = next((pod.bridge_mac for pod in its_pods if pod.bridge_mac), "")
+        link = links.get(name)
+        why = _wrong_with_bridge(config, link, gateways, addresses.get(name, ()), mac)
+        if why:
+            wrong_mac = link is None or link.mac != mac
+            changes.append(BridgeChange(config, gateways, mac if wrong_mac else "", why))
+    return changes
+
+
+def _wrong_with_bridge(
+    config: BridgeConfig,
+    link: ActualLink | None,
+    gateways: Iterable[cidr.Cidr],
+    addresses: Collection[str],
+    mac: str,
+) -> str:
+    if link is None:
+        return "is gone"
+    if link.kind != "bridge":
+        return f"is a {link.kind or 'device'}"
+    ours = link.alias.startswith(POD_ALIAS)
+    missing = [str(gateway) for gateway in gateways if str(gateway) not in addresses]
+    wrong = [
+        "" if link.up else "is down",
+        f"lacks {' '.join(missing)}" if missing else "",
+        "" if has_link_local(gateways, addresses) else "lacks a link-local address",
+        f"has MAC {link.mac}" if ours and mac and link.mac != mac else "",
+        f"has MTU {link.mtu}" if ours and config.mtu and link.mtu != config.mtu else "",
+    ]
+    return ", ".join(filter(None, wrong))
+
+
+def has_link_local(gateways: Iterable[cidr.Cidr], addresses: Collection[str]) -> bool:
+    """Whether a gateway of IPv6 can take part in neighbour discovery."""
+    ipv6 = any(gateway.family == 6 for gateway in gateways)
+    return not ipv6 or any(address.startswith("fe80:") for address in addresses)
+
+
+def port_changes(pods: Iterable[WiredPod], links: Mapping[str, ActualLink]) -> list[PortChange]:
+    """What is wrong with the hosts' ends; those that are gone, as a pod ends, are left out."""
+    changes = []
+    for pod in pods:
+        link = links.get(pod.host_name)
+        if link is None or link.kind != "veth":
+            continue
+        bridge = links.get(pod.bridge.bridge) if pod.bridge is not None else None
+        why = _wrong_with_port(pod, link, bridge)
+        if why:
+            changes.append(PortChange(pod, why))
+    return changes
+
+
+def _wrong_with_port(pod: WiredPod, link: ActualLink, bridge: ActualLink | None) -> str:
+    config = pod.bridge
+    wrong = ["" if link.up else "is down", "" if link.alias == pod.alias else "has another alias"]
+    if config is not None and bridge is not None:
+        wrong.append("" if link.master == bridge.index else f"is no port of {bridge.name}")
+        if pod.knows_flags and link.master == bridge.index:
+            wrong.append("" if link.hairpin == config.hairpin else "has another hairpin mode")
+            wrong.append("" if link.isolated == config.isolated else "has another isolation")
+        if pod.knows_flags and config.mtu and link.mtu != config.mtu:
+            wrong.append(f"has MTU {link.mtu}")
+    return ", ".join(filter(None, wrong))

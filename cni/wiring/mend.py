@@ -1,0 +1,125 @@
+"""Puts right how pods are connected on the host, where another program has changed it.
+
+The kernel is asked once, whatever the number of pods; nothing is changed where nothing differs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from base.errors import FlatmeshError
+from cni.attachment.store import AttachmentRecord
+from cni.config.bridge_config import BridgeConfig
+from cni.pod.batch import send_batch
+from cni.pod.bridge import ensure_bridge
+from cni.pod.veth_pair import VethPair, port_requests
+from cni.wiring.compare import (
+    BridgeChange,
+    PortChange,
+    WiredPod,
+    bridge_changes,
+    has_link_local,
+    port_changes,
+    recorded,
+)
+from hostnet.address_mac import link_local
+from hostnet.gateway_bridge import addresses_of, ensure_addresses
+from hostnet.kinds.actual_link import ActualLink
+from hostnet.kinds.batch import GONE
+from hostnet.kinds.link import read_links
+from hostnet.kinds.link_messages import change_link, set_port, settings
+from hostnet.netlink.socket import NetlinkError, NetlinkSocket, Request
+
+NO_BRIDGE = BridgeConfig("", is_gateway=False, is_default_gateway=False)
+
+
+@dataclass(slots=True)
+class Rewired:
+    """What was done."""
+
+    lines: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    bridges: frozenset[str] = frozenset()
+    """Names of all bridges that pods are ports of."""
+
+
+def rewire(records: Iterable[AttachmentRecord], *, plan: bool = False) -> Rewired:
+    """Compare all pods' connections and put them right; with `plan` nothing is changed.
+
+    Raises NetlinkError when the kernel can't be asked.
+    """
+    pods = [pod for record in records if (pod := recorded(record)) is not None]
+    done = Rewired(bridges=frozenset(pod.bridge.bridge for pod in pods if pod.bridge is not None))
+    if not pods:
+        return done
+    with NetlinkSocket() as sock:
+        links = {link.name: link for link in read_links(sock)}
+        bridges = bridge_changes(pods, links, _addresses(sock, links, done.bridges))
+        done.lines += [change.line() for change in bridges]
+        for bridge in () if plan else bridges:
+            with _failing(done, bridge):
+                _mend_bridge(sock, bridge)
+        if bridges and not plan:
+            links = {link.name: link for link in read_links(sock)}
+        ports = port_changes(pods, links)
+        done.lines += [change.line() for change in ports]
+        for port in () if plan else ports:
+            with _failing(done, port):
+                _mend_port(sock, port.pod, links)
+    return done
+
+
+def _addresses(
+    sock: NetlinkSocket, links: Mapping[str, ActualLink], bridges: Iterable[str]
+) -> dict[str, set[str]]:
+    return {name: addresses_of(sock, links[name]) for name in bridges if name in links}
+
+
+@contextlib.contextmanager
+def _failing(done: Rewired, change: BridgeChange | PortChange) -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as error:
+        if error.errno not in GONE:  # the pod ends
+            done.failures.append(f"{change.line()}: {error}")
+    except (FlatmeshError, OSError) as error:
+        done.failures.append(f"{change.line()}: {error}")
+
+
+def _mend_bridge(sock: NetlinkSocket, change: BridgeChange) -> None:
+    bridge = ensure_bridge(sock, change.config, change.gateways)
+    if change.mac and bridge.mac != change.mac:
+        request = change_link(bridge.index, settings(mac=change.mac))
+        send_batch(sock, [request], [f"ip link set {bridge.name} address {change.mac}"])
+    if bridge.up and not has_link_local(change.gateways, addresses_of(sock, bridge)):
+        # the kernel makes one when a device comes up, but not when it was deleted
+        ensure_addresses(sock, bridge, [link_local(change.mac or bridge.mac)])
+
+
+def _mend_port(sock: NetlinkSocket, pod: WiredPod, links: Mapping[str, ActualLink]) -> None:
+    link = links[pod.host_name]
+    config = pod.bridge or NO_BRIDGE
+    bridge = links.get(config.bridge)
+    pair = VethPair(pod.host_name, "", "", "", config.mtu, pod.alias)
+    requests: list[Request] = []
+    lines: list[str] = []
+    if bridge is not None and link.master != bridge.index:
+        requests.append(change_link(link.index, settings(master=bridge.index)))
+        lines.append(f"ip link set {pod.host_name} master {bridge.name}")
+        more = port_requests(link.index, pair, bridge, config)
+    else:
+        more = port_requests(link.index, pair, None, config)
+    requests += more[0]
+    lines += more[1]
+    if config.mtu and link.mtu != config.mtu:
+        requests.append(change_link(link.index, settings(mtu=config.mtu)))
+        lines.append(f"ip link set {pod.host_name} mtu {config.mtu}")
+    if pod.knows_flags and bridge is not None and link.master == bridge.index:
+        hairpin = config.hairpin if config.hairpin != link.hairpin else None
+        isolated = config.isolated if config.isolated != link.isolated else None
+        if hairpin is not None or isolated is not None:
+            requests.append(set_port(link.index, hairpin=hairpin, isolated=isolated))
+            lines.append(f"bridge link set dev {pod.host_name} hairpin, isolated")
+    send_batch(sock, requests, lines)
