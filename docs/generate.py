@@ -256,12 +256,45 @@ def files() -> str:
     return "# Files and directories\n\n" + table(("path", "in", "meaning"), rows)
 
 
+DRIFT_HEAD = """# What other programs change, and how it is put right
+
+Each row was done to a running host by `tests/scenario/drift/test_drift_table.py`, on each backend
+that is named; pods reached each other again after it. The daemon's resync (`--resync`) was a day
+away.
+
+- **event**: the kernel, nftables or Open vSwitch tells of the change. It is repaired within a
+  second; what traffic loses meanwhile is in [reliability](../reliability.md).
+- **check**: nobody tells of it. The daemon looks every five seconds; where looking takes long (many
+  WireGuard peers), so seldom that it takes one percent of a processor at most.
+
+*Overwritten* is what was ours and says something else now. *Foreign* is what another program put
+beside it. An object of another program that was there before ours is never changed: it is reported
+in the log and by `/readyz`. So is a route that a routing daemon, or the kernel for an address, set
+in front of one of ours; one that was set by hand (`ip route add`) while the daemon ran is deleted.
+
+The CNI socket is opened again within a second or two after its file or directory was removed
+(`tests/spec/test_cni_server.py`).
+"""
+
+
+def drift() -> str:
+    """What is repaired and how, from the table of the tests."""
+    from tests.scenario.drift.cases import ALL, DRIFTS  # noqa: PLC0415 - the only use of tests
+
+    def backends(names: Sequence[str]) -> str:
+        return "all" if set(names) == set(ALL) else "; ".join(names)
+
+    rows = ((one.what, one.way, one.detail, backends(one.backends), one.noticed) for one in DRIFTS)
+    return f"{DRIFT_HEAD}\n{table(('object', 'change', 'which', 'backends', 'noticed by'), rows)}"
+
+
 REFERENCES: dict[str, Callable[[], str]] = {
     "flags.md": flags,
     "config-keys.md": keys,
     "metrics.md": metrics,
     "errors.md": errors,
     "files.md": files,
+    "drift.md": drift,
 }
 
 
