@@ -83,6 +83,13 @@ log = logging.getLogger("agent")
     type=click.Path(path_type=Path),
     help="Pod addresses and keys.",
 )
+@click.option(
+    "--host-local-dir",
+    envvar="FLATMESH_HOST_LOCAL_DIR",
+    default=paths.HOST_LOCAL_DIR,
+    type=click.Path(path_type=Path),
+    help="Addresses that host-local has given, to pods of flannel's: no pod gets one of them.",
+)
 @boolean("--ip-masq", envvar="FLANNELD_IP_MASQ", help="Masquerade what leaves the cluster.")
 @boolean(
     "--iptables-forward-rules",

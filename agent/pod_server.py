@@ -23,6 +23,7 @@ def serve_pods(settings: Settings, host_controller: HostController) -> Iterator[
         settings.run_dir,
         settings.state_dir,
         settings.subnet_file,
+        settings.host_local_dir,
         status=lambda: HostStatus(host_controller.problem()),
         on_pods_changed=host_controller.pods_changed,
     )

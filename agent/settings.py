@@ -40,6 +40,7 @@ class Settings:
     subnet_file: Path = Path(paths.SUBNET_FILE)
     run_dir: Path = Path(paths.RUN_DIR)
     state_dir: Path = Path(paths.STATE_DIR)
+    host_local_dir: Path = Path(paths.HOST_LOCAL_DIR)
     ip_masq: bool = False
     forward_rules: bool = True
     """Whether the cluster's networks are let through iptables' FORWARD and firewalld."""

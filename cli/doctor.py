@@ -31,6 +31,8 @@ from ipam.subnet_env import SubnetEnv, SubnetEnvError
 BIN_DIR = Path(CNI_BIN_DIR)
 KINDS = ("vxlan", "bridge", "veth", "wireguard")
 NEEDED_KINDS = ("bridge", "veth")
+GATEWAY_BRIDGE, SWITCH = "kbr0", "obr0"
+"""Devices that have the gateway's address where nothing else was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,24 @@ def host() -> Iterator[Finding]:
     yield Finding("CNI executables", not missing, text, fatal=False)
 
 
+def gateways() -> Iterator[Finding]:
+    """The gateway's address on one bridge, not on a leftover of flannel's as well."""
+    try:
+        env = SubnetEnv.read(host_from_environment(os.environ).subnet_file)
+    except (OSError, SubnetEnvError):
+        return  # `host` tells
+    with Kernel() as kernel:
+        there = kernel.addresses()
+    for wanted in (env.subnet, env.ipv6_subnet):
+        links = sorted({a.address.link for a in there if a.address.address == str(wanted)})
+        if not links or links in ([GATEWAY_BRIDGE], [SWITCH]):
+            continue
+        mend = f"when no pod uses it: ip link del {links[0]}; docs/from-flannel.md tells more"
+        fatal = len(links) > 1
+        text = f"{wanted} is on {', '.join(links)}: {mend}"
+        yield Finding("pods' gateway", good=False, text=text, fatal=fatal)
+
+
 def tools() -> Iterator[Finding]:
     """Programs and parts that only some backends need."""
     compiled = find_spec("flannel.udp._plane") is not None
@@ -123,7 +143,10 @@ def doctor() -> None:
     with Kernel() as kernel:
         kind = "there" if kernel.nexthop_objects else "none: plain routes, slower with many peers"
         console.print(f"[green]ok [/green]  kernel {os.uname().release}, nexthop objects {kind}")
-    checks: tuple[Callable[[], Iterator[Finding]], ...] = (kernel_kinds, nft, host, tools)
+    checks: tuple[Callable[[], Iterator[Finding]], ...] = (
+        *(kernel_kinds, nft, host),
+        *(gateways, tools),
+    )
     for check in checks:
         for finding in check():
             bad = "[red]BAD[/red]" if finding.fatal else "[yellow]no [/yellow]"

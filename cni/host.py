@@ -11,7 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from base.paths import ADDRESS_STORE, CNI_SOCKET, RUN_DIR, STATE_DIR, SUBNET_FILE
+from base.paths import (
+    ADDRESS_STORE,
+    CNI_SOCKET,
+    HOST_LOCAL_DIR,
+    RUN_DIR,
+    STATE_DIR,
+    SUBNET_FILE,
+)
 from cni.concurrency_limit import ConcurrencyLimit
 from cni.errors import NOT_AVAILABLE, NOT_AVAILABLE_AND_PODS_AFFECTED, CniError
 
@@ -43,6 +50,8 @@ class PluginHost:
     state_dir: Path = Path(STATE_DIR)
     """Survives a reboot: the address store."""
     subnet_file: Path = Path(SUBNET_FILE)
+    host_local_dir: Path = Path(HOST_LOCAL_DIR)
+    """Where the reference's host-local plugin keeps what it has given."""
     status: Callable[[], HostStatus] = field(default=healthy)
     on_pods_changed: Callable[[], None] | None = None
     """Called after each ADD, DEL and GC that changed something. It must not raise; where the
@@ -71,6 +80,7 @@ class PluginHost:
     def address_store(self) -> AddressStore:
         """The store of pods' addresses, opened once; any thread may use it."""
         from ipam.address_store import AddressStore  # noqa: PLC0415 - 10 ms that VERSION needn't pay
+        from ipam.host_local import addresses_of_host_local  # noqa: PLC0415
 
         path = self.state_dir / ADDRESS_STORE
         # Not durable: a power cut is a reboot, after which no pod holds an address, so there
@@ -83,6 +93,7 @@ class PluginHost:
                 durable=False,
                 find_living=self.find_living,
                 compare=self.compare_store,
+                held_elsewhere=lambda: addresses_of_host_local(self.host_local_dir),
             ),
         )
 
@@ -112,11 +123,12 @@ class PluginHost:
 
 
 def host_from_environment(environment: Mapping[str, str]) -> PluginHost:
-    """The host that FLATMESH_RUN_DIR, FLATMESH_STATE_DIR and FLATMESH_SUBNET_FILE describe."""
+    """The host that FLATMESH_RUN_DIR, FLATMESH_STATE_DIR and the other variables describe."""
     return PluginHost(
         Path(environment.get("FLATMESH_RUN_DIR") or RUN_DIR),
         Path(environment.get("FLATMESH_STATE_DIR") or STATE_DIR),
         Path(environment.get("FLATMESH_SUBNET_FILE") or SUBNET_FILE),
+        Path(environment.get("FLATMESH_HOST_LOCAL_DIR") or HOST_LOCAL_DIR),
     )
 
 

@@ -82,19 +82,24 @@ def allocate(
     requested: Collection[tuple[int, int]],
     again: Sequence[Address],
     network: str,
+    never: Collection[Address] = (),
 ) -> tuple[Address, ...]:
     """One address of each set: a requested one, else the one given before, else the next.
 
-    Raises AddressTakenError, NoFreeAddressError.
+    None of `never`, which other programs have given. Raises AddressTakenError, NoFreeAddressError.
     """
+
+    def taken(address: Address) -> bool:
+        return address in never or _taken(db, pool, address)
+
     wanted = [Address(*each) for each in requested]
     chosen: list[Address] = []
     for ranges in sets:
         asked = next((a for a in wanted if _holds(ranges, a)), None)
-        before = next((a for a in again if _holds(ranges, a) and not _taken(db, pool, a)), None)
+        before = next((a for a in again if _holds(ranges, a) and not taken(a)), None)
         if asked is not None:
             wanted.remove(asked)
-            if asked in chosen or _taken(db, pool, asked):
+            if asked in chosen or taken(asked):
                 raise AddressTakenError(
                     f"requested address {asked} is held by another pod of network {network}"
                 )
@@ -102,7 +107,7 @@ def allocate(
         elif before is not None and before not in chosen:
             chosen.append(before)
         else:
-            found = next_free(db, pool, ranges, chosen, network)
+            found = next_free(db, pool, ranges, {*chosen, *never}, network)
             db.execute(
                 "INSERT OR REPLACE INTO given_last VALUES (?, ?, ?)",
                 (pool, _signature(ranges), found.packed),
@@ -144,7 +149,8 @@ def next_free(
                 (family, low, last.value, gateway),
             ]
     for family, low, high, gateway in spans:
-        value = _first_gap(db, pool, family, low, high, {gateway, *(a.value for a in chosen)})
+        never = {gateway, *(a.value for a in chosen if a.family == family)}
+        value = _first_gap(db, pool, family, low, high, never)
         if value is not None:
             return Address(family, value)
     where = ", ".join(f"{Address(r.family, r.first)}-{Address(r.family, r.last)}" for r in ranges)

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -104,6 +104,7 @@ class AddressStore:
         durable: bool = True,
         find_living: FindLiving | None = None,
         compare: bool = False,
+        held_elsewhere: Callable[[], Collection[Address]] = frozenset,
     ) -> None:
         """Name the file; it is made when first used. `boot_id` replaces the kernel's (tests).
 
@@ -113,7 +114,10 @@ class AddressStore:
 
         `find_living` finds the host's attachments: those that a new file lacks are recorded before
         anything else; with `compare` those that any file lacks when it is opened first.
+
+        `held_elsewhere` returns addresses that another program has given: they are not given here.
         """
+        self._held_elsewhere = held_elsewhere
         self._database = AddressDatabase(
             path,
             boot_id=boot_id,
@@ -181,7 +185,8 @@ class AddressStore:
                 ),
             )
             again = before.addresses if before is not None else ()
-            chosen = allocate(db, pool, sets, requested, again, attachment.network)
+            never = self._held_elsewhere()
+            chosen = allocate(db, pool, sets, requested, again, attachment.network, never)
             db.executemany(
                 "INSERT INTO address VALUES (?, ?, ?)",
                 [(pool, address.packed, done.lastrowid) for address in chosen],
@@ -258,7 +263,7 @@ class AddressStore:
         """Raise NoFreeAddressError when one of the sets has no free address."""
         with self._database.reading() as db:
             for ranges in sets:
-                next_free(db, pool, ranges, (), network)
+                next_free(db, pool, ranges, self._held_elsewhere(), network)
 
     def require_writable(self) -> None:
         """Raise AddressStoreError when an attachment could not be recorded now.

@@ -21,6 +21,7 @@ from agent.cluster_config.check import check_config, without_effect
 from agent.leases.occupied import of_underlay
 from agent.settings import Settings
 from agent.worker import Worker
+from backend.arrivals import TunnelPort
 from backend.metric_sample import MetricSample
 from backend.protocol import Backend
 from base import paths
@@ -164,7 +165,9 @@ class ConfigChoice:
         """The backend; where it takes over from another config's, only if it can. In a thread."""
         backend = self._backend_of(wanted)
         if before is not None and before != wanted:
-            held = self._backend_of(before).arrivals().ports
+            held: tuple[TunnelPort, ...] = ()
+            with contextlib.suppress(FlatmeshError, OSError):  # it is not to be had here any more
+                held = self._backend_of(before).arrivals().ports
             obstacle = backend.obstacle(underlay, held)
             if obstacle is not None:
                 raise ConfigError(f"the cluster config can't be followed here: {obstacle}")

@@ -4,11 +4,14 @@
      "subnetFile": "/run/flannel/subnet.env", "dataDir": "/var/lib/cni/flannel",
      "ipam": {...}, "delegate": {"hairpinMode": true, "isDefaultGateway": true}}
 
-It completes the `delegate` section from the lease and calls that plugin: `bridge` with
-`host-local` unless the section names others, found on CNI_PATH. So a pod that the real
-meta-plugin attached is detached by the plugins which attached it. Where `bridge` is not
-installed, or the section says `"type": "flatmesh"`, our own plugin is called within this
-process, with our own address store.
+It completes the `delegate` section from the lease and calls that plugin: `bridge` unless the
+section names another, found on CNI_PATH. Where `bridge` is not installed, or the section says
+`"type": "flatmesh"`, our own plugin is called within this process.
+
+Addresses are from our own store (`flatmesh-ipam`) where the real meta-plugin calls host-local: two
+stores would give one address of the lease to two pods. A pod that the real meta-plugin attached is
+detached by the plugins which attached it, as its state file says; until then our store does not
+give its address (`ipam.host_local`).
 """
 
 from __future__ import annotations
@@ -24,11 +27,13 @@ from cni.address_pool import read_subnet_env
 from cni.attachment.lock import hold_lock, hold_lock_if_possible
 from cni.config.call import AttachmentKey
 from cni.config.flannel_config import parse_flannel_config, previous_as_given
+from cni.config.ipam_config import OWN_IPAM
 from cni.config.request import CniRequest, parse_request
 from cni.delegate.remembered import delete_remembered, delete_request, to_remember
 from cni.delegate.run import call_delegate, require_callable
 from cni.errors import IO_FAILURE, CniError
 from cni.flannel_alias.delegate_config import OWN_BRIDGE, delegate_config
+from cni.flannel_alias.one_gateway import require_one_gateway
 from cni.flannel_alias.state_files import (
     own_state_files,
     read_state,
@@ -41,12 +46,16 @@ from cni.plugin import Plugin, run_command
 from cni.result.model import CniResult
 
 PLUGIN = "flannel"
+REFERENCE_BRIDGE = "cni0"
+"""What the reference bridge plugin calls its bridge."""
 
 
 def add(request: CniRequest, host: PluginHost) -> CniResult:
     """Attach the container by the delegate. Raises CniError."""
     config = _delegate_config(request, host)
     _require_callable(config["type"], request)
+    if config["type"] == "bridge":
+        require_one_gateway(request, host, str(config.get("bridge") or REFERENCE_BRIDGE))
     key = request.attachment
     with hold_lock(host, PLUGIN, key):
         path = state_path(request, key)
@@ -126,7 +135,12 @@ def status(request: CniRequest, host: PluginHost) -> None:
 def _delegate_config(request: CniRequest, host: PluginHost) -> dict[str, Any]:
     config = parse_flannel_config(request)
     env = read_subnet_env(config.subnet_file or host.subnet_file)
-    return delegate_config(config, env, own_bridge=not _is_installed("bridge", request))
+    return delegate_config(
+        config,
+        env,
+        own_bridge=not _is_installed("bridge", request),
+        own_ipam=_is_installed(OWN_IPAM, request),
+    )
 
 
 def _state_or_config(path: Path, request: CniRequest, host: PluginHost) -> dict[str, Any] | None:

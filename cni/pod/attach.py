@@ -23,6 +23,7 @@ from cni.pod.announce import announce
 from cni.pod.bridge import ensure_bridge
 from cni.pod.gateways import gateway_addresses, with_gateways
 from cni.pod.naming import HOST_PREFIX, POD_PREFIX, host_interface_alias, mac_for
+from cni.pod.other_gateway import SWITCH, require_no_other_gateway
 from cni.pod.pod_addresses import configure_pod
 from cni.pod.pod_sysctls import enable_forwarding, enable_ipv6, refuse_routers
 from cni.pod.source_guard import GuardedPod
@@ -121,6 +122,7 @@ class Attacher(NamedTuple):
         if gateways:
             enable_forwarding({gateway.family for gateway in gateways})
         if not self.plan.attach.to_bridge:
+            require_no_other_gateway(self.sockets.host, SWITCH, gateways)
             return None
         bridge = ensure_bridge(self.sockets.host, self.plan.bridge, gateways)
         crash_point("add-bridge")

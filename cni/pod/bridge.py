@@ -10,6 +10,7 @@ from cni.config.bridge_config import BridgeConfig
 from cni.errors import INVALID_CONFIG, NETWORK_FAILURE, CniError
 from cni.pod.batch import as_requests, send_batch
 from cni.pod.naming import mac_for
+from cni.pod.other_gateway import require_no_other_gateway
 from cni.result.model import ResultAddress
 from hostnet.address_mac import GATEWAY_PREFIX
 from hostnet.find_link import find_link
@@ -41,8 +42,9 @@ def ensure_bridge(
     """The bridge as the config wants it, with the gateways' addresses; made when absent.
 
     Raises CniError (7) when another device has the name, or when an address of the bridge
-    overlaps a gateway's.
+    overlaps a gateway's; (100) when another device is in the gateway's network.
     """
+    require_no_other_gateway(sock, config.bridge, gateways)
     bridge = find_link(sock, config.bridge)
     if bridge is None:
         _make_bridge(sock, config, gateways)

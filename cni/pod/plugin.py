@@ -126,6 +126,10 @@ def status(request: CniRequest, host: PluginHost) -> None:
     if delegate:
         forward(delegate, request, host)
     elif uses_own_addresses(request):
+        from cni.config.bridge_config import parse_bridge_config  # noqa: PLC0415 - STATUS only
+        from cni.pod.attach_mode import AttachMode  # noqa: PLC0415
+        from cni.pod.other_gateway import require_pool_has_one_gateway  # noqa: PLC0415
+
         pool = resolve_pool(parse_own_ipam_config(request), request, host.subnet_file)
         try:
             store.require_free_address(request.attachment.network, pool)
@@ -134,6 +138,9 @@ def status(request: CniRequest, host: PluginHost) -> None:
 
             sweep(host, same_mounts=request.call.same_mounts)
             store.require_free_address(request.attachment.network, pool)
+        bridge = parse_bridge_config(request)
+        if bridge.is_gateway and AttachMode.read(host.run_dir).to_bridge:
+            require_pool_has_one_gateway(bridge.bridge, pool)
 
 
 def _socket_in(netns: int, own: int) -> NetlinkSocket:

@@ -38,7 +38,9 @@ def test_a_flannel_conflist_works_unchanged(host: CniHost, container: str) -> No
     assert result["cniVersion"] == "0.3.1"
     assert result["interfaces"][0]["name"] == "cni0"
     assert len(addresses(host, pod)) == 2
-    assert reserved(host, "cbr0") == [result["ips"][0]["address"].partition("/")[0]]
+    given = {ip["address"].partition("/")[0] for ip in result["ips"]}
+    assert set(host.held()) == given  # from our own store, not host-local's
+    assert reserved(host, "cbr0") == []
     (inside,) = host.ip("link", "show", "dev", "eth0", pod=pod)
     assert inside["mtu"] == 1450
     routes = {(r["dst"], r.get("gateway")) for r in host.ip("route", pod=pod)}
@@ -46,7 +48,7 @@ def test_a_flannel_conflist_works_unchanged(host: CniHost, container: str) -> No
     assert kept(host) == [container]
     host.call("DEL", config, container, pod, plugin="flannel").result()
     assert kept(host) == []
-    assert reserved(host, "cbr0") == []
+    assert host.held() == []
     host.call("DEL", config, container, pod, plugin="flannel").result()
     host.run("ip", "link", "del", "cni0")
 
@@ -68,7 +70,7 @@ def test_flannel_s_state_stays_until_the_delegate_s_del_succeeds(
     assert kept(host) == [container]
     host.call("DEL", config, container, pod, plugin="flannel").result()
     assert kept(host) == []
-    assert reserved(host, "cbr0") == []
+    assert host.held() == []
     host.run("ip", "link", "del", "cni0")
 
 
@@ -79,10 +81,11 @@ def test_flannel_takes_over_what_the_real_meta_plugin_left(host: CniHost, contai
     state = host.directory / "flannel" / container
     content = json.loads(state.read_text())
     del content["flatmesh.attachment"]
+    assert content["ipam"]["type"] == "flatmesh-ipam"
     state.write_text(json.dumps(content))
     host.call("DEL", config, container, pod, plugin="flannel").result()
     assert kept(host) == []
-    assert reserved(host, "cbr0") == []
+    assert host.held() == []
     host.run("ip", "link", "del", "cni0")
 
 
@@ -93,7 +96,7 @@ def test_flannel_joins_one_container_twice(host: CniHost, container: str) -> Non
     assert len(kept(host)) == 2
     host.call("DEL", config, container, pod, plugin="flannel", ifname="eth0").result()
     assert len(addresses(host, pod, "eth1")) == 2
-    assert len(reserved(host, "cbr0")) == 1
+    assert len(host.held()) == 2
     host.call("DEL", config, container, pod, plugin="flannel", ifname="eth1").result()
     assert kept(host) == []
     host.run("ip", "link", "del", "cni0")

@@ -161,7 +161,8 @@ def test_names_and_macs_follow_from_the_attachment() -> None:
 def test_flannel_completes_the_delegate_as_the_meta_plugin_does() -> None:
     env = SubnetEnv.parse(LEASE)
     delegate = {"hairpinMode": True, "isDefaultGateway": True}
-    conf = delegate_config(parse_flannel_config(request(delegate=delegate)), env, own_bridge=False)
+    config = parse_flannel_config(request(delegate=delegate))
+    conf = delegate_config(config, env, own_bridge=False, own_ipam=False)
     assert conf == {
         "cniVersion": "1.0.0",
         "name": "pods",
@@ -179,9 +180,22 @@ def test_flannel_completes_the_delegate_as_the_meta_plugin_does() -> None:
     }
 
 
+def test_flannel_takes_addresses_from_our_store_where_it_can() -> None:
+    env = SubnetEnv.parse(LEASE)
+    given = {"dataDir": "/var/lib/cni/other", "ranges": [[{"subnet": "10.9.0.0/24"}]]}
+    config = parse_flannel_config(request(ipam=given, delegate={}))
+    conf = delegate_config(config, env, own_bridge=False, own_ipam=True)
+    assert conf["type"] == "bridge"
+    assert conf["ipam"] == {"type": "flatmesh-ipam", "routes": []}
+    config = parse_flannel_config(request(ipam={"type": "dhcp"}, delegate={}))
+    conf = delegate_config(config, env, own_bridge=False, own_ipam=True)
+    assert conf["ipam"]["type"] == "dhcp"
+
+
 def test_flannel_on_our_own_bridge_takes_from_the_lease() -> None:
     env = SubnetEnv.parse(LEASE)
-    conf = delegate_config(parse_flannel_config(request()), env, own_bridge=True)
+    config = parse_flannel_config(request())
+    conf = delegate_config(config, env, own_bridge=True, own_ipam=False)
     assert (conf["type"], conf["bridge"], conf["isDefaultGateway"]) == ("flatmesh", "cni0", False)
     assert conf["ipam"] == {"type": "flatmesh-ipam", "routes": []}
 
