@@ -10,7 +10,7 @@ from cni.address_pool import read_subnet_env
 from cni.config.flannel_config import parse_flannel_config
 from cni.config.request import CniRequest
 from cni.host import PluginHost
-from cni.pod.other_gateway import require_no_other_gateway
+from cni.other_gateway import require_no_other_gateway
 from hostnet.netlink.socket import NetlinkSocket
 
 

@@ -17,13 +17,13 @@ from cni.delegate.remembered import to_remember
 from cni.delegate.run import NEED_INTERFACE, add_addresses, call_delegate
 from cni.errors import NO_ADDRESS, TRY_AGAIN_LATER, CniError
 from cni.host import PluginHost
+from cni.other_gateway import SWITCH, require_no_other_gateway
 from cni.pod import firewall, source_guard, unanswered
 from cni.pod.add_plan import AddPlan
 from cni.pod.announce import announce
 from cni.pod.bridge import ensure_bridge
 from cni.pod.gateways import gateway_addresses, with_gateways
 from cni.pod.naming import HOST_PREFIX, POD_PREFIX, host_interface_alias, mac_for
-from cni.pod.other_gateway import SWITCH, require_no_other_gateway
 from cni.pod.pod_addresses import configure_pod
 from cni.pod.pod_sysctls import enable_forwarding, enable_ipv6, refuse_routers
 from cni.pod.source_guard import GuardedPod

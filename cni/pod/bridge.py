@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from cni import cidr
 from cni.config.bridge_config import BridgeConfig
 from cni.errors import INVALID_CONFIG, NETWORK_FAILURE, CniError
+from cni.other_gateway import require_no_other_gateway
 from cni.pod.batch import as_requests, send_batch
 from cni.pod.naming import mac_for
-from cni.pod.other_gateway import require_no_other_gateway
 from cni.result.model import ResultAddress
 from hostnet.address_mac import GATEWAY_PREFIX
 from hostnet.find_link import find_link

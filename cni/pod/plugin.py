@@ -127,8 +127,8 @@ def status(request: CniRequest, host: PluginHost) -> None:
         forward(delegate, request, host)
     elif uses_own_addresses(request):
         from cni.config.bridge_config import parse_bridge_config  # noqa: PLC0415 - STATUS only
+        from cni.other_gateway import require_pool_has_one_gateway  # noqa: PLC0415
         from cni.pod.attach_mode import AttachMode  # noqa: PLC0415
-        from cni.pod.other_gateway import require_pool_has_one_gateway  # noqa: PLC0415
 
         pool = resolve_pool(parse_own_ipam_config(request), request, host.subnet_file)
         try:
