@@ -10,8 +10,8 @@ from hostnet.occupied import read_occupied
 
 def test_addresses_routes_and_gateways_of_the_host_and_none_of_ours(host: str) -> None:
     for command in (
-        "route add default via 192.168.64.99",
-        "-6 route add default via fd00:1::99",
+        "route replace default via 192.168.64.99",
+        "-6 route replace default via fd00:1::99",
         "route add 10.60.0.0/16 via 192.168.64.98",
         "route add 10.61.0.0/16 via 192.168.64.97 proto 102",
     ):
