@@ -1,1 +1,1 @@
-"""What other programs do to objects of ours: stand in their place, in front of them, or change them."""
+"""What other programs do to objects of ours: replace them, stand in front of them, change them."""
