@@ -265,7 +265,7 @@ away.
 - **event**: the kernel, nftables or Open vSwitch tells of the change. It is repaired within a
   second; what traffic loses meanwhile is in [reliability](../reliability.md).
 - **check**: nobody tells of it. The daemon looks every five seconds; where looking takes long (many
-  WireGuard peers), so seldom that it takes one percent of a processor at most.
+  WireGuard peers, a busy machine) every fifteen seconds at the latest.
 
 *Overwritten* is what was ours and says something else now. *Foreign* is what another program put
 beside it. An object of another program that was there before ours is never changed: it is reported

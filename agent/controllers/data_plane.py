@@ -23,6 +23,8 @@ MAX_LINES = 20
 CHECK_SHARE = 0.01
 """Part of the time that may go into comparing where nothing is known to have happened: nobody tells
 of changed WireGuard peers, nor that a process was killed."""
+LONGEST_PAUSE = 15.0
+"""Seconds from one such comparison to the next, however long it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class DataPlaneController:
         self._owner.clean_up_earlier()
         if desired.check_only:
             ended = time.monotonic()
-            self._check_again = ended + (ended - started) / CHECK_SHARE
+            self._check_again = ended + min((ended - started) / CHECK_SHARE, LONGEST_PAUSE)
         return Report(len(lines), lambda: lines)
 
     def _reconcile(self, plane: DataPlane, desired: DataPlaneInputs) -> list[str]:

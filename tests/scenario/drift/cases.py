@@ -33,6 +33,8 @@ VXLAN, HOST_GW, UDP, WIREGUARD = (ALL[n : n + 1] for n in range(4))
 ROUTED = tuple(name for name in ALL if name != "udp")
 """Backends with a route for each peer; udp has one for the whole network."""
 DUAL_STACK = ROUTED
+BRIDGED = (*VXLAN, *OVS_KBR0)
+"""For what is the same with every backend whose pods are on kbr0."""
 EVENT, CHECK = "event", "check"
 """How it is noticed: at the kernel's or Open vSwitch's message; by looking every five seconds."""
 DELETED, OVERWRITTEN, FOREIGN = "deleted", "overwritten", "foreign"
@@ -151,7 +153,9 @@ DRIFTS = [
     Drift("nftables", DELETED, "table of the host", "nft delete table inet flatmesh"),
     Drift("nftables", DELETED, "whole ruleset", "nft flush ruleset"),
     Drift("nftables", DELETED, "rules", "nft flush chain inet flatmesh postrouting", VXLAN),
-    Drift("nftables", DELETED, "elements of a set", "nft flush set inet flatmesh protected4"),
+    Drift(
+        "nftables", DELETED, "elements of a set", "nft flush set inet flatmesh protected4", VXLAN
+    ),
     Drift("nftables", FOREIGN, "rule", "nft insert rule inet flatmesh forward drop", VXLAN),
     Drift(
         *("nftables", FOREIGN, "element"),
@@ -162,13 +166,13 @@ DRIFTS = [
     Drift("nftables", DELETED, "redirect to the switch", "nft delete table {redirect}", OVS),
     # -- pods --------------------------------------------------------------------------------
     Drift("pod's port", DELETED, "taken off kbr0", "ip link set {veth} nomaster", ON_KBR0),
-    Drift("pod's port", OVERWRITTEN, "in a bridge", "ip link set {veth} master foreign", ON_KBR0),
+    Drift("pod's port", OVERWRITTEN, "in a bridge", "ip link set {veth} master foreign", BRIDGED),
     Drift("pod's port", OVERWRITTEN, "down", "ip link set {veth} down"),
-    Drift("pod's port", OVERWRITTEN, "MTU", "ip link set {veth} mtu 1280", ON_KBR0),
+    Drift("pod's port", OVERWRITTEN, "MTU", "ip link set {veth} mtu 1280", BRIDGED),
     Drift(
         *("pod's port", OVERWRITTEN, "isolated"),
         "bridge link set dev {veth} isolated on",
-        ON_KBR0,
+        BRIDGED,
     ),
     Drift(
         "pod's port", OVERWRITTEN, "hairpin", "bridge link set dev {veth} hairpin {other}", VXLAN
@@ -178,7 +182,7 @@ DRIFTS = [
     Drift("bridge kbr0", OVERWRITTEN, "down", "ip link set kbr0 down", ON_KBR0),
     Drift("bridge kbr0", OVERWRITTEN, "without address", "ip addr flush dev kbr0", ON_KBR0),
     Drift("bridge kbr0", OVERWRITTEN, "MAC", "ip link set kbr0 address 02:00:00:00:00:08", VXLAN),
-    Drift("bridge kbr0", OVERWRITTEN, "MTU", "ip link set kbr0 mtu 1280", ON_KBR0),
+    Drift("bridge kbr0", OVERWRITTEN, "MTU", "ip link set kbr0 mtu 1280", BRIDGED),
     # -- processes ---------------------------------------------------------------------------
     Drift("process", DELETED, "killed", "KILL {process}", (*UDP, *WIREGUARD), CHECK),
     Drift("table of udp", OVERWRITTEN, "without peers", "UDP-TABLE", UDP, CHECK),
@@ -213,7 +217,7 @@ DRIFTS = [
     ),
     Drift("OVS route", DELETED, "", "APPCTL ovs/route/del 192.168.64.0/24", OVS, CHECK),
     # -- files -------------------------------------------------------------------------------
-    Drift("file", DELETED, "subnet.env", "rm {run}/subnet.env", ALL, CHECK),
+    Drift("file", DELETED, "subnet.env", "rm {run}/subnet.env", VXLAN, CHECK),
 ]
 
 

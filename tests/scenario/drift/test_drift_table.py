@@ -23,7 +23,7 @@ Eventually = Callable[..., None]
 CASES = [(backend, drift) for backend in BACKENDS for drift in of_backend(backend)]
 MADE = re.compile(r"made \d+ changes in .* ms \((.*)\)")
 LINE = re.compile(r"component=agent\.(\S+)")
-TIMEOUT = 30.0
+TIMEOUT = 60.0
 TRIES = 3
 
 
