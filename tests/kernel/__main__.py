@@ -17,7 +17,7 @@ from pathlib import Path
 from lab.time_factor import VARIABLE
 from tests.kernel.debian_kernel import RELEASES, KernelUnavailableError, fetch
 from tests.kernel.features import ABSENT_OPTION, SHORT_OPTION
-from tests.kernel.machine import Machine
+from tests.kernel.machine import Machine, require_qemu
 
 CHECKOUT = Path(__file__).parents[2]
 TIMEOUT, SHORT_TIMEOUT = 7200.0, 900.0  # seconds for the virtual machine
@@ -36,6 +36,7 @@ def main() -> int:
         if not tests:
             print("kernel run: no test is skipped here for a missing kernel feature")
             return 0
+        require_qemu()
         print(f"==> Debian {arguments.release}: its kernel", flush=True)
         machine = Machine(fetch(arguments.release, directory), directory, CHECKOUT)
         print(f"==> pytest on Linux {machine.kernel.version}", flush=True)

@@ -45,8 +45,6 @@ class Machine:
         A guest that takes longer than `timeout` seconds is ended: NO_RESULT.
         Raises KernelUnavailableError.
         """
-        if shutil.which(QEMU) is None:
-            raise KernelUnavailableError(f"{QEMU} is not installed: apt install qemu-system-x86")
         start, ramdisk = self.directory / "start", self.directory / "initramfs"
         code, console = self.directory / "exit-code", self.directory / "console"
         settings = {**environment, "KERNEL_MODULES": str(self.kernel.modules)}
@@ -91,6 +89,12 @@ class Machine:
             *("-append", f"console=ttyS1 quiet panic=-1 mitigations=off start={start}"),
             *("-fsdev", files, "-device", "virtio-9p-pci,fsdev=machine,mount_tag=machine"),
         ]
+
+
+def require_qemu() -> None:
+    """Raise KernelUnavailableError where QEMU is not installed."""
+    if shutil.which(QEMU) is None:
+        raise KernelUnavailableError(f"{QEMU} is not installed: apt install qemu-system-x86")
 
 
 def _has_kvm() -> bool:

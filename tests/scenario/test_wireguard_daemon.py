@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from flannel.wireguard.key import KeyFile
+from hostnet.wireguard.netlink import kernel_has_wireguard
 from lab import processes
 from lab.cluster import Lab
 
@@ -41,6 +42,11 @@ def assert_all_reach_all(lab: Lab) -> None:
         results = lab.matrix(family, timeout=30.0)
         assert len(results) > len(lab.pod_endpoints(family))
         assert [result for result in results if not result.good] == []
+
+
+IN_A_PROCESS = pytest.mark.skipif(
+    kernel_has_wireguard(), reason="wireguard-go is not used: the kernel has WireGuard"
+)
 
 
 def wireguard_go(lab: Lab, number: int) -> set[int]:
@@ -80,6 +86,7 @@ def test_every_pod_reaches_every_pod_and_host(cluster: Lab) -> None:
     assert_all_reach_all(cluster)
 
 
+@IN_A_PROCESS
 def test_a_killed_wireguard_go_is_started_again(cluster: Lab) -> None:
     killed = wireguard_go(cluster, 1)
     assert len(killed) == 2
@@ -112,6 +119,7 @@ def test_a_new_key_is_made_on_request(cluster: Lab, eventually: Eventually) -> N
     assert not (cluster.host_dir(1) / "var/wireguard.rotate").exists()
 
 
+@IN_A_PROCESS
 def test_no_process_is_left_when_the_backend_changes_while_no_daemon_runs(
     cluster: Lab, eventually: Eventually
 ) -> None:
