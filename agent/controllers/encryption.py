@@ -8,8 +8,9 @@ plane stands.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 
 from agent.controller import Change, Dirty, Report
 from agent.inputs import ReconcileInputs
@@ -21,6 +22,7 @@ from hostnet.kinds.nft_table import NftTable
 from hostnet.nft.counters import read_counters
 from hostnet.ownership import ENCRYPTION_TABLE
 from hostnet.state import HostState
+from ipam.network import NetworkConfig
 
 log = logging.getLogger("agent.encryption")
 
@@ -29,14 +31,21 @@ class EncryptionError(FlatmeshError):
     """The table can't be put in place, or must not be taken away yet."""
 
 
-def wanted_table(inputs: ReconcileInputs) -> NftTable | None:
-    """The table; None for a backend that does not encrypt."""
+def wanted_table(
+    inputs: ReconcileInputs, earlier: Iterable[IPv4Network | IPv6Network] = ()
+) -> NftTable | None:
+    """The table, for earlier networks of the cluster, too; None where nothing is encrypted."""
     host = inputs.host
     devices = host.backend.encrypting_devices()
     if not devices:
         return None
-    networks = (host.config.network, host.config.ipv6_network)
-    return encryption_table(devices, [n for n in networks if n is not None], host.own.subnets)
+    networks = dict.fromkeys([*networks_of(host.config), *earlier])
+    return encryption_table(devices, networks, host.own.subnets)
+
+
+def networks_of(config: NetworkConfig) -> list[IPv4Network | IPv6Network]:
+    """The cluster's networks."""
+    return [n for n in (config.network, config.ipv6_network) if n is not None]
 
 
 @dataclass(slots=True)
@@ -52,11 +61,18 @@ class EncryptionController:
     preferably_after: tuple[str, ...] = ()
     required_for_pods: bool = True
     worker: str = "encryption"
+    _networks: list[IPv4Network | IPv6Network] = field(default_factory=list)
+    """Of all configs since the backend encrypts: when the network is changed, pods that run keep
+    their addresses of the one before, and no route leads those of other hosts into the tunnel."""
 
     def desired(self, inputs: ReconcileInputs, dirty: Dirty) -> NftTable | None:
         """The table; None: nothing is put in place, and nothing taken away."""
         del dirty
-        return wanted_table(inputs)
+        table = wanted_table(inputs, self._networks)
+        networks = networks_of(inputs.host.config) if table is not None else []
+        kept = self._networks if table is not None else []
+        self._networks = list(dict.fromkeys([*kept, *networks]))
+        return table
 
     def apply(self, desired: NftTable | None) -> Report:
         """Put it in place. Raises EncryptionError, which keeps the backend from being set up."""

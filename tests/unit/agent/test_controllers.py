@@ -304,6 +304,20 @@ def test_an_encrypting_backend_has_its_table_before_anything_else() -> None:
         EncryptionController(Applied("no nftables")).apply(controller.desired(encrypted(), WHOLE))
 
 
+def test_the_network_before_stays_closed_when_another_is_configured() -> None:
+    controller = EncryptionController(Applied())
+    controller.desired(encrypted(), WHOLE)
+    other = host(Network="10.9.0.0/16", Backend={"Type": "wireguard"})
+    table = controller.desired(ReconcileInputs(other, {}), WHOLE)
+    assert table is not None
+    assert "ip daddr 10.9.0.0/16" in table.body
+    assert "ip daddr 10.5.0.0/16" in table.body
+    assert controller.desired(inputs(), WHOLE) is None
+    table = controller.desired(ReconcileInputs(other, {}), WHOLE)
+    assert table is not None
+    assert "ip daddr 10.5.0.0/16" not in table.body
+
+
 def test_the_table_goes_only_when_another_backend_stands() -> None:
     applier = Applied()
     EncryptionController(applier).apply(wanted_table(inputs()))
