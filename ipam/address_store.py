@@ -215,7 +215,7 @@ class AddressStore:
                 " WHERE network = ? AND container = ? AND ifname = ?",
                 (state, host_ifname, text, *attachment),
             )
-            if mac:
+            if mac and addresses:
                 remember_mac(db, addresses, mac)
             return done.rowcount > 0
 

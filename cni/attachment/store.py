@@ -124,7 +124,10 @@ class AttachmentStore:
         mac: str = "",
         ips: Sequence[ResultAddress] = (),
     ) -> None:
-        """Record that the attachment is ready, with its MAC and addresses. Raises CniError (5)."""
+        """Record that the attachment is ready, and that these addresses have its MAC now.
+
+        Raises CniError (5).
+        """
         with _with_codes():
             self._store.update(
                 Attachment(*key),
@@ -135,17 +138,12 @@ class AttachmentStore:
                 addresses=[_address(ip) for ip in ips],
             )
 
-    def with_other_mac(
-        self, mac: str, ips: Sequence[ResultAddress], expected: str
-    ) -> list[ResultAddress]:
-        """Those of the addresses that neighbours may know with another MAC. Raises CniError (5).
-
-        An address that none is recorded of had the `expected` MAC, if any.
-        """
-        by_ip = {ip: _address(ip) for ip in ips}
+    def last_macs(self, ips: Sequence[ResultAddress]) -> dict[ResultAddress, str]:
+        """The MACs that the addresses had last, of those recorded. Raises CniError (5)."""
+        by_address = {_address(ip): ip for ip in ips}
         with _with_codes():
-            before = self._store.last_macs(list(by_ip.values()))
-        return [ip for ip, address in by_ip.items() if before.get(address, expected) != mac]
+            found = self._store.last_macs(list(by_address))
+        return {by_address[address]: mac for address, mac in found.items()}
 
     def forget(self, key: AttachmentKey, plugin: str = "") -> None:
         """Free the addresses and delete the record, if there is one.

@@ -80,10 +80,15 @@ class Attacher(NamedTuple):
                 set_mac(self.sockets.pod, interface, pair.mac)
         self._guard(pair, ips)
         crash_point("add-guarded")
+        unusual: list[ResultAddress] = []
         if bridge is not None and plan.bridge.container_interface_up:
-            other = self.store.with_other_mac(pair.mac, ips, mac_for(ips, POD_PREFIX))
+            before = self.store.last_macs(ips)
+            usual = mac_for(ips, POD_PREFIX)
+            other = [ip for ip in ips if before.get(ip, usual) != pair.mac]
             if other:
                 announce(self.sockets.host, bridge, pair, other, plan.bridge, self.host)
+            # what is not recorded follows from the address: most ADDs write nothing
+            unusual = [ip for ip in ips if before.get(ip, mac_for([ip], POD_PREFIX)) != pair.mac]
         self._configure(interface, ips, routes)
         crash_point("add-configured")
         self._firewall(pair, ips)
@@ -98,7 +103,7 @@ class Attacher(NamedTuple):
         if plan.previous is not None:
             result = result.after(plan.previous)
         unanswered.keep(plan.key, result, self.host)
-        self.store.finish(plan.key, pair.host_name, self.metadata, pair.mac, ips)
+        self.store.finish(plan.key, pair.host_name, self.metadata, pair.mac, unusual)
         crash_point("add-ready")
         return result
 

@@ -7,6 +7,7 @@ later keeps its hardware address, so the entries in other hosts' neighbour cache
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ HOST_PREFIX = "0a:59"
 MAX_ALIAS = 255  # bytes: IFALIASZ less the terminating zero, linux/if.h
 
 
+@functools.lru_cache(maxsize=256)
 def host_interface_name(key: AttachmentKey) -> str:
     """The name of the veth's end on the host: `veth` and 44 bits of a hash."""
     digest = hashlib.sha256("\0".join(key).encode()).hexdigest()

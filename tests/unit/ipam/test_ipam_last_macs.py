@@ -10,7 +10,7 @@ import pytest
 from ipam import last_macs
 from ipam.address_store import Address, AddressStore, Attachment
 
-ONE, OTHER, THIRD = (Address(4, 0x0A050102 + n) for n in range(3))
+ONE, OTHER = (Address(4, 0x0A050102 + n) for n in range(2))
 POD = Attachment("pods", "c1", "eth0")
 
 
@@ -39,9 +39,15 @@ def test_a_file_of_an_earlier_version_gets_the_table(tmp_path: Path) -> None:
         assert store.last_macs([ONE]) == {ONE: "0a:00:00:00:00:01"}
 
 
-def test_the_oldest_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_list_forgets_addresses_of_ipv6(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(last_macs, "KEPT", 2)
+    monkeypatch.setattr(last_macs, "LOOKS", 1)
+    ipv6 = [Address(6, (1 << 120) + n) for n in range(3)]
     with AddressStore(tmp_path / "a.sqlite") as store:
-        for address in (ONE, OTHER, ONE, THIRD):
+        for address in (ONE, OTHER):
             ready(store, "0a:00:00:00:00:01", address)
-        assert set(store.last_macs([ONE, OTHER, THIRD])) == {ONE, THIRD}
+        assert len(store.last_macs([ONE, OTHER])) == 2
+        ready(store, "0a:00:00:00:00:01", *ipv6)
+        assert set(store.last_macs([ONE, OTHER, *ipv6])) == {ONE, OTHER}
