@@ -225,7 +225,9 @@ def test_two_adds_at_once_for_one_pod_give_one_pod(
     pod = host.pod()
     calls = [host.start("ADD", conf(), container, pod) for _ in range(4)]
     answers = [host.finish(call) for call in calls]
-    assert sorted(answer.status for answer in answers) == [0, 1, 1, 1]
+    # one that comes while the first one's answer is under way counts as the same ADD, repeated
+    results = [answer.result() for answer in answers if answer.status == 0]
+    assert results == results[:1] * len(results) != []
     for answer in answers:
         if answer.status:
             answer.refused(102)

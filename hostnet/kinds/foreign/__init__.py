@@ -1,1 +1,1 @@
-"""What other programs do to objects of ours: replace them, stand in front of them, change them."""
+"""What other programs do to objects of ours: they replace, shadow or change them."""
