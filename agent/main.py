@@ -232,6 +232,7 @@ def host_controller(
         (resources.pod_guard, Change.GUARD),
         (resources.redirect, Change.REDIRECT),
         (resources.pod_links, Change.POD_LINKS),
+        (resources.pod_tables, Change.POD_LINKS),
     )
     return HostController(
         settings,

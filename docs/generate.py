@@ -272,8 +272,9 @@ beside it. An object of another program that was there before ours is never chan
 in the log and by `/readyz`. So is a route that a routing daemon, or the kernel for an address, set
 in front of one of ours; one that was set by hand (`ip route add`) while the daemon ran is deleted.
 
-The CNI socket is opened again within a second or two after its file or directory was removed
-(`tests/spec/test_cni_server.py`).
+What pods with `ipMasq` and `macspoofchk` need in nftables is put back as well
+(`tests/spec/test_cni_rewired.py`). The CNI socket is opened again within a second or two after its
+file or directory was removed (`tests/spec/test_cni_server.py`).
 """
 
 

@@ -27,6 +27,7 @@ from agent.etcd_addresses import EtcdAddresses
 from agent.kernel_applier import KernelApplier
 from agent.settings import Settings
 from cni.host import PluginHost
+from cni.wiring.firewall import concerns_pods
 from hostnet.iptables.watch import concerns_forwarding
 from hostnet.kinds.foreign.pod_links import PodLinkWatch
 from hostnet.nft.watch import NftWatch
@@ -45,6 +46,7 @@ class Resources:
     pod_guard: NftWatch
     redirect: NftWatch
     pod_links: PodLinkWatch
+    pod_tables: NftWatch
     encryption: KernelApplier
     etcd: EtcdAddresses
     data_plane: DataPlaneOwner = field(default_factory=DataPlaneOwner)
@@ -67,12 +69,14 @@ def open_resources(
     encryption = KernelApplier(ENCRYPTION)
     forward_chains, pod_guard = NftWatch(concerns_forwarding), NftWatch(concerns_guard)
     redirect, pod_links = NftWatch(concerns_redirect), PodLinkWatch()
+    pod_tables = NftWatch(concerns_pods)
+    stack.callback(pod_tables.close)
     for opened in (overlay, forwarding, encryption, forward_chains, pod_guard, redirect, pod_links):
         stack.callback(opened.close)
     overlay.monitor.ignore(forwarding.port)
     forwarding.monitor.ignore(overlay.port)
     etcd = EtcdAddresses(settings.etcd.endpoints if settings.etcd is not None else ())
-    watches = forward_chains, pod_guard, redirect, pod_links
+    watches = forward_chains, pod_guard, redirect, pod_links, pod_tables
     return Resources(settings, overlay, forwarding, *watches, encryption, etcd)
 
 

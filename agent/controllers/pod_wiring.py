@@ -14,6 +14,7 @@ from backend.metric_sample import MetricSample
 from base.paths import ADDRESS_STORE
 from cni.attachment.store import AttachmentStore
 from cni.host import PluginHost
+from cni.wiring import firewall
 from cni.wiring.mend import Rewired, rewire
 from hostnet.kinds.foreign.pod_links import PodLinkWatch
 
@@ -47,6 +48,10 @@ class PodWiringController:
         del desired
         time.sleep(max(0.0, self._looked + PAUSE - time.monotonic()))
         done = self._rewire(plan=False)
+        if done.any_pods:
+            lines, failures = firewall.restore(self._host)
+            done.lines += lines
+            done.failures += failures
         self._watch.bridges = done.bridges
         self._looked = time.monotonic()
         return Report(len(done.lines), lambda: done.lines, done.failures)

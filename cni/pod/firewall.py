@@ -53,25 +53,26 @@ def add_masquerade(addresses: Sequence[str]) -> None:
     """
     # hostnet.nft.sets has no intervals yet, so the pairs of subnets are added as text
     _add_pairs("".join(map(_pair_command, addresses)))
-    add_elements(_masquerade_elements(addresses), _MASQUERADE)
+    add_elements(masquerade_elements(addresses), _MASQUERADE)
 
 
 def delete_masquerade(addresses: Sequence[str]) -> None:
     """Undo `add_masquerade`, if it was done. The pairs of subnets stay: other pods use them."""
-    delete_elements(_masquerade_elements(addresses))
+    delete_elements(masquerade_elements(addresses))
 
 
 def add_mac_spoof_check(host_name: str, mac: str) -> None:
     """Drop what comes from this host interface with another source MAC than this one."""
-    add_elements(_spoof_check_elements(host_name, mac), _SPOOFING)
+    add_elements(spoof_check_elements(host_name, mac), _SPOOFING)
 
 
 def delete_mac_spoof_check(host_name: str, mac: str) -> None:
     """Undo `add_mac_spoof_check`, if it was done."""
-    delete_elements(_spoof_check_elements(host_name, mac))
+    delete_elements(spoof_check_elements(host_name, mac))
 
 
-def _masquerade_elements(addresses: Sequence[str]) -> list[NftElement]:
+def masquerade_elements(addresses: Sequence[str]) -> list[NftElement]:
+    """What `add_masquerade` adds, less the pairs of subnets."""
     from hostnet.nft.sets import NftElement, NftSet  # noqa: PLC0415 - see nft_elements
 
     elements = []
@@ -88,7 +89,8 @@ def _pair_command(address: str) -> str:
     return f"add element {where} {{ {network} . {network} }}\n"
 
 
-def _spoof_check_elements(host_name: str, mac: str) -> list[NftElement]:
+def spoof_check_elements(host_name: str, mac: str) -> list[NftElement]:
+    """What `add_mac_spoof_check` adds."""
     from hostnet.nft.datatypes import pack  # noqa: PLC0415 - see nft_elements
     from hostnet.nft.sets import NftElement, NftSet  # noqa: PLC0415
 

@@ -43,6 +43,7 @@ class Rewired:
     failures: list[str] = field(default_factory=list)
     bridges: frozenset[str] = frozenset()
     """Names of all bridges that pods are ports of."""
+    any_pods: bool = False
 
 
 def rewire(records: Iterable[AttachmentRecord], *, plan: bool = False) -> Rewired:
@@ -52,6 +53,7 @@ def rewire(records: Iterable[AttachmentRecord], *, plan: bool = False) -> Rewire
     """
     pods = [pod for record in records if (pod := recorded(record)) is not None]
     done = Rewired(bridges=frozenset(pod.bridge.bridge for pod in pods if pod.bridge is not None))
+    done.any_pods = bool(pods)
     if not pods:
         return done
     with NetlinkSocket() as sock:
