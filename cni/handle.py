@@ -69,6 +69,14 @@ def answered(response: CniResponse, host: PluginHost) -> None:
         unanswered.forget(response.added, host)
 
 
+def unanswerable(response: CniResponse, host: PluginHost) -> None:
+    """The answer can't be delivered: the same ADD gets it. Any thread may call it."""
+    if response.added is not None:
+        from cni.pod import unanswered  # noqa: PLC0415 - see answered
+
+        unanswered.release(response.added, host)
+
+
 def _refuse(call: CniCall, error: CniError) -> CniResponse:
     """The error as an answer in the request's version."""
     return CniResponse(1, _encode(error.as_dict(stated_version(call.stdin))))

@@ -69,6 +69,9 @@ class PluginHost:
     compare_store: bool = False
     """Whether a store is compared with them whenever it is opened first: in a daemon."""
 
+    answers: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
+    """Files with results on their way to a runtime: descriptors (`cni.pod.unanswered`)."""
+
     stores: dict[Path, AddressStore] = field(default_factory=dict, repr=False, compare=False)
     """The address stores that are open, by their file."""
 

@@ -31,7 +31,7 @@ from pathlib import Path
 
 from base.errors import FlatmeshError
 from cni.errors import RunInClientError
-from cni.handle import CniResponse, answered, handle
+from cni.handle import CniResponse, answered, handle, unanswerable
 from cni.host import PluginHost, host_from_environment, socket_path
 from cni.pod.collect import sweep
 from cni.pod.living import find_living
@@ -222,7 +222,11 @@ class CniServer:
         finally:
             received.close()
         connection.settimeout(ANSWER_TIMEOUT)
-        protocol.send_answer(connection, response.status, response.stdout)
+        try:
+            protocol.send_answer(connection, response.status, response.stdout)
+        except OSError:
+            unanswerable(response, self.host)
+            raise
         answered(response, self.host)
 
     def _answer(self, received: protocol.ReceivedCall, connection: socket.socket) -> CniResponse:
