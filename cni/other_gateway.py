@@ -13,7 +13,7 @@ from typing import NamedTuple
 from cni import cidr
 from cni.address_pool import AddressPool
 from cni.errors import NETWORK_FAILURE, NOT_AVAILABLE, CniError
-from hostnet.find_link import find_link
+from hostnet.find_link import find_index, find_link
 from hostnet.kinds.link import read_links
 from hostnet.kinds.link_messages import delete_link
 from hostnet.netlink.address_messages import dump_addresses, parse_addresses
@@ -41,45 +41,61 @@ class OtherGateway(NamedTuple):
         )
 
 
+def read_addresses(
+    sock: NetlinkSocket, gateways: Sequence[cidr.Cidr]
+) -> list[tuple[int, cidr.Cidr]]:
+    """The addresses of all devices, by index: of IPv4 where a gateway has it, else of IPv6.
+
+    A dump of IPv4 is short, while each veth has an IPv6 address. Raises NetlinkError.
+    """
+    if not gateways:
+        return []
+    family = min(gateway.family for gateway in gateways)
+    dump = dump_addresses(FAMILIES[family])
+    parts = sock.dump(dump.type, dump.body, "ip addr show")
+    there = [
+        (each.ifindex, cidr.parse_cidr(each.address.address)) for each in parse_addresses(parts, {})
+    ]
+    return [one for one in there if one[1].family == family]
+
+
 def find_other_gateway(
-    sock: NetlinkSocket, bridge: str, gateways: Sequence[cidr.Cidr]
+    sock: NetlinkSocket,
+    bridge: str,
+    gateways: Sequence[cidr.Cidr],
+    there: Sequence[tuple[int, cidr.Cidr]],
 ) -> OtherGateway | None:
     """The first device but the bridge that is in the gateways' networks. Raises NetlinkError.
 
-    One family is looked at: IPv4 where pods have it. Its dump is short, while each veth has an
-    IPv6 address.
+    `there` is what `read_addresses` has read.
     """
-    if not gateways:
-        return None
-    family = min(gateway.family for gateway in gateways)
-    wanted = [gateway for gateway in gateways if gateway.family == family]
-    dump = dump_addresses(FAMILIES[family])
-    parts = sock.dump(dump.type, dump.body, "ip addr show")
-    for each in parse_addresses(parts, {}):
-        there = cidr.parse_cidr(each.address.address)
-        same = any(there.value == g.value or there.network == g.network for g in wanted)
-        if same and there.family == family:
-            link = find_link(sock, each.ifindex)
+    own = find_index(sock, bridge)
+    for index, address in there:
+        same = (address.value == g.value or address.network == g.network for g in gateways)
+        if index != own and any(same):
+            link = find_link(sock, index)
             if link is not None and link.name != bridge:
-                return OtherGateway(link.name, there)
+                return OtherGateway(link.name, address)
     return None
 
 
 def require_no_other_gateway(
     sock: NetlinkSocket, bridge: str, gateways: Sequence[cidr.Cidr]
-) -> None:
+) -> list[tuple[int, cidr.Cidr]]:
     """Raise CniError (100) when there is one; an unused bridge of ours is removed instead.
 
-    Ours is one whose name another config had: `bridge` was changed in the conflist.
+    Ours is one whose name another config had: `bridge` was changed in the conflist. Returns what
+    `read_addresses` has read.
     """
-    other = find_other_gateway(sock, bridge, gateways)
+    there = read_addresses(sock, gateways)
+    other = find_other_gateway(sock, bridge, gateways, there)
     if other is None:
-        return
+        return there
     unused = _unused_bridge_of_ours(sock, other.link)
     if unused is None:
         raise CniError(NETWORK_FAILURE, other.text(bridge))
     sock.request(delete_link(unused), f"ip link del {other.link}")
-    require_no_other_gateway(sock, bridge, gateways)
+    return require_no_other_gateway(sock, bridge, gateways)
 
 
 def require_pool_has_one_gateway(bridge: str, pool: AddressPool) -> None:
@@ -87,7 +103,8 @@ def require_pool_has_one_gateway(bridge: str, pool: AddressPool) -> None:
     ranges = [each[0] for each in pool.sets]
     gateways = [cidr.Cidr(one.family, one.gateway, one.subnet.length) for one in ranges]
     with NetlinkSocket() as sock:
-        other = find_other_gateway(sock, bridge, [one for one in gateways if one.value])
+        wanted = [one for one in gateways if one.value]
+        other = find_other_gateway(sock, bridge, wanted, read_addresses(sock, wanted))
         if other is not None and _unused_bridge_of_ours(sock, other.link) is None:
             raise CniError(NOT_AVAILABLE, other.text(bridge))
 

@@ -11,6 +11,7 @@ hold nothing: no pod outlives a boot.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -44,6 +45,7 @@ def _addresses(directory: Path) -> Iterator[Address]:
                 continue  # host-local's lock and last_reserved_ip.0, or it has just gone
 
 
+@functools.cache  # /proc/stat takes the kernel longer than the rest of an ADD's store
 def _boot_time() -> float:
     """When this host was booted, as file times count."""
     for line in Path("/proc/stat").read_text().splitlines():

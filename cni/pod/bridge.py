@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cni import cidr
 from cni.config.bridge_config import BridgeConfig
 from cni.errors import INVALID_CONFIG, NETWORK_FAILURE, CniError
-from cni.other_gateway import require_no_other_gateway
+from cni.other_gateway import FAMILIES, require_no_other_gateway
 from cni.pod.batch import as_requests, send_batch
 from cni.pod.naming import mac_for
 from cni.result.model import ResultAddress
@@ -44,7 +44,7 @@ def ensure_bridge(
     Raises CniError (7) when another device has the name, or when an address of the bridge
     overlaps a gateway's; (100) when another device is in the gateway's network.
     """
-    require_no_other_gateway(sock, config.bridge, gateways)
+    there = require_no_other_gateway(sock, config.bridge, gateways)
     bridge = find_link(sock, config.bridge)
     if bridge is None:
         _make_bridge(sock, config, gateways)
@@ -64,8 +64,28 @@ def ensure_bridge(
         common = settings(mtu=mtu) if change_mtu else b""
         request = change_link(bridge.index, common, up=True, promisc=True if promisc else None)
         send_batch(sock, [request], [f"ip link set {config.bridge} up mtu {mtu}"])
-    _put_gateways(sock, config, bridge, gateways)
+    present = _present(sock, bridge, gateways, there)
+    _put_gateways(sock, config, bridge, gateways, present)
     return bridge
+
+
+def _present(
+    sock: NetlinkSocket,
+    bridge: ActualLink,
+    gateways: Sequence[cidr.Cidr],
+    there: Sequence[tuple[int, cidr.Cidr]],
+) -> list[cidr.Cidr]:
+    """The bridge's addresses; `there` has those of one family already, of all devices."""
+    found = [address for index, address in there if index == bridge.index]
+    for family in {gateway.family for gateway in gateways} - {one.family for _, one in there}:
+        dump = dump_addresses(FAMILIES[family], bridge.index)
+        parts = sock.dump(dump.type, dump.body, f"ip addr show {bridge.name}")
+        found += [
+            cidr.parse_cidr(each.address.address)
+            for each in parse_addresses(parts, {bridge.index: bridge.name})
+            if each.ifindex == bridge.index
+        ]
+    return found
 
 
 def _make_bridge(sock: NetlinkSocket, config: BridgeConfig, gateways: Sequence[cidr.Cidr]) -> None:
@@ -104,18 +124,13 @@ def _no_vlan_filtering() -> CniError:
 
 
 def _put_gateways(
-    sock: NetlinkSocket, config: BridgeConfig, bridge: ActualLink, gateways: Sequence[cidr.Cidr]
+    sock: NetlinkSocket,
+    config: BridgeConfig,
+    bridge: ActualLink,
+    gateways: Sequence[cidr.Cidr],
+    present: Sequence[cidr.Cidr],
 ) -> None:
-    if not gateways:
-        return
-    index, names = {bridge.name: bridge.index}, {bridge.index: bridge.name}
-    dump = dump_addresses(0, bridge.index)
-    parts = sock.dump(dump.type, dump.body, f"ip addr show {bridge.name}")
-    present = [
-        cidr.parse_cidr(each.address.address)
-        for each in parse_addresses(parts, names)
-        if each.ifindex == bridge.index
-    ]
+    index = {bridge.name: bridge.index}
     for gateway in gateways:
         if gateway in present:
             continue

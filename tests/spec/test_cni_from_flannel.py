@@ -22,6 +22,7 @@ from tests.spec.cni_host import CONF, REFERENCE, CniHost, MakeHost
 pytestmark = pytest.mark.skipif(
     not (REFERENCE / "bridge").exists(), reason="needs containernetworking-plugins"
 )
+TRIES = 5
 SUBNET_ENV = """FLANNEL_NETWORK=10.5.0.0/16
 FLANNEL_SUBNET=10.5.72.1/24
 FLANNEL_IPV6_NETWORK=fd00:5::/48
@@ -101,7 +102,10 @@ def reserved(host: CniHost) -> set[str]:
 def assert_reached(host: CniHost, addresses: list[str], *pods: str) -> None:
     for pod in (None, *pods):
         for address in addresses:
-            done = host.run("ping", "-c", "2", "-i", "0.2", "-W", "5", address, pod=pod)
+            for _ in range(TRIES):  # a first packet may be lost while a bridge learns its port
+                done = host.run("ping", "-c", "2", "-i", "0.2", "-W", "5", address, pod=pod)
+                if done.returncode == 0:
+                    break
             assert done.returncode == 0, f"{address} from {pod}: {done.stdout}{done.stderr}"
 
 
