@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -102,7 +103,7 @@ async def running(*toys: Toy) -> AsyncIterator[list[Runner]]:
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(30.0):
         while not condition():  # noqa: ASYNC110 - the condition is set in another thread
             await asyncio.sleep(0.005)
     assert condition(), what
@@ -178,7 +179,7 @@ def test_an_apply_that_hangs_is_reported_and_started_only_once() -> None:
             assert record.count("stuck starts") == 1
             status = await asyncio.to_thread(runner.status)
             assert status is not None
-            assert status.startswith("stuck: not applied yet after 0 s, since ")
+            assert re.match(r"stuck: not applied yet after \d+ s, since ", status)
             stuck.may_run.set()
             await until(lambda: record.count("stuck ends") == 2, "what came meanwhile is applied")
             assert await asyncio.to_thread(runner.status) is None
@@ -193,8 +194,10 @@ def test_one_that_fails_says_why_is_tried_again_and_stops_no_other() -> None:
         broken.broken = True
         async with running(broken, other) as (runner, _):
             await until(lambda: record.count("broken starts") >= 2, "it is tried again")
-            assert "other ends" in record
-            assert await asyncio.to_thread(runner.status) == "broken is broken"
+            await until(lambda: "other ends" in record, "the other one is applied")
+            async with asyncio.timeout(30.0):
+                while await asyncio.to_thread(runner.status) != "broken is broken":  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
             assert broken.dirty[-1].whole
             broken.broken = False
             await until(lambda: "broken ends" in record, "it is applied")
