@@ -46,6 +46,10 @@ _SPOOFING = """
 """
 
 
+BODIES = {"inet": _MASQUERADE, "bridge": _SPOOFING}
+"""What is in the table of each family, but for the elements."""
+
+
 def add_masquerade(addresses: Sequence[str]) -> None:
     """Masquerade what pods with these addresses (`10.5.1.2/24`) send beyond their subnets.
 

@@ -8,7 +8,6 @@ added here once more, which changes nothing.
 from __future__ import annotations
 
 import errno
-import re
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -22,10 +21,7 @@ from hostnet.netlink.socket import NetlinkError
 from hostnet.nft import tables
 from hostnet.nft.counters import read_element_counters
 from hostnet.nft.sets import NftElement, SetSocket, change_elements
-
-_SET = re.compile(r"\tset (\S+) \{\n(.*?)\n\t\}", re.DOTALL)
-_ELEMENTS = re.compile(r"\n\t\telements = \{[^}]*\}")
-
+from hostnet.nft.table_text import is_as_made, sets_as_made
 
 Records = Callable[[], Iterable[AttachmentRecord]]
 """Reads the records of all attachments, now."""
@@ -72,7 +68,7 @@ def changes(
     found = set(there)
     gone = [one for one in found - wanted if one.element[:NAME_SIZE] not in unknown]
     return GuardChanges(
-        text is None or _ELEMENTS.sub("", text) != _ELEMENTS.sub("", wanted_text),
+        text is None or not is_as_made(text, wanted_text),
         sorted(gone),
         sorted(wanted - found),
         wanted_text,
@@ -108,7 +104,7 @@ def _reconcile(records: Records, *, plan: bool) -> list[str]:
             return todo.lines()
         done = todo
         if todo.table:
-            tables.replace_table(FAMILY, TABLE, BODY, keep=_kept(text))
+            tables.replace_table(FAMILY, TABLE, BODY, keep=sets_as_made(text or "", wanted_text))
             done = compare(wanted_text)
         if done.gone or done.new:
             sets.apply(list(change_elements(done.gone, done.new)))
@@ -117,17 +113,6 @@ def _reconcile(records: Records, *, plan: bool) -> list[str]:
 
 def _interfaces() -> list[str]:
     return [name for _, name in socket.if_nameindex()]
-
-
-def _kept(text: str | None) -> set[str]:
-    """The sets that are declared as they should be: they keep their elements and counters."""
-    wanted = _declarations(tables.normal_form(FAMILY, TABLE, BODY))
-    found = _declarations(text or "")
-    return {name for name, body in wanted.items() if found.get(name) == body}
-
-
-def _declarations(text: str) -> dict[str, str]:
-    return dict(_SET.findall(_ELEMENTS.sub("", text)))
 
 
 def refused_packets(records: Iterable[AttachmentRecord]) -> Mapping[AttachmentKey, int]:

@@ -1,6 +1,7 @@
-"""Puts back what pods need in the tables of `cni.pod.firewall` and another program has deleted.
+"""Puts back what pods need in the tables of `cni.pod.firewall` and another program has changed.
 
-Only what is missing is added: elements go with the DEL that owns them.
+Rules are made as they were; of the elements only what is missing is added, as they go with the DEL
+that owns them.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from cni.attachment.store import AttachmentRecord, AttachmentStore
 from cni.host import PluginHost
 from cni.pod import firewall
 from cni.pod.naming import PLUGIN
+from hostnet.nft import tables
 from hostnet.nft.messages import FAMILIES, NFT_MSG_NEWSETELEM
 from hostnet.nft.sets import NftElement, NftSet, SetSocket
+from hostnet.nft.table_text import is_as_made, sets_as_made
 
 LOCK_TIMEOUT = 0.0  # seconds: whoever holds the lock is at work, and may be a DEL
 
@@ -29,9 +32,9 @@ def concerns_pods(kind: int, family: int, table: str) -> bool:
 def restore(host: PluginHost) -> tuple[list[str], list[str]]:
     """Add what is missing; returns what was done, and what failed, a line each.
 
-    Raises NetlinkError, CniError.
+    Raises NetlinkError, NftError, CniError.
     """
-    store, lines, failures = AttachmentStore(host), [], []
+    store, lines, failures = AttachmentStore(host), _restore_rules(), []
     present: dict[NftSet, frozenset[NftElement]] = {}
     with SetSocket() as sets:
 
@@ -51,6 +54,21 @@ def restore(host: PluginHost) -> tuple[list[str], list[str]]:
                 except (FlatmeshError, OSError) as error:
                     failures.append(f"{record.host_ifname}: {what}: {error}")
     return lines, failures
+
+
+def _restore_rules() -> list[str]:
+    """Make the rules of the tables that are there what they were; an ADD makes a missing table."""
+    lines = []
+    there = tables.list_tables()
+    for family, body in firewall.BODIES.items():
+        if (family, firewall.TABLE) not in there:
+            continue
+        found = tables.list_table(family, firewall.TABLE) or ""
+        made = tables.normal_form(family, firewall.TABLE, body)
+        if not is_as_made(found, made):
+            tables.replace_table(family, firewall.TABLE, body, keep=sets_as_made(found, made))
+            lines.append(f"nft replace table {family} {firewall.TABLE}")
+    return lines
 
 
 def _add(record: AttachmentRecord | None, what: str) -> None:

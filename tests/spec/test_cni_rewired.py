@@ -46,8 +46,14 @@ def test_a_flushed_ruleset_is_put_back_and_goes_with_the_pod(
     host.call("ADD", config, container, pod).result()
     before = ruleset(host)
     assert "masquerade" in before
-    for command in (["flush", "ruleset"], ["flush", "set", "inet", "flatmesh_cni", "masq4"]):
-        assert host.run("nft", *command).returncode == 0
+    for command in (
+        "flush ruleset",
+        "flush set inet flatmesh_cni masq4",
+        "flush chain inet flatmesh_cni postrouting",
+        "flush chain bridge flatmesh_cni prerouting",
+        "insert rule bridge flatmesh_cni prerouting accept",
+    ):
+        assert host.run("nft", *command.split()).returncode == 0
         lines, failures = inside(host, restore)
         assert (bool(lines), failures) == (True, [])
         assert ruleset(host) == before
