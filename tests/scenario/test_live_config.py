@@ -50,8 +50,12 @@ def test_network_gets_wider_and_mtu_smaller(
         env = lab.host_dir(number) / "run/subnet.env"
         eventually(lambda e=env: "FLANNEL_MTU=1350" in e.read_text(), "the MTU is told")
         assert "FLANNEL_NETWORK=10.4.0.0/15" in env.read_text()
-        assert "10.4.0.0/15" in on(lab.names.host(number), "nft list table inet flatmesh")
-        assert "mtu 1350" in on(lab.names.host(number), "ip link show flannel.1")
+        host = lab.names.host(number)
+        for word, command in (
+            ("10.4.0.0/15", "nft list table inet flatmesh"),
+            ("mtu 1350", "ip link show flannel.1"),
+        ):
+            eventually(lambda h=host, w=word, c=command: w in on(h, c), f"{command}: {word}")
     assert [lab.subnet(number) for number in lab.host_numbers] == subnets
     assert all_good(lab)
 
@@ -72,14 +76,17 @@ def test_masquerading_is_switched_for_the_whole_cluster(
     make_lab: Callable[..., Lab], on: On, eventually: Eventually
 ) -> None:
     lab = make_lab(hosts=2, pods_per_host=1)
+    table = "nft list table inet flatmesh"
     for wanted in (False, True):
         lab.configure({**lab.spec.cluster_config(), "IPMasq": wanted})
         for number in lab.host_numbers:
             env = lab.host_dir(number) / "run/subnet.env"
             told = f"FLANNEL_IPMASQ={str(wanted).lower()}"
             eventually(lambda e=env, t=told: t in e.read_text(), "the plugins are told")
-            table = on(lab.names.host(number), "nft list table inet flatmesh")
-            assert ("masquerade" in table) is wanted
+            host = lab.names.host(number)
+            eventually(
+                lambda h=host, w=wanted: ("masquerade" in on(h, table)) is w, "the rules follow"
+            )
     assert all_good(lab)
 
 

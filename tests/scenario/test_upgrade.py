@@ -29,6 +29,7 @@ REPOSITORY = Path(__file__).parents[2]
 OLD = "1188e3e"
 COMMAND_TIMEOUT = 120.0  # seconds for pip, and for --cleanup
 AROUND = 100  # datagrams that must arrive before and after each step
+USERSPACE_LOSS = 3  # datagrams of thousands that Open vSwitch in user space may lose by itself
 
 BARE_HOST = {
     *(
@@ -182,9 +183,9 @@ def cleanup(lab: Lab, number: int) -> None:
 
 @contextlib.contextmanager
 def no_loss(
-    one: LabPod, other: LabPod, eventually: Callable[..., None]
+    one: LabPod, other: LabPod, eventually: Callable[..., None], allowed: int
 ) -> Iterator[Callable[[str], None]]:
-    """Traffic both ways in the block, and nothing of it lost; yields a check that it flows."""
+    """Traffic both ways in the block, of which no more is lost; yields a check that it flows."""
     with watched_stream(one, other) as there, watched_stream(other, one) as back:
 
         def flowing(what: str) -> None:
@@ -195,7 +196,7 @@ def no_loss(
             )
 
         yield flowing
-    assert (there.lost, back.lost) == (0, 0)
+    assert max(there.lost, back.lost) <= allowed, (there.lost, back.lost)
 
 
 @pytest.mark.timeout(300)
@@ -219,11 +220,13 @@ def test_an_upgrade_loses_no_packet_and_keeps_every_pod(
     before = {key: addresses(pod) for key, pod in pods.items()}
     one, other = pods[1, "p1"], pods[2, "p1"]
 
+    allowed = USERSPACE_LOSS if loses_packets_with_a_link(lab) else 0
+
     def a_pod_comes_and_one_goes() -> None:
         lab.add_pod(1, "between")
         lab.delete_pod(1, "p2")
 
-    with no_loss(one, other, eventually) as flowing:
+    with no_loss(one, other, eventually, allowed) as flowing:
         flowing("with the old version")
         installation.install(wheels[1])
         assert installation.has("base")
@@ -233,7 +236,7 @@ def test_an_upgrade_loses_no_packet_and_keeps_every_pod(
             a_pod_comes_and_one_goes()
     if loses_packets_with_a_link(lab):
         a_pod_comes_and_one_goes()
-    with no_loss(one, other, eventually) as flowing:
+    with no_loss(one, other, eventually, allowed) as flowing:
         for number in lab.host_numbers:
             lab.stop_daemon(number)
             flowing(f"without a daemon on h{number}")
