@@ -126,7 +126,7 @@ class EtcdLeaseSource:
     async def release(self, lease: Lease) -> None:
         """Give a lease back. See `LeaseSource`."""
         await _in_time(self._registry.release(lease))
-        self._holder.memory.path.unlink(missing_ok=True)
+        self._holder.memory.forget()
 
     def underlay_changed(self) -> None:
         """Connect anew. See `LeaseSource`."""
