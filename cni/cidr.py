@@ -10,6 +10,9 @@ import functools
 import socket
 from typing import NamedTuple
 
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+"""The kernel's number of each family."""
+
 
 class Cidr(NamedTuple):
     """An address with its prefix length, as in `10.5.1.2/24`; host bits are kept."""

@@ -6,7 +6,6 @@ although every ADD succeeded.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,7 +13,6 @@ from cni import cidr
 from cni.address_pool import AddressPool
 from cni.errors import NETWORK_FAILURE, NOT_AVAILABLE, CniError
 from hostnet.find_link import find_index, find_link
-from hostnet.kinds.link import read_links
 from hostnet.kinds.link_messages import delete_link
 from hostnet.netlink.address_messages import dump_addresses, parse_addresses
 from hostnet.netlink.socket import NetlinkSocket
@@ -22,7 +20,6 @@ from hostnet.ownership import POD_ALIAS
 
 SWITCH = "obr0"
 """The device with the gateway's address where pods are attached to Open vSwitch."""
-FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 class OtherGateway(NamedTuple):
@@ -51,7 +48,7 @@ def read_addresses(
     if not gateways:
         return []
     family = min(gateway.family for gateway in gateways)
-    dump = dump_addresses(FAMILIES[family])
+    dump = dump_addresses(cidr.FAMILIES[family])
     parts = sock.dump(dump.type, dump.body, "ip addr show")
     there = [
         (each.ifindex, cidr.parse_cidr(each.address.address)) for each in parse_addresses(parts, {})
@@ -111,6 +108,8 @@ def require_pool_has_one_gateway(bridge: str, pool: AddressPool) -> None:
 
 def _unused_bridge_of_ours(sock: NetlinkSocket, name: str) -> int | None:
     """The index of a bridge that we made and nobody is attached to; None: it is none."""
+    from hostnet.kinds.link import read_links  # noqa: PLC0415 - 11 ms of an ADD without a daemon
+
     link = find_link(sock, name)
     ours = link is not None and link.kind == "bridge" and link.alias.startswith(POD_ALIAS)
     if link is None or not ours or any(one.master == link.index for one in read_links(sock)):

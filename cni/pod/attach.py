@@ -7,6 +7,7 @@ record. So the record holds everything that an undo needs before the change is m
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cni.address_pool import AddressPool
@@ -80,15 +81,7 @@ class Attacher(NamedTuple):
                 set_mac(self.sockets.pod, interface, pair.mac)
         self._guard(pair, ips)
         crash_point("add-guarded")
-        unusual: list[ResultAddress] = []
-        if bridge is not None and plan.bridge.container_interface_up:
-            before = self.store.last_macs(ips)
-            usual = mac_for(ips, POD_PREFIX)
-            other = [ip for ip in ips if before.get(ip, usual) != pair.mac]
-            if other:
-                announce(self.sockets.host, bridge, pair, other, plan.bridge, self.host)
-            # what is not recorded follows from the address: most ADDs write nothing
-            unusual = [ip for ip in ips if before.get(ip, mac_for([ip], POD_PREFIX)) != pair.mac]
+        unusual = self._announce(bridge, pair, ips)
         self._configure(interface, ips, routes)
         crash_point("add-configured")
         self._firewall(pair, ips)
@@ -173,6 +166,21 @@ class Attacher(NamedTuple):
             pair.host_name, pair.mac, addresses, bridge.spoof_check, bool(bridge.vlan_trunk)
         )
         source_guard.add(pod)
+
+    def _announce(
+        self, bridge: ActualLink | None, pair: VethPair, ips: Sequence[ResultAddress]
+    ) -> list[ResultAddress]:
+        """Announce addresses that had another MAC; returns those whose MAC has to be recorded."""
+        config = self.plan.bridge
+        if bridge is None or not config.container_interface_up:
+            return []
+        before = self.store.last_macs(ips)
+        usual = mac_for(ips, POD_PREFIX)
+        other = [ip for ip in ips if before.get(ip, usual) != pair.mac]
+        if other:
+            announce(self.sockets.host, bridge, pair, other, config, self.host)
+        # what is not recorded follows from the address: most ADDs write nothing
+        return [ip for ip in ips if before.get(ip, mac_for([ip], POD_PREFIX)) != pair.mac]
 
     def _configure(
         self,

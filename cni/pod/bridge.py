@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cni import cidr
 from cni.config.bridge_config import BridgeConfig
 from cni.errors import INVALID_CONFIG, NETWORK_FAILURE, CniError
-from cni.other_gateway import FAMILIES, require_no_other_gateway
+from cni.other_gateway import require_no_other_gateway
 from cni.pod.batch import as_requests, send_batch
 from cni.pod.naming import mac_for
 from cni.result.model import ResultAddress
@@ -78,7 +78,7 @@ def _present(
     """The bridge's addresses; `there` has those of one family already, of all devices."""
     found = [address for index, address in there if index == bridge.index]
     for family in {gateway.family for gateway in gateways} - {one.family for _, one in there}:
-        dump = dump_addresses(FAMILIES[family], bridge.index)
+        dump = dump_addresses(cidr.FAMILIES[family], bridge.index)
         parts = sock.dump(dump.type, dump.body, f"ip addr show {bridge.name}")
         found += [
             cidr.parse_cidr(each.address.address)

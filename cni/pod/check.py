@@ -7,8 +7,6 @@ that both ends are one veth pair whose host end is a port of the bridge, and the
 
 from __future__ import annotations
 
-import socket
-
 from cni import cidr
 from cni.attachment.store import AttachmentRecord
 from cni.errors import CHECK_FAILED, INVALID_CONFIG, CniError
@@ -20,8 +18,6 @@ from hostnet.kinds.actual_link import ActualLink
 from hostnet.kinds.route_messages import RTM_GETROUTE, dump_routes, parse_route
 from hostnet.netlink.address_messages import dump_addresses, parse_addresses
 from hostnet.netlink.socket import NetlinkSocket
-
-FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 def check_pod(plan: AddPlan, netns: int, record: AttachmentRecord | None) -> None:
@@ -103,7 +99,7 @@ def _check_routes(
     pod: NetlinkSocket, pod_end: ActualLink, previous: CniResult, ips: list[ResultAddress]
 ) -> None:
     names = {pod_end.index: pod_end.name}
-    for family, constant in FAMILIES.items():
+    for family, constant in cidr.FAMILIES.items():
         wanted = [r for r in previous.routes if cidr.parse_cidr(r.destination).family == family]
         if not wanted:
             continue

@@ -22,7 +22,7 @@ from cni.host import PluginHost
 from cni.pod.naming import FOUND, PLUGIN, attachment_of, host_interface_name
 from cni.pod.peer import has_host_interface
 from cni.pod.removal import Removal, detach, with_record
-from hostnet.kinds.link_messages import RTM_GETLINK, dump_links, parse_link
+from hostnet.kinds.link import read_links
 from hostnet.netlink.socket import NetlinkSocket
 
 SWEEP_LOCK_TIMEOUT = 0.0  # seconds: whoever holds the lock during a sweep is alive and at work
@@ -123,9 +123,7 @@ def _named(key: AttachmentKey) -> str:
 
 def _keys_of_host_interfaces() -> set[AttachmentKey]:
     """The attachments that the aliases of this host's veths name."""
-    request = dump_links(kind="veth")
     with NetlinkSocket() as host:
-        parts = host.dump(RTM_GETLINK, request.body, "ip link show type veth")
-    links = map(parse_link, parts)
+        links = read_links(host, kind="veth")
     keys = (attachment_of(link.alias, link.name) for link in links)
     return {key for key in keys if key is not None}

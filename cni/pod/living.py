@@ -24,7 +24,7 @@ from cni.attachment.store import AttachmentRecord
 from cni.config.call import AttachmentKey
 from cni.errors import CniError
 from cni.pod.naming import FOUND, HOST_PREFIX, PLUGIN, attachment_of
-from hostnet.kinds.link_messages import RTM_GETLINK, dump_links, parse_link
+from hostnet.kinds.link import read_links
 from hostnet.netlink.address_messages import RT_SCOPE_UNIVERSE
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.netns_ids import addresses_in, link_in, numbers_of
@@ -51,8 +51,7 @@ class Guarded(NamedTuple):
 def find_living(subnet_file: Path) -> list[LivingAttachment]:
     """All attachments of this host. Raises NetlinkError, OSError."""
     with NetlinkSocket() as sock:
-        parts = sock.dump(RTM_GETLINK, dump_links().body, "ip link show")
-        links = {link.index: link for link in map(parse_link, parts)}
+        links = {link.index: link for link in read_links(sock)}
         veths = [one for one in links.values() if one.kind == "veth" and one.parent]
         if not veths:
             return []

@@ -34,7 +34,11 @@ def restore(host: PluginHost) -> tuple[list[str], list[str]]:
 
     Raises NetlinkError, NftError, CniError.
     """
-    store, lines, failures = AttachmentStore(host), _restore_rules(), []
+    store = AttachmentStore(host)
+    wanted = [(record, found) for record in store.records() if (found := _wanted(record))]
+    if not wanted:
+        return [], []  # nftables is not asked every few seconds where no pod needs it
+    lines, failures = _restore_rules(), []
     present: dict[NftSet, frozenset[NftElement]] = {}
     with SetSocket() as sets:
 
@@ -43,8 +47,8 @@ def restore(host: PluginHost) -> tuple[list[str], list[str]]:
                 present[one.set] = sets.elements(one.set)
             return one in present[one.set]
 
-        for record in store.records():
-            for what, elements, _ in _wanted(record):
+        for record, found in wanted:
+            for what, elements, _ in found:
                 if all(map(is_there, elements)):
                     continue
                 lines.append(f"# {record.host_ifname}: {what} put back")

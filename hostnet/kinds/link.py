@@ -148,9 +148,9 @@ class LinkKind:
         return _add_line(one) if isinstance(one, Link) else _set_line(one)
 
 
-def read_links(sock: NetlinkSocket) -> list[ActualLink]:
-    """All devices. Raises NetlinkError."""
-    request = dump_links()
+def read_links(sock: NetlinkSocket, *, kind: str = "") -> list[ActualLink]:
+    """All devices, or those of a kind. Raises NetlinkError."""
+    request = dump_links(kind=kind)
     return [parse_link(part) for part in sock.dump(request.type, request.body, "ip link show")]
 
 
