@@ -7,7 +7,7 @@ is ever wrong.
 from __future__ import annotations
 
 import binascii
-import ipaddress
+import socket
 
 GATEWAY_PREFIX = "0a:58"
 """Of pods' ends and of the bridge with their gateway."""
@@ -20,8 +20,10 @@ def mac_after(packed: bytes, prefix: str) -> str:
 
 
 def link_local(mac: str) -> str:
-    """The IPv6 link-local address that follows from a hardware address (RFC 4291, appendix A)."""
-    octets = bytes.fromhex(mac.replace(":", ""))
-    identifier = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
-    address = ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + identifier)
-    return f"{address}/64"
+    """The IPv6 link-local address that a kernel makes of a hardware address by default."""
+    return socket.inet_ntop(socket.AF_INET6, packed_link_local(bytes.fromhex(mac.replace(":", ""))))
+
+
+def packed_link_local(mac: bytes) -> bytes:
+    """The same, from and to bytes (RFC 4291, appendix A)."""
+    return b"\xfe\x80" + bytes(6) + bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]

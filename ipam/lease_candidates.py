@@ -20,7 +20,7 @@ class NoFreeSubnetError(LeaseSourceError):
 
 def networks(config: NetworkConfig) -> str:
     """The networks of a config, for messages."""
-    return " and ".join(str(n) for n in (config.network, config.ipv6_network) if n is not None)
+    return " and ".join(map(str, config.networks))
 
 
 def candidates(config: NetworkConfig, held: list[Subnets], previous: Lease | None) -> list[Choice]:

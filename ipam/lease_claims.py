@@ -66,7 +66,6 @@ def relevant(config: NetworkConfig, in_use: Iterable[InUse]) -> tuple[InUse, ...
     A route to more than a whole network of the cluster is no conflict: the leases' routes are
     longer, and meant to be.
     """
-    networks = [n for n in (config.network, config.ipv6_network) if n is not None]
     return tuple(
         one
         for one in in_use
@@ -74,7 +73,7 @@ def relevant(config: NetworkConfig, in_use: Iterable[InUse]) -> tuple[InUse, ...
             one.network.version == n.version
             and one.network.prefixlen >= n.prefixlen
             and one.network.overlaps(n)
-            for n in networks
+            for n in config.networks
         )
     )
 
@@ -217,11 +216,10 @@ def _outside(lease: Lease, config: NetworkConfig, *, served_before: bool) -> Obj
 
 
 def _bad_address(lease: Lease, rules: ClaimRules) -> Objection:
-    networks = [n for n in (rules.config.network, rules.config.ipv6_network) if n is not None]
     for address in lease.attributes.addresses:
         if address.is_multicast or address.is_loopback or address.is_unspecified or _odd(address):
             return "PublicIP", f"PublicIP {address} is no host's address"
-        if any(address in network for network in networks):
+        if any(address in network for network in rules.config.networks):
             return "PublicIP", f"PublicIP {address} lies in the cluster's own network"
     return None
 
@@ -291,8 +289,7 @@ def network_conflicts(config: NetworkConfig, in_use: Iterable[InUse]) -> list[st
     """Why a cluster config can't be used where these networks are in use; a line each. Pure."""
     return [
         f"the cluster's network {n} overlaps {one.text}"
-        for n in (config.network, config.ipv6_network)
-        if n is not None
+        for n in config.networks
         for one in relevant(config, in_use)
         if one.network.version == n.version and one.network.overlaps(n)
     ]

@@ -70,6 +70,11 @@ class NetworkConfig:
     `OPENABLE`, and `tcp/PORT` or `udp/PORT`."""
 
     @property
+    def networks(self) -> list[IPv4Network | IPv6Network]:
+        """The cluster's network of each family that it has."""
+        return [one for one in (self.network, self.ipv6_network) if one is not None]
+
+    @property
     def names_backend(self) -> bool:
         """Whether the document says which backend it wants."""
         return any(name.lower() == "type" and value for name, value in self.backend.items())

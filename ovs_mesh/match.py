@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address
-
 from ovs_mesh.config import IPNetwork
 
 MULTICAST = "dl_dst=01:00:00:00:00:00/01:00:00:00:00:00"
@@ -43,10 +41,3 @@ def question(network: IPNetwork | str) -> str:
 def advertisement(network: IPNetwork | str) -> str:
     """Neighbour advertisements of an IPv6 address, or any of a network."""
     return f"icmp6,icmp_type=136,icmp_code=0,nd_target={network}"
-
-
-def link_local(mac: str) -> str:
-    """The link-local address that the kernel makes of a MAC (RFC 4291, appendix A)."""
-    octets = bytes.fromhex(mac.replace(":", ""))
-    interface = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
-    return str(IPv6Address(b"\xfe\x80" + bytes(6) + interface))

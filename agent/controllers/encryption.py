@@ -22,7 +22,6 @@ from hostnet.kinds.nft_table import NftTable
 from hostnet.nft.counters import read_counters
 from hostnet.ownership import ENCRYPTION_TABLE
 from hostnet.state import HostState
-from ipam.network import NetworkConfig
 
 log = logging.getLogger("agent.encryption")
 
@@ -39,13 +38,8 @@ def wanted_table(
     devices = host.backend.encrypting_devices()
     if not devices:
         return None
-    networks = dict.fromkeys([*networks_of(host.config), *earlier])
+    networks = dict.fromkeys([*host.config.networks, *earlier])
     return encryption_table(devices, networks, host.own.subnets)
-
-
-def networks_of(config: NetworkConfig) -> list[IPv4Network | IPv6Network]:
-    """The cluster's networks."""
-    return [n for n in (config.network, config.ipv6_network) if n is not None]
 
 
 @dataclass(slots=True)
@@ -69,7 +63,7 @@ class EncryptionController:
         """The table; None: nothing is put in place, and nothing taken away."""
         del dirty
         table = wanted_table(inputs, self._networks)
-        networks = networks_of(inputs.host.config) if table is not None else []
+        networks = inputs.host.config.networks if table is not None else []
         kept = self._networks if table is not None else []
         self._networks = list(dict.fromkeys([*kept, *networks]))
         return table

@@ -36,6 +36,7 @@ from cni.errors import NETWORK_FAILURE, CniError
 from cni.pod.naming import POD_PREFIX, host_interface_name, mac_for
 from cni.pod.nft_elements import add_elements, delete_elements
 from cni.result.model import ResultAddress
+from hostnet.address_mac import packed_link_local
 from hostnet.netlink.socket import NetlinkError
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def elements(pod: GuardedPod) -> list[NftElement]:
     if not pod.ips:
         found.append(element("macs_only"))
     found += [element("senders4", mac, one) for one in _packed(pod.ips, socket.AF_INET)]
-    for one in {*_packed(pod.ips, socket.AF_INET6), link_local(address)} if pod.ips else ():
+    for one in {*_packed(pod.ips, socket.AF_INET6), packed_link_local(address)} if pod.ips else ():
         found += [element("targets6", one), element("senders6", mac, one)]
     if pod.trunk:
         found.append(element("trunks"))
@@ -231,13 +232,6 @@ def nft_set(name: str) -> NftSet:
     from hostnet.nft.sets import NftSet  # noqa: PLC0415 - see nft_elements
 
     return NftSet(FAMILY, TABLE, name, SETS[name])
-
-
-def link_local(mac: bytes) -> bytes:
-    """The IPv6 address fe80::/64 that a kernel gives an interface by default (RFC 4291, app. A)."""
-    return bytes.fromhex("fe80000000000000") + bytes(
-        (mac[0] ^ 2, mac[1], mac[2], 0xFF, 0xFE, mac[3], mac[4], mac[5])
-    )
 
 
 def _packed(ips: Iterable[str], family: int) -> list[bytes]:

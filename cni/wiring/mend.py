@@ -97,7 +97,7 @@ def _mend_bridge(sock: NetlinkSocket, change: BridgeChange) -> None:
         send_batch(sock, [request], [f"ip link set {bridge.name} address {change.mac}"])
     if bridge.up and not has_link_local(change.gateways, addresses_of(sock, bridge)):
         # the kernel makes one when a device comes up, but not when it was deleted
-        ensure_addresses(sock, bridge, [link_local(change.mac or bridge.mac)])
+        ensure_addresses(sock, bridge, [f"{link_local(change.mac or bridge.mac)}/64"])
 
 
 def _mend_port(sock: NetlinkSocket, pod: WiredPod, links: Mapping[str, ActualLink]) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hostnet.address_mac import link_local
 from ovs_mesh import match
 from ovs_mesh.inputs import HostInputs, PeerInputs
 from ovs_mesh.match import ADVERTISEMENT, LINK_LOCAL, SOLICITATION
@@ -48,7 +49,7 @@ def _as_us(inputs: HostInputs, forged: str) -> Iterator[Flow]:
     """Frames that would make bridges and neighbours take their sender for this host or a pod."""
     for mac in inputs.host.macs:
         yield Flow(116, f"dl_src={mac}", forged)
-        yield Flow(115, f"ipv6,ipv6_src={match.link_local(mac)}", forged)
+        yield Flow(115, f"ipv6,ipv6_src={link_local(mac)}", forged)
     for subnet in inputs.host.subnets:
         yield Flow(115, match.source(subnet), forged)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
+from hostnet.address_mac import link_local
 from ovs_mesh import match
 from ovs_mesh.inputs import HostInputs, HostSide, PodPort
 from ovs_mesh.match import ADVERTISEMENT, LINK_LOCAL, SOLICITATION
@@ -76,7 +77,7 @@ def _of_pod(pod: PodPort, port: int | str, exits: Exits) -> Iterator[Flow]:
             yield Flow(100, about, neighbour)
     own = [address for address in pod.addresses if ":" in address]
     if own:
-        own.append(match.link_local(pod.mac))
+        own.append(link_local(pod.mac))
     for source, option in product(own, (pod.mac, NO_OPTION)):
         about = f"icmp6,{sender},icmp_type={SOLICITATION},icmp_code=0,ipv6_src={source}"
         yield Flow(110, f"{about},nd_sll={option}", neighbour)

@@ -20,9 +20,9 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.layers.vxlan import VXLAN
 
+from hostnet.address_mac import link_local
 from lab.cluster import Lab
 from lab.hosts import host_ipv4
-from ovs_mesh.match import link_local
 from tests.scenario.attack.forgeries import (
     advertisement,
     arp,

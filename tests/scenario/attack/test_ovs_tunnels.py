@@ -14,9 +14,9 @@ from scapy.layers.l2 import ARP, GRE, Dot1Q, Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
+from hostnet.address_mac import link_local
 from lab.cluster import Lab
 from lab.hosts import UNDERLAY_IPV4, host_ipv4
-from ovs_mesh.match import link_local
 from ovs_mesh.tables.neighbour import ROUTER_MAC
 from tests.scenario.attack.forgeries import (
     advertisement,

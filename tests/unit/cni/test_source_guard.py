@@ -8,7 +8,8 @@ from cni.attachment.store import AttachmentRecord
 from cni.config.call import AttachmentKey
 from cni.pod.guard_reconcile import changes
 from cni.pod.naming import host_interface_name
-from cni.pod.source_guard import BODY, GuardedPod, elements, link_local, recorded
+from cni.pod.source_guard import BODY, GuardedPod, elements, recorded
+from hostnet.address_mac import packed_link_local
 
 KEY = AttachmentKey("pods", "c1", "eth0")
 NAME = host_interface_name(KEY)
@@ -51,7 +52,9 @@ def test_elements() -> None:
     assert sets_of(pod._replace(ips=())) == {"ports", "macs", "macs_only"}
     assert sets_of(pod._replace(check=False)) == {"ports", "unchecked"}
     assert sets_of(pod._replace(trunk=True)) - sets_of(pod) == {"trunks"}
-    assert link_local(bytes.fromhex("0a580a050102")).hex() == "fe8000000000000008580afffe050102"
+    assert (
+        packed_link_local(bytes.fromhex("0a580a050102")).hex() == "fe8000000000000008580afffe050102"
+    )
 
 
 def test_changes() -> None:
