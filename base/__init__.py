@@ -1,1 +1,1 @@
-"""What every room may import: the error base, the paths of files, typed reading of JSON."""
+"""What every room may import: errors, paths of files, typed reading of JSON, formats of output."""

@@ -31,6 +31,8 @@ OTHER_VARIABLES = {
     "OVS_RUNDIR": "Directory of the sockets of Open vSwitch; as Open vSwitch's own tools",
     "WIREGUARD_KEY_FILE": "Where flanneld kept its WireGuard key, which is taken over",
     "CREDENTIALS_DIRECTORY": "Set by systemd; its file `etcd-password` is the password of etcd",
+    "NO_COLOR": "When it is not empty, no command uses colours (https://no-color.org)",
+    "COLUMNS": "Width of tables and of --help; default: the terminal's",
     "GRPC_DNS_RESOLVER": "how gRPC looks names up; default: native, as the system does",
     "GRPC_VERBOSITY": "gRPC's own log; default: none",
 }
