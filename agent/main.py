@@ -33,6 +33,7 @@ from agent.leases.machine_mark import doubt_copied_state, this_machine
 from agent.loop import HostController
 from agent.pod_server import serve_pods
 from agent.settings import AddressType, Settings, boolean, etcd_options, etcd_settings, go_flags
+from agent.status.serve import serve_status
 from base import paths
 from base.errors import FlatmeshError, one_line
 from base.private_files import make_private_directory, open_private
@@ -196,6 +197,7 @@ async def serve(settings: Settings) -> None:
         source = await stack.enter_async_context(SOURCES[settings.lease_source](settings))
         host = host_controller(settings, source, stack)
         stack.enter_context(serve_pods(settings, host))
+        stack.enter_context(serve_status(settings, host))
         if settings.healthz_port:
             stack.callback(
                 health.serve(

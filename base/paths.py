@@ -24,6 +24,8 @@ NETNS_DIR = "/run/netns"
 # In the run directory:
 CNI_SOCKET = "cni.sock"
 """The daemon answers CNI calls here."""
+STATUS_SOCKET = "status.sock"
+"""The daemon tells root here how it is, and its settings."""
 READY_FILE = "ready"
 """Holds the daemon's pid while pods can be served."""
 ATTACH_FILE = "attach.json"

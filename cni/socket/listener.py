@@ -1,9 +1,10 @@
-"""The unix socket on which the daemon listens for CNI calls."""
+"""The unix sockets on which the daemon listens: for CNI calls, and for who asks how it is."""
 
 from __future__ import annotations
 
 import os
 import socket
+import struct
 from pathlib import Path
 
 from base.errors import FlatmeshError
@@ -12,6 +13,7 @@ from base.private_files import make_private_directory
 BACKLOG = 1024  # connections
 MAX_PATH = 107  # bytes: sun_path less the terminating zero, unix(7)
 PROBE_TIMEOUT = 1.0  # seconds to find out whether somebody serves a socket file
+_UCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 
 
 class CniServerError(FlatmeshError):
@@ -27,7 +29,7 @@ def open_listener(socket_path: Path) -> socket.socket:
     path = str(socket_path)
     # Bound under a temporary name, and renamed when it has its mode and is listening: so
     # no other user can ever connect, and no client ever finds a socket without a listener.
-    temporary = socket_path.with_name(f".{os.getpid()}")
+    temporary = socket_path.with_name(f".{socket_path.name[0]}{os.getpid()}")
     if max(len(os.fsencode(p)) for p in (path, temporary)) > MAX_PATH:
         raise CniServerError(f"socket {path}: longer than {MAX_PATH} bytes; use a shorter path")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -66,3 +68,13 @@ def _is_served(path: str) -> bool:
         except OSError:
             return False
         return True
+
+
+def peer_user(connection: socket.socket) -> int | None:
+    """The user that the process at the other end runs as; None when that can't be told."""
+    try:
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    except OSError:
+        return None
+    _, uid, _ = _UCRED.unpack(credentials)
+    return int(uid)

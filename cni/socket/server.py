@@ -20,7 +20,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
@@ -38,7 +37,7 @@ from cni.pod.living import find_living
 from cni.socket import protocol
 from cni.socket.guard_removals import GuardRemovals
 from cni.socket.idle_connections import IdleConnections
-from cni.socket.listener import open_listener
+from cni.socket.listener import open_listener, peer_user
 from hostnet.announcements import FrameSender
 
 SWEEP_INTERVAL = 30.0  # seconds; with a full pool an ADD sweeps itself
@@ -49,8 +48,6 @@ REQUEST_TIMEOUT = 0.25  # seconds for the rest of it, which a client sends witho
 ANSWER_TIMEOUT = 10.0  # seconds for a client to take its answer
 SOCKET_CHECK_INTERVAL = 1.0  # seconds between looks whether the socket's file is still ours
 ACCEPT_RETRY_INTERVAL = 0.05  # seconds after accept() failed for lack of descriptors
-
-_UCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 
 log = logging.getLogger("cni")
 
@@ -247,15 +244,11 @@ class CniServer:
 
 def _may_call(connection: socket.socket) -> bool:
     """Whether the client runs as root or as we do."""
-    try:
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    except OSError:
-        return False
-    _, uid, _ = _UCRED.unpack(credentials)
-    if uid not in (0, os.geteuid()):
-        log.warning("refused a CNI client: it runs as user %d", uid)
-        return False
-    return True
+    user = peer_user(connection)
+    if user is None or user in (0, os.geteuid()):
+        return user is not None
+    log.warning("refused a CNI client: it runs as user %d", user)
+    return False
 
 
 def _has_data(connection: socket.socket, timeout: float) -> bool:

@@ -1,0 +1,1 @@
+"""What the daemon tells root about itself, and how commands ask for it."""
