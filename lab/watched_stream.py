@@ -50,7 +50,7 @@ def watched_stream(sender: LabPod, receiver: LabPod) -> Iterator[WatchedStream]:
         datagram.settimeout(scaled(SILENCE_TIMEOUT))
         return datagram
 
-    stream, over = WatchedStream(), threading.Event()
+    stream, over, all_sent = WatchedStream(), threading.Event(), threading.Event()
     with (
         run_in(NETNS_DIR / sender.netns, opened) as outward,
         run_in(NETNS_DIR / receiver.netns, opened) as inward,
@@ -66,20 +66,23 @@ def watched_stream(sender: LabPod, receiver: LabPod) -> Iterator[WatchedStream]:
                     stream.refused += 1
 
         def receive() -> None:
-            while not over.is_set() or stream.received < stream.sent:
+            # `sent` is final only when the sender has ended: the last datagram is counted after it
+            # has left, and may have arrived or not by then
+            while not all_sent.is_set() or stream.received < stream.sent:
                 try:
                     inward.recvfrom(16)
                     stream.received += 1
                 except TimeoutError:
-                    if over.is_set():
+                    if all_sent.is_set():
                         return
 
-        threads = [threading.Thread(target=send), threading.Thread(target=receive)]
-        for thread in threads:
-            thread.start()
+        sending, receiving = threading.Thread(target=send), threading.Thread(target=receive)
+        receiving.start()
+        sending.start()
         try:
             yield stream
         finally:
             over.set()
-            for thread in threads:
-                thread.join()
+            sending.join()
+            all_sent.set()
+            receiving.join()
