@@ -130,6 +130,11 @@ class AddressDatabase:
             with self._writing(db):
                 yield db
 
+    def record_living(self, db: sqlite3.Connection) -> bool:
+        """Record the attachments that live and are missing, within a transaction; whether any."""
+        find = self._find_living
+        return find is not None and bool(record_missing(db, find(), self.boot_id))
+
     def _begin(self, db: sqlite3.Connection) -> None:
         deadline = time.monotonic() + self.lock_timeout
         while True:

@@ -154,12 +154,16 @@ class AddressStore:
         netns: str = "",
         host_ifname: str = "",
         metadata: Mapping[str, Any] | None = None,
+        in_use: Callable[[Address], bool] = lambda _: False,
     ) -> tuple[Address, ...]:
         """Record an attachment as `adding`, with one address of every set; durable on return.
 
         `requested` are (family, value) that must be among them. Addresses are unique within
         `pool`; the default one is the host's. Again for an attachment that never got ready it gives
         the addresses it gave, where they are still right.
+
+        Where a free address is `in_use` all the same, rows have been lost: those of the attachments
+        that live are recorded again first.
 
         Raises AttachmentExistsError, AddressTakenError, NoFreeAddressError, AddressStoreError.
         """
@@ -187,6 +191,8 @@ class AddressStore:
             again = before.addresses if before is not None else ()
             never = self._held_elsewhere()
             chosen = allocate(db, pool, sets, requested, again, attachment.network, never)
+            if any(map(in_use, chosen)) and self._database.record_living(db):
+                chosen = allocate(db, pool, sets, requested, again, attachment.network, never)
             db.executemany(
                 "INSERT INTO address VALUES (?, ?, ?)",
                 [(pool, address.packed, done.lastrowid) for address in chosen],

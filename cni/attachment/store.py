@@ -21,7 +21,7 @@ Versions before this one read the same keys, so they must not be renamed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cni import cidr
@@ -90,9 +90,16 @@ class AttachmentStore:
             return [_record(r) for r in self._store.list_interface(key.container_id, key.ifname)]
 
     def begin(
-        self, netns: str, key: AttachmentKey, pool: AddressPool | None, metadata: Mapping[str, Any]
+        self,
+        netns: str,
+        key: AttachmentKey,
+        pool: AddressPool | None,
+        metadata: Mapping[str, Any],
+        in_use: Callable[[Address], bool] = lambda _: False,
     ) -> tuple[ResultAddress, ...]:
         """Record that an attachment is being made, with an address of each set of the pool.
+
+        `in_use` tells whether an address is a pod's, whatever is recorded.
 
         Raises CniError (5; 101: none is free, or the requested one is taken; 102: there is a
         record of this attachment, and it is ready).
@@ -107,6 +114,7 @@ class AttachmentStore:
                 pool=pool.name if pool is not None else "",
                 netns=netns,
                 metadata=metadata,
+                in_use=in_use,
             )
         pairs = zip(addresses, sets, strict=True)
         return tuple(_with_prefix(address, ranges) for address, ranges in pairs)

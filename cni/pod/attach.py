@@ -31,7 +31,10 @@ from cni.pod.source_guard import GuardedPod
 from cni.pod.veth_pair import PodSockets, VethPair, attach_veth, set_mac
 from cni.result.model import CniResult, ResultAddress, ResultInterface, ResultRoute
 from cni.wiring import compare as wiring
+from hostnet.address_mac import mac_after
 from hostnet.kinds.actual_link import ActualLink
+from hostnet.netlink.bridge_fdb import has_port_with_mac
+from ipam.address_allocator import Address
 
 
 class Attacher(NamedTuple):
@@ -103,8 +106,9 @@ class Attacher(NamedTuple):
     def _begin(self, pool: AddressPool | None) -> tuple[ResultAddress, ...]:
         """Record the attachment; where no address is free, after a sweep. Raises CniError."""
         plan = self.plan
+        arguments = plan.netns, plan.key, pool, self.metadata, self._in_use
         try:
-            return self.store.begin(plan.netns, plan.key, pool, self.metadata)
+            return self.store.begin(*arguments)
         except CniError as error:
             if error.code != NO_ADDRESS:
                 raise
@@ -112,7 +116,17 @@ class Attacher(NamedTuple):
 
             if not sweep(self.host, same_mounts=self.request.call.same_mounts):
                 raise
-            return self.store.begin(plan.netns, plan.key, pool, self.metadata)
+            return self.store.begin(*arguments)
+
+    def _in_use(self, address: Address) -> bool:
+        """Whether a pod on the bridge was given the address, though it is recorded for none.
+
+        The MAC of the host's end of its veth pair follows from the address.
+        """
+        if not self.plan.attach.to_bridge:
+            return False
+        mac = mac_after(address.packed, HOST_PREFIX)
+        return has_port_with_mac(self.sockets.host, self.plan.bridge.bridge, mac)
 
     def _bridge(self, ips: tuple[ResultAddress, ...]) -> ActualLink | None:
         """The bridge with its gateway addresses; None where the daemon attaches pods itself."""

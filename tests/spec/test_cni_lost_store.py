@@ -48,9 +48,7 @@ LOSSES: dict[str, Callable[[Path], None]] = {
 }
 CASES = [
     *((how, who) for how in ("removed", "truncated") for who in ("daemon", "running", "fallback")),
-    # an executable alone does not look for these: it would have to do so in each call
-    ("emptied", "daemon"),
-    ("older", "daemon"),
+    *((how, who) for how in ("emptied", "older") for who in ("daemon", "running", "fallback")),
 ]
 
 
