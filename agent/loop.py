@@ -48,13 +48,7 @@ from base.errors import FlatmeshError
 from hostnet.kernel import Kernel
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes
-from ipam.lease_claims import (
-    IN_USE,
-    ClaimRules,
-    InUse,
-    LeaseClaims,
-    relevant,
-)
+from ipam.lease_claims import IN_USE, ClaimRules, InUse, LeaseClaims, relevant
 from ipam.lease_source import LeaseRequest, LeaseSource, Snapshot
 from ipam.network import NetworkConfig
 
@@ -251,11 +245,15 @@ class HostController:
     async def _resync(self) -> None:
         while True:
             await asyncio.sleep(self.settings.resync)
-            self._find_underlay = True
-            self._take_leases(frozenset())
-            for runner in self.runners:
-                runner.mark_whole("resync")
-            self._bring_up_to_date()
+            self.compare_everything("resync")
+
+    def compare_everything(self, why: str) -> None:
+        """Detect the underlay anew, and have all that should be there compared. In the loop."""
+        self._find_underlay = True
+        self._take_leases(frozenset())
+        for runner in self.runners:
+            runner.mark_whole(why)
+        self._bring_up_to_date()
 
     async def _tick(self) -> None:
         while True:
@@ -321,7 +319,7 @@ class HostController:
                 self._find_underlay = False
                 self._read_occupied(config)
                 if before is not None and before.addresses != self._underlay.addresses:
-                    self.source.underlay_changed()
+                    self.source.connect_anew()
         except (FlatmeshError, OSError) as problem:
             self._problems.report("inputs", str(problem))
             self._try_again()

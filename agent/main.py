@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import fcntl
 import logging
 import os
@@ -34,6 +35,8 @@ from agent.loop import HostController
 from agent.pod_server import serve_pods
 from agent.settings import AddressType, Settings, boolean, etcd_options, etcd_settings, go_flags
 from agent.status.serve import serve_status
+from agent.systemd.notify import NotifySocket
+from agent.systemd.service import Service
 from base import paths
 from base.errors import FlatmeshError, one_line
 from base.private_files import make_private_directory, open_private
@@ -190,6 +193,9 @@ async def serve(settings: Settings) -> None:
     with Kernel() as kernel:
         doubt_copied_state(settings.state_dir, this_machine(kernel))
     (settings.run_dir / paths.READY_FILE).unlink(missing_ok=True)
+    faulthandler.enable()  # systemd's watchdog ends a daemon that hangs by SIGABRT: say where
+    manager = NotifySocket.take(os.environ)
+    manager.tell("STATUS=starting")
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -210,13 +216,18 @@ async def serve(settings: Settings) -> None:
                 )
             )
         log.info("flatmeshd starts: leases from %s", settings.lease_source)
+        service = Service(manager, host)
+        loop.add_signal_handler(signal.SIGHUP, service.reload)
         running = asyncio.create_task(host.run(), name="host controller")
+        telling = asyncio.create_task(service.run(), name="service manager")
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({running, telling, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if stopping.done():
             log.info("stopping; packets flow on")
-        running.cancel()
-        stopping.cancel()
+        for task in (telling, running, stopping):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await telling
         with contextlib.suppress(asyncio.CancelledError):
             await running
 

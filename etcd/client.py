@@ -121,8 +121,13 @@ class Etcd:
         await self._channel.close()
 
     def renew_connection(self) -> None:
-        """Connect anew for all calls from now on; call it when this host's address changes."""
-        self._channel.renew()
+        """Connect and log in anew for all calls from now on, with the TLS files as they are now.
+
+        Call it when this host's address changes, or when credentials were replaced.
+        """
+        self._channel.forget_token()
+        if not self._channel.renew_if_files_changed():
+            self._channel.renew()
 
     # -- keys ------------------------------------------------------------------------
 

@@ -128,13 +128,14 @@ class EtcdLeaseSource:
         await _in_time(self._registry.release(lease))
         self._holder.memory.forget()
 
-    def underlay_changed(self) -> None:
+    def connect_anew(self) -> None:
         """Connect anew. See `LeaseSource`."""
         self._registry.etcd.renew_connection()
 
     def problem(self) -> str | None:
         """Why the lease is not held. See `LeaseSource`."""
-        return self._holder.problem
+        # an etcd that goes away later is no problem: a lease that is held stays held
+        return (None if self._view.listed else self._view.trouble) or self._holder.problem
 
     async def close(self) -> None:
         """Stop renewing. See `LeaseSource`."""

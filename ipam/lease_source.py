@@ -119,8 +119,11 @@ class LeaseSource(Protocol):
     async def release(self, lease: Lease) -> None:
         """Give a lease back, on purpose. Raises LeaseSourceError."""
 
-    def underlay_changed(self) -> None:
-        """This host's own addresses have changed: make connections anew."""
+    def connect_anew(self) -> None:
+        """Make connections anew, with the credentials as they are now.
+
+        Called when this host's own addresses have changed, and for a reload.
+        """
 
     def problem(self) -> str | None:
         """Why this host's lease is not held, as one line; None when it is."""

@@ -65,6 +65,11 @@ class LeaseView:
     _refused: dict[str, bytes] = field(default_factory=dict)
     _said: str = ""
 
+    @property
+    def trouble(self) -> str | None:
+        """Why etcd could not be asked the last time, as one line; None when it answers."""
+        return self._said or None
+
     async def __aiter__(self) -> AsyncIterator[Snapshot]:
         pause = RETRY[0]
         while True:

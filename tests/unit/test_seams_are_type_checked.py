@@ -58,7 +58,7 @@ SEAMS = [
     Seam("agent/controllers", "OverlayController.desired"),
     Seam("agent/controllers", "ForwardingController.cleanup"),
     Seam("ipam", "EtcdLeaseSource.hold"),
-    Seam("ipam", "EtcdLeaseSource.underlay_changed"),
+    Seam("ipam", "EtcdLeaseSource.connect_anew"),
     Seam("cni/pod/plugin.py", "delete"),
     Seam("cni/ipam_plugin.py", "check"),
     Seam("cni/flannel_alias/plugin.py", "gc"),

@@ -94,7 +94,7 @@ class ToyLeaseSource:
     async def release(self, lease: Lease) -> None:
         (self.directory / f"{lease.attributes.public_ip}.attributes").unlink(missing_ok=True)
 
-    def underlay_changed(self) -> None:
+    def connect_anew(self) -> None:
         pass
 
     def problem(self) -> str | None:

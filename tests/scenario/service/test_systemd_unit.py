@@ -13,7 +13,7 @@ import pytest
 
 from lab.cluster import Lab
 
-UNIT = Path(__file__).parents[2] / "deploy" / "flatmeshd.service"
+UNIT = Path(__file__).parents[3] / "deploy" / "flatmeshd.service"
 EXPOSURE = 4.0
 """systemd-analyze(1), security: 10 is no restriction at all."""
 On = Callable[..., str]
@@ -37,6 +37,21 @@ def test_the_unit_exposes_little() -> None:
     found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
     assert found is not None, done.stderr
     assert float(found[1]) < EXPOSURE
+
+
+def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
+    units = sorted(UNIT.parent.glob("*.service"))
+    for unit in units:  # systemd-analyze looks for the executable, too
+        text = unit.read_text().replace("/usr/local/bin/flatmeshd", "/bin/true")
+        (tmp_path / unit.name).write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *(tmp_path / unit.name for unit in units)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert len(units) > 1
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 INSTALL_TIMEOUT = 240.0  # seconds; pip fetches what builds the wheel
 LAB_ONLY = {"bench", "lab"}
 

@@ -1,0 +1,1 @@
+"""What systemd is told by the daemon, and asks of it."""
