@@ -38,6 +38,7 @@ from agent.status.serve import serve_status
 from agent.systemd.notify import NotifySocket
 from agent.systemd.service import Service
 from base import paths
+from base.command_line import Choice, complete, explained, version_option
 from base.errors import FlatmeshError, one_line
 from base.private_files import make_private_directory, open_private
 from hostnet.kernel import Kernel
@@ -46,6 +47,16 @@ from ipam.lease_source import LeaseSource
 log = logging.getLogger("agent")
 
 
+@complete
+@explained(
+    "flatmeshd --etcd-endpoints http://192.168.64.1:2379 --iface eth1 --ip-masq",
+    "flatmeshd --dry-run     # what it would change, as ip commands",
+    "flatmeshd --cleanup     # remove all that is ours, give the lease back",
+    exits={
+        0: "stopped by SIGTERM or SIGINT; done, with --dry-run or --cleanup",
+        1: "it can't run here (not root, another one runs, a port is taken), or --cleanup failed",
+    },
+)
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @etcd_options
 @click.option(
@@ -130,13 +141,11 @@ log = logging.getLogger("agent")
     type=click.IntRange(min=5),
     help="Seconds a lease lives when nobody renews it.",
 )
-@click.option(
-    "--log-level", envvar="FLATMESH_LOG_LEVEL", default="info", type=click.Choice(logs.LEVELS)
-)
+@click.option("--log-level", envvar="FLATMESH_LOG_LEVEL", default="info", type=Choice(logs.LEVELS))
 @click.option("-v", "verbosity", type=int, default=0, hidden=True)
 @click.option("--subnet-lease-renew-margin", type=int, expose_value=False, hidden=True)
 @click.option("--iptables-resync", type=int, expose_value=False, hidden=True)
-@click.option("--log-format", default="text", type=click.Choice(["text", "json"]))
+@click.option("--log-format", default="text", type=Choice(["text", "json"]))
 @click.option("--dry-run", "only_plan", is_flag=True, help="Print what would change, and stop.")
 @click.option(
     "--cleanup",
@@ -144,7 +153,7 @@ log = logging.getLogger("agent")
     help="Remove all that is ours from this host, give the lease back, and stop.",
 )
 @click.option("--force", is_flag=True, help="With --cleanup: although pods run here.")
-@click.version_option(None, "--version", package_name="flatmesh", prog_name="flatmeshd")
+@version_option("flatmeshd")
 def command(
     log_level: str,
     log_format: str,

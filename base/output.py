@@ -31,6 +31,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from base.command_line import Choice
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -193,7 +195,7 @@ def output_option(
         cls=OutputOption,
         columns=columns,
         sections=sections or {},
-        type=click.Choice(FORMATS),
+        type=Choice(FORMATS),
         default="table",
         show_default=True,
         callback=lambda _context, _option, value: Output(value, columns),

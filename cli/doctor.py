@@ -19,6 +19,7 @@ import click
 from rich.console import Console
 
 from agent.controllers.host_firewall import WantedAccepts, look
+from base.command_line import explained
 from base.paths import CNI_BIN_DIR
 from cni.host import host_from_environment, socket_path
 from cni.install import EXECUTABLES
@@ -134,6 +135,7 @@ def tools() -> Iterator[Finding]:
         yield Finding(program, found is not None, found or why, fatal=False)
 
 
+@explained("flatmesh doctor", exits={1: "something keeps pods from being served; or it can't look"})
 @click.command()
 def doctor() -> None:
     """Look for what this host lacks, and print how to fix it."""

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 
 import click
 
+from base.command_line import complete, version_option
 from base.errors import FlatmeshError, one_line
 from cli.doctor import doctor
 from cli.etcd_commands import config_group, lease_group
@@ -23,7 +24,7 @@ from cli.wireguard_commands import wireguard_group
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="flatmesh")
+@version_option("flatmesh")
 def cli() -> None:
     """Overlay networks for containers: every pod one address, no NAT."""
 
@@ -52,6 +53,7 @@ cli.add_command(config_group)
 cli.add_command(lease_group)
 cli.add_command(wireguard_group)
 cli.add_command(doctor)
+complete(cli)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from base.command_line import explained
 from base.paths import STATE_DIR
 from flannel.wireguard.key import KeyFile, WireguardKeyError
 
@@ -15,6 +16,7 @@ def wireguard_group() -> None:
     """This host's WireGuard key."""
 
 
+@explained("flatmesh wireguard rotate-key")
 @wireguard_group.command("rotate-key")
 @click.option(
     "--state-dir",
