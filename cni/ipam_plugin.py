@@ -30,11 +30,11 @@ def add(request: CniRequest, host: PluginHost) -> CniResult:
         store = _store(request, host)
         metadata = {"plugin": PLUGIN}
         try:
-            ips = store.begin(request.netns, key, pool, metadata)
+            ips = store.begin(request.netns, key, pool, metadata).ips
         except CniError as error:
             if error.code != NO_ADDRESS or not _sweep(request, host):
                 raise
-            ips = store.begin(request.netns, key, pool, metadata)
+            ips = store.begin(request.netns, key, pool, metadata).ips
         store.finish(key, "", metadata)
     return CniResult((), ips, pool.routes, pool.dns)
 

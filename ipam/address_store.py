@@ -155,12 +155,14 @@ class AddressStore:
         host_ifname: str = "",
         metadata: Mapping[str, Any] | None = None,
         in_use: Callable[[Address], bool] = lambda _: False,
+        macs: dict[Address, str] | None = None,
     ) -> tuple[Address, ...]:
         """Record an attachment as `adding`, with one address of every set; durable on return.
 
         `requested` are (family, value) that must be among them. Addresses are unique within
         `pool`; the default one is the host's. Again for an attachment that never got ready it gives
-        the addresses it gave, where they are still right.
+        the addresses it gave, where they are still right. `macs` gets the MACs that the addresses
+        had last (`last_macs`, which would be a transaction of its own).
 
         Where a free address is `in_use` all the same, rows have been lost: those of the attachments
         that live are recorded again first.
@@ -197,6 +199,8 @@ class AddressStore:
                 "INSERT INTO address VALUES (?, ?, ?)",
                 [(pool, address.packed, done.lastrowid) for address in chosen],
             )
+            if macs is not None:
+                macs.update(last_macs(db, chosen))
             return chosen
 
     def update(

@@ -65,6 +65,15 @@ class AttachmentRecord(NamedTuple):
         return str(self.metadata.get("plugin", ""))
 
 
+class BegunAttachment(NamedTuple):
+    """An attachment that is recorded and still has to be made."""
+
+    ips: tuple[ResultAddress, ...]
+    """Of each set of the pool one, with its prefix length."""
+    last_macs: Mapping[str, str]
+    """The MACs that these addresses had last, of those recorded; by address and prefix length."""
+
+
 class AttachmentStore:
     """The records of one host. Any thread may use it."""
 
@@ -96,7 +105,7 @@ class AttachmentStore:
         pool: AddressPool | None,
         metadata: Mapping[str, Any],
         in_use: Callable[[Address], bool] = lambda _: False,
-    ) -> tuple[ResultAddress, ...]:
+    ) -> BegunAttachment:
         """Record that an attachment is being made, with an address of each set of the pool.
 
         `in_use` tells whether an address is a pod's, whatever is recorded.
@@ -106,6 +115,7 @@ class AttachmentStore:
         """
         sets = pool.sets if pool is not None else ()
         self.make_up_for_deletions()
+        macs: dict[Address, str] = {}
         with _with_codes():
             addresses = self._store.reserve(
                 Attachment(*key),
@@ -115,9 +125,12 @@ class AttachmentStore:
                 netns=netns,
                 metadata=metadata,
                 in_use=in_use,
+                macs=macs,
             )
         pairs = zip(addresses, sets, strict=True)
-        return tuple(_with_prefix(address, ranges) for address, ranges in pairs)
+        ips = tuple(_with_prefix(address, ranges) for address, ranges in pairs)
+        known = {ip.address: macs[a] for ip, a in zip(ips, addresses, strict=True) if a in macs}
+        return BegunAttachment(ips, known)
 
     def set_metadata(self, key: AttachmentKey, metadata: Mapping[str, Any]) -> None:
         """Replace the metadata. Raises CniError (5)."""
@@ -146,9 +159,9 @@ class AttachmentStore:
                 addresses=[_address(ip) for ip in ips],
             )
 
-    def last_macs(self, ips: Sequence[ResultAddress]) -> dict[ResultAddress, str]:
+    def last_macs(self, ips: Sequence[ResultAddress]) -> dict[str, str]:
         """The MACs that the addresses had last, of those recorded. Raises CniError (5)."""
-        by_address = {_address(ip): ip for ip in ips}
+        by_address = {_address(ip): ip.address for ip in ips}
         with _with_codes():
             found = self._store.last_macs(list(by_address))
         return {by_address[address]: mac for address, mac in found.items()}

@@ -7,11 +7,11 @@ record. So the record holds everything that an undo needs before the change is m
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cni.address_pool import AddressPool
-from cni.attachment.store import AttachmentStore
+from cni.attachment.store import AttachmentStore, BegunAttachment
 from cni.config.request import CniRequest
 from cni.crash_points import crash_point
 from cni.delegate.remembered import to_remember
@@ -59,7 +59,7 @@ class Attacher(NamedTuple):
         }
         if plan.delegate:
             self.metadata["delegate"] = to_remember(plan.delegate, self.request)
-        ips = self._begin(pool)
+        ips, last_macs = self._begin(pool)
         crash_point("add-recorded")
         ips, routes = with_gateways(ips, pool.routes if pool else (), plan.bridge)
         bridge = self._bridge(ips)
@@ -77,6 +77,7 @@ class Attacher(NamedTuple):
             given = self._delegated_addresses()
             crash_point("add-delegated")
             ips, routes = with_gateways(given.ips, given.routes, plan.bridge)
+            last_macs = self.store.last_macs(ips)
             dns = given.dns
             bridge = self._bridge(ips)
             if not plan.bridge.mac and plan.delegate not in NEED_INTERFACE:
@@ -84,7 +85,7 @@ class Attacher(NamedTuple):
                 set_mac(self.sockets.pod, interface, pair.mac)
         self._guard(pair, ips)
         crash_point("add-guarded")
-        unusual = self._announce(bridge, pair, ips)
+        unusual = self._announce(bridge, pair, ips, last_macs)
         self._configure(interface, ips, routes)
         crash_point("add-configured")
         self._firewall(pair, ips)
@@ -103,7 +104,7 @@ class Attacher(NamedTuple):
         crash_point("add-ready")
         return result
 
-    def _begin(self, pool: AddressPool | None) -> tuple[ResultAddress, ...]:
+    def _begin(self, pool: AddressPool | None) -> BegunAttachment:
         """Record the attachment; where no address is free, after a sweep. Raises CniError."""
         plan = self.plan
         arguments = plan.netns, plan.key, pool, self.metadata, self._in_use
@@ -182,19 +183,22 @@ class Attacher(NamedTuple):
         source_guard.add(pod)
 
     def _announce(
-        self, bridge: ActualLink | None, pair: VethPair, ips: Sequence[ResultAddress]
+        self,
+        bridge: ActualLink | None,
+        pair: VethPair,
+        ips: Sequence[ResultAddress],
+        before: Mapping[str, str],
     ) -> list[ResultAddress]:
         """Announce addresses that had another MAC; returns those whose MAC has to be recorded."""
         config = self.plan.bridge
         if bridge is None or not config.container_interface_up:
             return []
-        before = self.store.last_macs(ips)
         usual = mac_for(ips, POD_PREFIX)
-        other = [ip for ip in ips if before.get(ip, usual) != pair.mac]
+        other = [ip for ip in ips if before.get(ip.address, usual) != pair.mac]
         if other:
             announce(self.sockets.host, bridge, pair, other, config, self.host)
         # what is not recorded follows from the address: most ADDs write nothing
-        return [ip for ip in ips if before.get(ip, mac_for([ip], POD_PREFIX)) != pair.mac]
+        return [ip for ip in ips if before.get(ip.address, mac_for([ip], POD_PREFIX)) != pair.mac]
 
     def _configure(
         self,

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from cni.config.bridge_config import BridgeConfig
 from cni.errors import ATTACHMENT_EXISTS, NETWORK_FAILURE, CniError
 from cni.pod.batch import send_batch
-from hostnet.find_link import find_link
+from hostnet.find_link import find_index, find_link
 from hostnet.kinds.actual_link import ActualLink
 from hostnet.kinds.link_messages import add_veth, change_link, change_vlan, set_port, settings
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket, Request
@@ -79,12 +79,27 @@ def attach_veth(
                 f"{pair.host_name} on the host: DEL comes before another ADD",
             ) from None
         raise
-    interface = find_link(sockets.pod, pair.pod_name)
-    if interface is None or not interface.parent:
-        raise CniError(NETWORK_FAILURE, f"{pair.pod_name} vanished as it was made")
+    interface = _pod_end(sockets, pair)
     requests, lines = port_requests(interface.parent, pair, bridge, config)
     send_batch(sockets.host, requests, lines)
     return interface
+
+
+def _pod_end(sockets: PodSockets, pair: VethPair) -> ActualLink:
+    """The pod's end, with what is needed of it. Raises CniError (100) when it has vanished.
+
+    Two ioctls instead of a netlink message with all that the kernel knows of the device, which
+    takes 0.07 ms of an ADD. Only the MTU that the kernel chooses has to be read.
+    """
+    if pair.mtu:
+        index = find_index(sockets.pod, pair.pod_name)
+        parent = find_index(sockets.host, pair.host_name)
+        end = ActualLink(pair.pod_name, index, "veth", mtu=pair.mtu, mac=pair.mac, parent=parent)
+    else:
+        end = find_link(sockets.pod, pair.pod_name) or ActualLink(pair.pod_name, 0)
+    if not end.index or not end.parent:
+        raise CniError(NETWORK_FAILURE, f"{pair.pod_name} vanished as it was made")
+    return end
 
 
 def set_mac(pod: NetlinkSocket, interface: ActualLink, mac: str) -> None:
