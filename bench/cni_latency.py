@@ -129,7 +129,10 @@ def start(host: BenchHost, command: str, pod: str, *, daemon: bool = True) -> Ru
 @contextlib.contextmanager
 def hosts() -> Iterator[tuple[BenchHost, BenchHost]]:
     """The reference's host and ours, the daemon's CNI server running on ours."""
-    with tempfile.TemporaryDirectory(prefix="fm-", dir="/dev/shm") as text, contextlib.ExitStack() as stack:
+    with (
+        tempfile.TemporaryDirectory(prefix="fm-", dir="/dev/shm") as text,
+        contextlib.ExitStack() as stack,
+    ):
         directory = Path(text)
         programs = directory / "bin"
         cni.install.install(programs, sys.executable)

@@ -1,10 +1,11 @@
 """The daemon's side of the CNI executables: a unix socket, a fixed number of workers.
 
-Each worker thread blocks in accept() on the one listening socket, reads one request, answers
-it, and accepts again. So no request passes from one thread to another, the number of workers
-bounds the concurrency, and further clients wait in the socket's backlog (or, when that is
-full, in connect). A connection on which nothing arrives is left to `IdleConnections`: a client
-sends its request at once, and one that doesn't must not occupy a worker.
+Each worker thread waits for the one listening socket, accepts a connection, reads one request,
+answers it, and waits again (`cni.socket.shared_listener`). So no request passes from one thread to
+another, the number of workers bounds the concurrency, and further clients wait in the socket's
+backlog (or, when that is full, in connect). A connection on which nothing arrives is left to
+`IdleConnections`: a client sends its request at once, and one that doesn't must not occupy a
+worker.
 
 Only root and the user we run as are answered: the socket file has mode 0600, and the peer's
 credentials are checked as well (SO_PEERCRED, unix(7)). A client in another network namespace
@@ -13,8 +14,6 @@ belongs to another host than this daemon's; it is told to answer the call in its
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import logging
 import os
 import select
@@ -37,7 +36,8 @@ from cni.pod.living import find_living
 from cni.socket import protocol
 from cni.socket.guard_removals import GuardRemovals
 from cni.socket.idle_connections import IdleConnections
-from cni.socket.listener import open_listener, peer_user
+from cni.socket.listener import peer_user
+from cni.socket.shared_listener import RETRY_INTERVAL, SharedListener
 from hostnet.announcements import FrameSender
 
 SWEEP_INTERVAL = 30.0  # seconds; with a full pool an ADD sweeps itself
@@ -47,7 +47,6 @@ IDLE_TIMEOUT = 10.0  # seconds for a client to begin its request
 REQUEST_TIMEOUT = 0.25  # seconds for the rest of it, which a client sends without waiting
 ANSWER_TIMEOUT = 10.0  # seconds for a client to take its answer
 SOCKET_CHECK_INTERVAL = 1.0  # seconds between looks whether the socket's file is still ours
-ACCEPT_RETRY_INTERVAL = 0.05  # seconds after accept() failed for lack of descriptors
 
 log = logging.getLogger("cni")
 
@@ -75,12 +74,11 @@ class CniServer:
             compare_store=True,
         )
         self.workers = workers
-        self._listener: socket.socket | None = None
+        self._listener: SharedListener | None = None
         self._threads: list[threading.Thread] = []
         self._closing = threading.Event()
         self._idle = IdleConnections(self._serve_and_close, IDLE_TIMEOUT)
-        self._inode = 0
-        self._replaced: list[socket.socket] = []
+        self._replaced: list[SharedListener] = []
         """Listeners whose file is gone; closed in the end, when no thread can use them any more."""
 
     def start(self) -> None:
@@ -89,7 +87,7 @@ class CniServer:
         A socket file that a killed daemon left is replaced. One that somebody serves is
         another daemon's, and an error.
         """
-        self._listen()
+        self._listener = SharedListener(self.socket_path)
         self._start("cni-socket", self._keep_socket)
         self._start("cni-sweep", self._sweep)
         self._start("cni-idle", self._idle.run)
@@ -97,34 +95,23 @@ class CniServer:
         for number in range(self.workers):
             self._start(f"cni-{number}", self._serve)
 
-    def _listen(self) -> None:
-        listener = open_listener(self.socket_path)
-        self._inode = self.socket_path.stat().st_ino
-        self._listener = listener
-
     def _keep_socket(self) -> None:
         """Listen again when somebody has removed the socket's file, or its directory."""
         said = ""
         while not self._closing.wait(SOCKET_CHECK_INTERVAL):
             before = self._listener
-            if before is None or self._has_socket():
+            if before is None or before.is_at_its_path():
                 continue
             try:
-                self._listen()
+                self._listener = SharedListener(self.socket_path)
             except (FlatmeshError, OSError) as error:  # another daemon's, or a full file system
                 if said != (said := str(error)):
                     log.warning("%s", error)
                 continue
             said = ""
             log.info("socket %s was removed: listening again", self.socket_path)
-            before.shutdown(socket.SHUT_RDWR)  # each worker returns from accept(), to the new one
+            before.end()  # each worker turns to the new one
             self._replaced.append(before)
-
-    def _has_socket(self) -> bool:
-        try:
-            return self.socket_path.stat().st_ino == self._inode
-        except OSError:
-            return False
 
     def _start(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)
@@ -150,13 +137,12 @@ class CniServer:
         if self._listener is None:
             return
         self._closing.set()
-        with contextlib.suppress(OSError):  # only our own file, not a successor's
-            if self.socket_path.stat().st_ino == self._inode:
-                self.socket_path.unlink()
-        # Every thread returns from accept(). Connections in the backlog are reset, and their
-        # clients then answer the calls in their own processes.
         listener = self._listener
-        listener.shutdown(socket.SHUT_RDWR)
+        if listener.is_at_its_path():  # only our own file, not a successor's
+            self.socket_path.unlink(missing_ok=True)
+        # Connections in the backlog are reset, and their clients then answer the calls in their
+        # own processes.
+        listener.end()
         self._idle.close()
         self._removals.close()
         deadline = time.monotonic() + timeout
@@ -173,21 +159,18 @@ class CniServer:
     def _serve(self) -> None:
         while (listener := self._listener) is not None and not self._closing.is_set():
             try:
-                connection, _ = listener.accept()
-            except OSError as error:
-                if listener is not self._listener:
-                    continue  # its file was removed; there is another
-                if self._closing.is_set() or error.errno in (errno.EINVAL, errno.EBADF):
-                    return
-                # no descriptor is left: other calls close theirs when they end
-                self._closing.wait(ACCEPT_RETRY_INTERVAL)
-                continue
-            if not _may_call(connection):
-                connection.close()
-            elif _has_data(connection, FIRST_WAIT):
-                self._serve_and_close(connection)
-            else:
-                self._idle.add(connection)
+                for connection in listener.connections():
+                    self._serve_soon(connection)
+            except OSError:  # no descriptor is left to wait with
+                self._closing.wait(RETRY_INTERVAL)
+
+    def _serve_soon(self, connection: socket.socket) -> None:
+        if not _may_call(connection):
+            connection.close()
+        elif _has_data(connection, FIRST_WAIT):
+            self._serve_and_close(connection)
+        else:
+            self._idle.add(connection)
 
     def _serve_and_close(self, connection: socket.socket) -> None:
         with connection:
