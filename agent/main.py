@@ -34,6 +34,7 @@ from agent.leases.machine_mark import doubt_copied_state, this_machine
 from agent.loop import HostController
 from agent.pod_server import serve_pods
 from agent.settings import AddressType, Settings, boolean, etcd_options, etcd_settings, go_flags
+from agent.status.announcer import announcing
 from agent.status.serve import serve_status
 from agent.systemd.notify import NotifySocket
 from agent.systemd.service import Service
@@ -59,6 +60,12 @@ log = logging.getLogger("agent")
 )
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @etcd_options
+@click.option(
+    "--host-name",
+    envvar="FLATMESH_HOST_NAME",
+    default="",
+    help="How flatmesh commands on other hosts name this one; default: the machine's name.",
+)
 @click.option(
     "--iface", multiple=True, envvar="FLANNELD_IFACE", help="Underlay device, or its address."
 )
@@ -227,6 +234,7 @@ async def serve(settings: Settings) -> None:
         log.info("flatmeshd starts: leases from %s", settings.lease_source)
         service = Service(manager, host)
         loop.add_signal_handler(signal.SIGHUP, service.reload)
+        stack.enter_context(announcing(settings, host))
         running = asyncio.create_task(host.run(), name="host controller")
         telling = asyncio.create_task(service.run(), name="service manager")
         stopping = asyncio.create_task(stop.wait(), name="stop")

@@ -33,6 +33,8 @@ log = logging.getLogger("agent")
 class Settings:
     """Everything the daemon is told."""
 
+    host_name: str = ""
+    """How other hosts name this one; empty: by the machine's name."""
     iface: tuple[str, ...] = ()
     iface_regex: tuple[str, ...] = ()
     public_ip: IPv4Address | None = None

@@ -30,6 +30,7 @@ from etcd.channel import (
     EtcdChannel,
     RpcError,
 )
+from etcd.comparisons import exists, keys_below, none_below, prefix_end, unchanged
 from etcd.errors import CompactedError, EtcdAuthError, EtcdError, EtcdUnavailableError
 from etcd.login import Login
 
@@ -41,6 +42,7 @@ __all__ = [
     "EtcdUnavailableError",
     "FirstAbsent",
     "KeyValue",
+    "MemberStatus",
     "NewKey",
     "WatchBatch",
 ]
@@ -85,6 +87,17 @@ class FirstAbsent:
     revision: int
     keys: tuple[KeyValue, ...] = ()
     """Where none was created: all keys at that moment, without their values."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    """One member of the cluster."""
+
+    version: str
+    has_leader: bool
+    """Without a leader nothing can be written, nor read as it is now."""
+    size: int
+    """Bytes of its database."""
 
 
 class Etcd:
@@ -142,7 +155,7 @@ class Etcd:
         self, prefix: str, *, keys_only: bool = False
     ) -> tuple[builtins.list[KeyValue], int]:
         """Read all keys below a prefix; also the revision they are of. Raises EtcdError."""
-        request = _range(prefix, keys_only=keys_only)
+        request = keys_below(prefix, keys_only=keys_only)
         answer = await self._channel.unary(
             "KV/Range",
             request,
@@ -174,7 +187,7 @@ class Etcd:
         put = pb.PutRequest(key=key.encode(), value=value, lease=lease)
         look = pb.RangeRequest(key=key.encode())
         request = pb.TxnRequest(
-            compare=[_unchanged(key, mod_revision)],
+            compare=[unchanged(key, mod_revision)],
             success=[pb.RequestOp(request_put=put)],
             failure=[pb.RequestOp(request_range=look)],
         )
@@ -200,7 +213,7 @@ class Etcd:
             put = pb.PutRequest(key=marker.encode(), lease=lease)
             steps.append(pb.RequestOp(request_put=put))
         request = pb.TxnRequest(
-            compare=[_exists(key) if mod_revision is None else _unchanged(key, mod_revision)],
+            compare=[exists(key) if mod_revision is None else unchanged(key, mod_revision)],
             success=steps,
         )
         answer = await self._channel.unary("KV/Txn", request, pb.TxnResponse)
@@ -215,11 +228,11 @@ class Etcd:
         tried. Keep it to 40 candidates: each is a transaction nested in the one before
         (protobuf nests messages 100 deep; etcd counts 128 --max-txn-ops). Raises EtcdError.
         """
-        look = pb.RequestOp(request_range=_range(prefix, keys_only=True))
+        look = pb.RequestOp(request_range=keys_below(prefix, keys_only=True))
         step = look
         for candidate in reversed(candidates):
             put = pb.PutRequest(key=candidate.key.encode(), value=candidate.value, lease=lease)
-            compare = [_unchanged(candidate.key, 0), *map(_none_below, candidate.absent_prefixes)]
+            compare = [unchanged(candidate.key, 0), *map(none_below, candidate.absent_prefixes)]
             attempt = pb.TxnRequest(
                 compare=compare, success=[pb.RequestOp(request_put=put)], failure=[step]
             )
@@ -281,6 +294,27 @@ class Etcd:
 
         return await self._channel.retried(once)
 
+    async def time_to_live(self, lease: int) -> int:
+        """Seconds until an etcd lease ends unless it is renewed; 0: it is gone. Raises EtcdError.
+
+        It renews nothing.
+        """
+        request = pb.LeaseTimeToLiveRequest(ID=lease)
+        answer = await self._channel.unary(
+            "Lease/LeaseTimeToLive", request, pb.LeaseTimeToLiveResponse
+        )
+        return max(int(answer.TTL), 0)
+
+    async def member_status(self) -> MemberStatus:
+        """What a member says of itself; it needs no login. Raises EtcdError.
+
+        Which member answers is chosen for each call: for a certain one, connect to it alone.
+        """
+        answer = await self._channel.unary(
+            "Maintenance/Status", pb.StatusRequest(), pb.StatusResponse
+        )
+        return MemberStatus(answer.version, answer.leader != 0, answer.dbSize)
+
     # -- watching --------------------------------------------------------------------
 
     async def watch(self, prefix: str, revision: int) -> AsyncGenerator[WatchBatch]:
@@ -331,51 +365,6 @@ class Etcd:
                 )
             last = max((e.kv.mod_revision for e in answer.events), default=revision - 1)
             yield WatchBatch(last, tuple(map(_event, answer.events)))
-
-
-def prefix_end(prefix: str) -> bytes:
-    """The key after the last one that begins with `prefix` (etcd's range_end)."""
-    data = bytearray(prefix.encode())
-    while data and data[-1] == 0xFF:
-        data.pop()
-    if not data:
-        return b"\0"  # etcd's "to the end of all keys"
-    data[-1] += 1
-    return bytes(data)
-
-
-def _range(prefix: str, *, keys_only: bool) -> pb.RangeRequest:
-    return pb.RangeRequest(key=prefix.encode(), range_end=prefix_end(prefix), keys_only=keys_only)
-
-
-def _unchanged(key: str, mod_revision: int) -> pb.Compare:
-    if mod_revision == 0:
-        return pb.Compare(
-            result=pb.Compare.EQUAL, target=pb.Compare.VERSION, key=key.encode(), version=0
-        )
-    return pb.Compare(
-        result=pb.Compare.EQUAL,
-        target=pb.Compare.MOD,
-        key=key.encode(),
-        mod_revision=mod_revision,
-    )
-
-
-def _exists(key: str) -> pb.Compare:
-    return pb.Compare(
-        result=pb.Compare.NOT_EQUAL, target=pb.Compare.VERSION, key=key.encode(), version=0
-    )
-
-
-def _none_below(prefix: str) -> pb.Compare:
-    """True where no key begins with `prefix`: a range's compare holds for each of its keys."""
-    return pb.Compare(
-        result=pb.Compare.EQUAL,
-        target=pb.Compare.VERSION,
-        key=prefix.encode(),
-        range_end=prefix_end(prefix),
-        version=0,
-    )
 
 
 def _key_value(kv: pb.KeyValue) -> KeyValue:

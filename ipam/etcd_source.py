@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from etcd.client import Etcd, EtcdError
+from ipam.etcd_origin import origin_of
+from ipam.host_records import HostRecord, HostRecordWriter
 from ipam.lease import Lease, LeaseAttributes
 from ipam.lease_holder import LeaseHolder
 from ipam.lease_memory import LeaseMemory
@@ -54,6 +56,7 @@ class EtcdLeaseSource:
         self._changed = asyncio.Event()
         self._view = LeaseView(self._registry, asked=self._asked)
         self._answers: set[asyncio.Task[None]] = set()
+        self._record = HostRecordWriter(etcd, prefix)
         self._holder = LeaseHolder(
             self._registry, ttl, LeaseMemory(memory), self._changed.set, on_copied
         )
@@ -127,6 +130,22 @@ class EtcdLeaseSource:
         """Give a lease back. See `LeaseSource`."""
         await _in_time(self._registry.release(lease))
         self._holder.memory.forget()
+
+    async def announce(self, record: HostRecord) -> None:
+        """Write this host's record. See `LeaseSource`."""
+        own = self._holder.own
+        if own is not None and self._holder.problem is None:
+            await _in_time(self._record.write(own, record, self._view.hosts.get(own.key)))
+
+    def hosts(self) -> Mapping[str, HostRecord]:
+        """All hosts' records. See `LeaseSource`."""
+        return self._view.hosts.copy()
+
+    async def time_left(self) -> float | None:
+        """Ask etcd. See `LeaseSource`."""
+        own = self._holder.own
+        attached = origin_of(own).etcd_lease if own is not None else 0
+        return await _in_time(self._registry.etcd.time_to_live(attached)) if attached else None
 
     def connect_anew(self) -> None:
         """Connect anew. See `LeaseSource`."""

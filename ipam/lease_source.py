@@ -21,6 +21,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
 from base.errors import FlatmeshError
+from ipam.host_records import HostRecord
 from ipam.lease import Lease, LeaseAttributes
 from ipam.network import NetworkConfig
 
@@ -118,6 +119,22 @@ class LeaseSource(Protocol):
 
     async def release(self, lease: Lease) -> None:
         """Give a lease back, on purpose. Raises LeaseSourceError."""
+
+    async def announce(self, record: HostRecord) -> None:
+        """Tell other hosts what this one says of itself, beside the lease it holds.
+
+        Called again every few seconds: what is there already is not written again, and nothing is
+        where no lease is held. Raises LeaseSourceError.
+        """
+
+    def hosts(self) -> Mapping[str, HostRecord]:
+        """What hosts say of themselves, by `Lease.key`, as far as known. From any thread."""
+
+    async def time_left(self) -> float | None:
+        """Seconds until this host's lease ends unless it is renewed; None: it does not end.
+
+        Raises LeaseSourceError.
+        """
 
     def connect_anew(self) -> None:
         """Make connections anew, with the credentials as they are now.

@@ -25,6 +25,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from dataclasses import dataclass, field
 
 from etcd.client import CompactedError, EtcdAuthError, EtcdError, KeyValue, WatchBatch
+from ipam.host_records import HostRecord, hosts_prefix, parse_record
 from ipam.lease import Lease, LeaseError
 from ipam.lease_question import question_key
 from ipam.lease_source import Snapshot
@@ -48,6 +49,8 @@ class LeaseView:
 
     registry: Registry
     leases: dict[str, Lease] = field(default_factory=dict)
+    hosts: dict[str, HostRecord] = field(default_factory=dict)
+    """What hosts say of themselves, by `Lease.key`; a change of it alone makes no snapshot."""
     config: NetworkConfig | None = None
     config_error: str | None = None
     revision: int = 0
@@ -99,7 +102,7 @@ class LeaseView:
         if self.listed and not self._goes_on(found, revision):
             log.warning("etcd was started empty or from a backup: it is at revision %d", revision)
             self.history += 1
-        before, self.leases = self.leases, {}
+        before, self.leases, self.hosts = self.leases, {}, {}
         released = set[str]()
         self._known = {kv.key: kv.mod_revision for kv in found}
         self._newest = max(self._known, key=self._known.__getitem__, default="")
@@ -244,6 +247,7 @@ class LeaseView:
     def _take(self, key: str, kv: KeyValue | None) -> set[str]:
         """Take in one key as it is now (None: gone); returns which lease keys it changes."""
         if not key.startswith(self.registry.subnets):
+            self._take_host(key, kv)
             return set()
         name = key.removeprefix(self.registry.subnets)
         if kv is None:
@@ -259,6 +263,15 @@ class LeaseView:
         self._refused.pop(key, None)
         old, self.leases[name] = self.leases.get(name), lease
         return {name} if lease != old else set()
+
+    def _take_host(self, key: str, kv: KeyValue | None) -> None:
+        below = hosts_prefix(self.registry.prefix)
+        if key.startswith(below):
+            record = parse_record(kv.value) if kv is not None else None
+            if record is not None:
+                self.hosts[key.removeprefix(below)] = record
+            else:
+                self.hosts.pop(key.removeprefix(below), None)
 
     def _take_config(self, kv: KeyValue | None) -> None:
         if kv is None:

@@ -178,6 +178,7 @@ class Lab:
         """Variables for the programs of a host: the paths of its own files."""
         directory = self.host_dir(number)
         return {
+            "FLATMESH_HOST_NAME": f"h{number}",
             "FLATMESH_RUN_DIR": str(directory / "run"),
             "FLATMESH_STATE_DIR": str(directory / "var"),
             "FLATMESH_SUBNET_FILE": str(directory / "run/subnet.env"),

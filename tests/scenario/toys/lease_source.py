@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
+from ipam.host_records import HostRecord
 from ipam.lease import Lease, LeaseAttributes, format_value, held_by, parse_value
 from ipam.lease_source import LeaseRequest, LeaseSourceError, Snapshot
 from ipam.network import NetworkConfig, parse_config
@@ -93,6 +94,15 @@ class ToyLeaseSource:
 
     async def release(self, lease: Lease) -> None:
         (self.directory / f"{lease.attributes.public_ip}.attributes").unlink(missing_ok=True)
+
+    async def announce(self, record: HostRecord) -> None:
+        del record
+
+    def hosts(self) -> Mapping[str, HostRecord]:
+        return {}
+
+    async def time_left(self) -> float | None:
+        return None
 
     def connect_anew(self) -> None:
         pass

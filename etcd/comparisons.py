@@ -1,0 +1,53 @@
+"""Ranges of keys, and the comparisons that transactions begin with."""
+
+from __future__ import annotations
+
+from etcd import etcd_pb2 as pb
+
+
+def prefix_end(prefix: str) -> bytes:
+    """The key after the last one that begins with `prefix` (etcd's range_end)."""
+    data = bytearray(prefix.encode())
+    while data and data[-1] == 0xFF:
+        data.pop()
+    if not data:
+        return b"\0"  # etcd's "to the end of all keys"
+    data[-1] += 1
+    return bytes(data)
+
+
+def keys_below(prefix: str, *, keys_only: bool) -> pb.RangeRequest:
+    """A request for all keys that begin with `prefix`."""
+    return pb.RangeRequest(key=prefix.encode(), range_end=prefix_end(prefix), keys_only=keys_only)
+
+
+def unchanged(key: str, mod_revision: int) -> pb.Compare:
+    """True where a key has this mod_revision; 0: where there is no such key."""
+    if mod_revision == 0:
+        return pb.Compare(
+            result=pb.Compare.EQUAL, target=pb.Compare.VERSION, key=key.encode(), version=0
+        )
+    return pb.Compare(
+        result=pb.Compare.EQUAL,
+        target=pb.Compare.MOD,
+        key=key.encode(),
+        mod_revision=mod_revision,
+    )
+
+
+def exists(key: str) -> pb.Compare:
+    """True where there is such a key."""
+    return pb.Compare(
+        result=pb.Compare.NOT_EQUAL, target=pb.Compare.VERSION, key=key.encode(), version=0
+    )
+
+
+def none_below(prefix: str) -> pb.Compare:
+    """True where no key begins with `prefix`: a range's compare holds for each of its keys."""
+    return pb.Compare(
+        result=pb.Compare.EQUAL,
+        target=pb.Compare.VERSION,
+        key=prefix.encode(),
+        range_end=prefix_end(prefix),
+        version=0,
+    )
