@@ -35,6 +35,8 @@ DELETED_DIR = "deleted"
 """Deletions of pods that the address store could not take yet."""
 UNANSWERED_DIR = "unanswered"
 """Results of ADDs that the runtime does not have yet."""
+CLOSED_NETWORKS = "encrypted-networks"
+"""Networks whose packets leave this host encrypted or not at all, with those of earlier configs."""
 
 # In the state directory:
 ADDRESS_STORE = "addresses.sqlite"

@@ -12,6 +12,7 @@ from typing import Any
 
 from agent.backends import data_planes_here
 from agent.controller import Controller
+from agent.controllers.closed_networks import ClosedNetworks
 from agent.controllers.data_plane import DataPlaneController
 from agent.controllers.devices import DevicesController
 from agent.controllers.encryption import ClearTextController, EncryptionController
@@ -109,6 +110,11 @@ def _plugin_host(settings: Settings) -> PluginHost:
     return PluginHost(settings.run_dir, settings.state_dir, settings.subnet_file)
 
 
+def _encryption(resources: Resources) -> Controller[Any]:
+    closed = ClosedNetworks(_plugin_host(resources.settings))
+    return EncryptionController(resources.encryption, closed)
+
+
 def _pod_guard(resources: Resources) -> Controller[Any]:
     return PodGuardController(resources.pod_guard, _plugin_host(resources.settings))
 
@@ -118,7 +124,7 @@ def _pod_wiring(resources: Resources) -> Controller[Any]:
 
 
 CONTROLLERS: dict[str, Factory] = {
-    "encryption": lambda resources: EncryptionController(resources.encryption),
+    "encryption": _encryption,
     "publish": lambda resources: PublishController(resources.settings.subnet_file),
     "devices": lambda resources: DevicesController(resources.data_plane),
     "overlay": _overlay,

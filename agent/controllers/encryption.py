@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 
 from agent.controller import Change, Dirty, Report
+from agent.controllers.closed_networks import ClosedNetworks
 from agent.inputs import ReconcileInputs
 from agent.kernel_applier import StateApplier
 from backend.metric_sample import MetricSample
@@ -48,6 +49,8 @@ class EncryptionController:
 
     applier: StateApplier
     """Of the table's owner; `close` closes it."""
+    closed: ClosedNetworks
+    """What the daemon before had closed."""
     name: str = "encryption"
     depends_on: Change = Change.NFTABLES
     rereads_on: Change = Change.NFTABLES
@@ -62,25 +65,30 @@ class EncryptionController:
     def desired(self, inputs: ReconcileInputs, dirty: Dirty) -> NftTable | None:
         """The table; None: nothing is put in place, and nothing taken away."""
         del dirty
-        table = wanted_table(inputs, self._networks)
+        table = wanted_table(inputs, self._earlier())
         networks = inputs.host.config.networks if table is not None else []
-        kept = self._networks if table is not None else []
+        kept = self._earlier() if table is not None else []
         self._networks = list(dict.fromkeys([*kept, *networks]))
         return table
+
+    def _earlier(self) -> list[IPv4Network | IPv6Network]:
+        return self._networks or self.closed.still_used()
 
     def apply(self, desired: NftTable | None) -> Report:
         """Put it in place. Raises EncryptionError, which keeps the backend from being set up."""
         if desired is None:
+            self.closed.write([])
             return Report()
         report = self.applier.apply((None, HostState(tables=[desired])))
         if report.failures:
             why = report.failures[0]
             raise EncryptionError(f"pods' packets could leave unencrypted, so none leave: {why}")
+        self.closed.write(self._networks)
         return report
 
     def plan(self, inputs: ReconcileInputs) -> list[str]:
         """The commands."""
-        table = wanted_table(inputs)
+        table = wanted_table(inputs, self._earlier())
         return self.applier.plan(HostState(tables=[table] if table is not None else []))
 
     def status(self) -> str | None:
@@ -103,6 +111,7 @@ class EncryptionController:
 
     def cleanup(self) -> list[str]:
         """Remove the table. The last controller to do so: no pod is left that could send."""
+        self.closed.write([])
         return self.applier.cleanup(log.info)
 
 

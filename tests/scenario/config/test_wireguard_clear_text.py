@@ -219,6 +219,35 @@ def test_a_valid_switch_takes_the_table_away_and_back(cluster: Lab, eventually: 
         assert_all_reach_all(cluster)
 
 
+def test_the_network_before_stays_closed_over_a_restart(
+    cluster: Lab, underlay: Underlay, eventually: Eventually
+) -> None:
+    """Pods that run keep their addresses of it; another daemon finds the table as it was."""
+    host = cluster.names.host(1)
+    other = {**cluster.spec.cluster_config(), "Network": "10.9.0.0/16"}
+
+    def closed() -> list[str]:
+        table = run(host, "nft list table inet flatmesh_encryption", check=False)
+        return [net for net in ("10.5.0.0/16", "10.9.0.0/16") if f"daddr {net}" in table]
+
+    cluster.configure(other)
+    eventually(lambda: closed() == ["10.5.0.0/16", "10.9.0.0/16"], "both networks are closed")
+    for flush in (False, True):
+        cluster.stop_daemon(1)
+        if flush:
+            run(host, "nft delete table inet flatmesh_encryption")
+        cluster.start_daemon(1)
+        cluster.wait_ready(1)
+        assert closed() == ["10.5.0.0/16", "10.9.0.0/16"]
+        if not flush:
+            assert underlay.in_clear() == 0
+    for pod in [pod for pod in cluster.pods if pod.host == 1]:
+        cluster.delete_pod(1, pod.name)
+    cluster.stop_daemon(1)
+    cluster.start_daemon(1)
+    eventually(lambda: closed() == ["10.9.0.0/16"], "no pod needs the network before")
+
+
 def test_cleanup_removes_the_table(cluster: Lab) -> None:
     cluster.stop_daemon(1)
     host = cluster.names.host(1)

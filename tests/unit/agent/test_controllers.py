@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.controller import Change, Dirty, Report
+from agent.controllers.closed_networks import ClosedNetworks
 from agent.controllers.data_plane import DataPlaneController
 from agent.controllers.devices import DevicesController
 from agent.controllers.encryption import (
@@ -28,6 +30,9 @@ from agent.etcd_addresses import EtcdAddresses
 from agent.inputs import ReconcileInputs
 from agent.kernel_applier import KernelChange
 from backend.protocol import DataPlane
+from cni.attachment.store import AttachmentStore
+from cni.config.call import AttachmentKey
+from cni.host import PluginHost
 from hostnet.kinds.fdb import FdbEntry
 from hostnet.kinds.link import Link
 from hostnet.kinds.nft_table import NftTable
@@ -291,23 +296,34 @@ def encrypted() -> ReconcileInputs:
     return ReconcileInputs(host(Backend={"Type": "wireguard"}), {})
 
 
-def test_an_encrypting_backend_has_its_table_before_anything_else() -> None:
+@pytest.fixture
+def closed(tmp_path: Path) -> ClosedNetworks:
+    return ClosedNetworks(PluginHost(tmp_path, tmp_path, tmp_path / "subnet.env"))
+
+
+def test_an_encrypting_backend_has_its_table_before_anything_else(closed: ClosedNetworks) -> None:
     applier = Applied()
-    controller = EncryptionController(applier)
+    controller = EncryptionController(applier, closed)
     controller.apply(controller.desired(encrypted(), WHOLE))
     (table,) = applier.states[0].of(NftTable)
     assert "ip daddr 10.5.0.0/16 ip daddr != 10.5.1.0/24 counter" in table.body
     assert '"flannel-wg"' in table.body
     for cls in (OverlayController, DevicesController):
         assert "encryption" in cls.after
+    wanted = controller.desired(encrypted(), WHOLE)
     with pytest.raises(EncryptionError, match="none leave: no nftables"):
-        EncryptionController(Applied("no nftables")).apply(controller.desired(encrypted(), WHOLE))
+        EncryptionController(Applied("no nftables"), closed).apply(wanted)
 
 
-def test_the_network_before_stays_closed_when_another_is_configured() -> None:
-    controller = EncryptionController(Applied())
+OTHER: dict[str, Any] = {"Network": "10.9.0.0/16", "Backend": {"Type": "wireguard"}}
+
+
+def test_the_network_before_stays_closed_when_another_is_configured(
+    closed: ClosedNetworks,
+) -> None:
+    controller = EncryptionController(Applied(), closed)
     controller.desired(encrypted(), WHOLE)
-    other = host(Network="10.9.0.0/16", Backend={"Type": "wireguard"})
+    other = host(**OTHER)
     table = controller.desired(ReconcileInputs(other, {}), WHOLE)
     assert table is not None
     assert "ip daddr 10.9.0.0/16" in table.body
@@ -318,9 +334,29 @@ def test_the_network_before_stays_closed_when_another_is_configured() -> None:
     assert "ip daddr 10.5.0.0/16" not in table.body
 
 
-def test_the_table_goes_only_when_another_backend_stands() -> None:
+@pytest.mark.parametrize("address", ["10.5.1.2/24", "10.9.1.2/24", None])
+def test_it_stays_closed_over_a_restart_while_pods_have_addresses_of_it(
+    closed: ClosedNetworks, tmp_path: Path, address: str | None
+) -> None:
+    before = EncryptionController(Applied(), closed)
+    for each in (encrypted(), ReconcileInputs(host(**OTHER), {})):
+        before.apply(before.desired(each, WHOLE))
+    plugin_host = PluginHost(tmp_path, tmp_path, tmp_path / "subnet.env")
+    if address is not None:
+        key = AttachmentKey("pods", "c1", "eth0")
+        AttachmentStore(plugin_host).begin("", key, None, {"ips": [address]})
+    started = EncryptionController(Applied(), ClosedNetworks(plugin_host))
+    table = started.desired(ReconcileInputs(host(**OTHER), {}), WHOLE)
+    assert table is not None
+    assert ("ip daddr 10.5.0.0/16" in table.body) == (address == "10.5.1.2/24")
+    started.apply(started.desired(inputs(), WHOLE))
+    assert not (tmp_path / "encrypted-networks").exists()
+    plugin_host.close()
+
+
+def test_the_table_goes_only_when_another_backend_stands(closed: ClosedNetworks) -> None:
     applier = Applied()
-    EncryptionController(applier).apply(wanted_table(inputs()))
+    EncryptionController(applier, closed).apply(wanted_table(inputs()))
     assert applier.states == []
     obstacles: list[str | None] = ["device flannel.1 is not there", None]
     controller = ClearTextController(applier, lambda: obstacles.pop(0))
