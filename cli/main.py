@@ -3,6 +3,8 @@
     flatmesh lab up|status|exec|down|list     clusters on this machine
     flatmesh config show|set|diff             the cluster config in etcd
     flatmesh lease list|reserve|release       who owns which subnet
+    flatmesh service list|show|set|remove     one address or published port for many endpoints
+    flatmesh endpoint list|set|remove         the servers behind services
     flatmesh wireguard rotate-key             a new WireGuard key for this host
     flatmesh doctor                           what this host lacks
 
@@ -20,6 +22,7 @@ from base.command_line import complete, version_option
 from base.errors import FlatmeshError, one_line
 from cli.doctor import doctor
 from cli.etcd_commands import config_group, lease_group
+from cli.service_commands import endpoint_group, service_group
 from cli.wireguard_commands import wireguard_group
 
 
@@ -51,6 +54,8 @@ def _missing_lab() -> None:
 cli.add_command(lab_command())
 cli.add_command(config_group)
 cli.add_command(lease_group)
+cli.add_command(service_group)
+cli.add_command(endpoint_group)
 cli.add_command(wireguard_group)
 cli.add_command(doctor)
 complete(cli)

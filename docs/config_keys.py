@@ -40,6 +40,16 @@ CLUSTER = {
     ),
     "IPv6SubnetMin": Key("The same as SubnetMin for IPv6", "address", "the second subnet"),
     "IPv6SubnetMax": Key("The same as SubnetMax for IPv6", "address", "the last subnet"),
+    "ServiceNetwork": Key(
+        "Network of services' virtual IPv4 addresses; it must not overlap Network. "
+        "flanneld ignores it",
+        "CIDR",
+        "none",
+        "/30 or larger",
+    ),
+    "IPv6ServiceNetwork": Key(
+        "The same as ServiceNetwork for IPv6", "CIDR", "none", "/126 or larger"
+    ),
     "EnableIPv4": Key("Whether pods have IPv4 addresses", "boolean", "true"),
     "EnableIPv6": Key("Whether pods have IPv6 addresses", "boolean", "false"),
     "EnableNFTables": Key(

@@ -33,6 +33,7 @@ from etcd.channel import (
 from etcd.comparisons import exists, keys_below, none_below, prefix_end, unchanged
 from etcd.errors import CompactedError, EtcdAuthError, EtcdError, EtcdUnavailableError
 from etcd.login import Login
+from etcd.transaction import Transaction
 
 __all__ = [
     "CompactedError",
@@ -44,6 +45,7 @@ __all__ = [
     "KeyValue",
     "MemberStatus",
     "NewKey",
+    "Transaction",
     "WatchBatch",
 ]
 
@@ -257,6 +259,16 @@ class Etcd:
             reply = reply.response_txn.responses[0]
         kvs = reply.response_range.kvs
         return FirstAbsent(None, answer.header.revision, tuple(map(_key_value, kvs)))
+
+    async def commit(self, transaction: Transaction) -> int | None:
+        """Do a transaction; returns its revision, None where something was not as it requires.
+
+        None may also mean that a first try was done and its answer got lost: then what was put is
+        there. Raises EtcdError.
+        """
+        request = transaction.request()
+        answer = await self._channel.unary("KV/Txn", request, pb.TxnResponse)
+        return answer.header.revision if answer.succeeded else None
 
     # -- leases ----------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ KEYS = (
     *("EnableIPv4", "EnableIPv6", "EnableNFTables", "IPMasq", "OpenToPods", "Backend"),
     *("Network", "SubnetLen", "SubnetMin", "SubnetMax"),
     *("IPv6Network", "IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax"),
+    *("ServiceNetwork", "IPv6ServiceNetwork"),
 )
 """All keys of the document."""
 OPENABLE = ("etcd", "metrics", "scheduler", "tunnels")
@@ -68,6 +69,9 @@ class NetworkConfig:
     open_to_pods: frozenset[str] = frozenset()
     """Key `OpenToPods`, ours: what pods may reach on hosts though it is closed by default: names of
     `OPENABLE`, and `tcp/PORT` or `udp/PORT`."""
+    service_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Keys `ServiceNetwork` and `IPv6ServiceNetwork`, ours: where services' virtual addresses are
+    taken from, one of a family at most, IPv4 first."""
 
     @property
     def networks(self) -> list[IPv4Network | IPv6Network]:
@@ -142,6 +146,7 @@ def parse_config(text: str | bytes) -> NetworkConfig:
         backend,
         _flag(keys, "IPMasq", default=False) if "ipmasq" in keys else None,
         _open_to_pods(keys, "OpenToPods"),
+        _service_networks(keys, {_IPV4: v4.network, _IPV6: v6.network}),
     )
 
 
@@ -161,6 +166,9 @@ def document(config: NetworkConfig) -> dict[str, Any]:
         found["IPMasq"] = config.ip_masq
     if config.open_to_pods:
         found["OpenToPods"] = sorted(config.open_to_pods)
+    for services in config.service_networks:
+        prefix = _IPV4.prefix if services.version == 4 else _IPV6.prefix
+        found[f"{prefix}ServiceNetwork"] = str(services)
     backend = {name: value for name, value in config.backend.items() if name.lower() != "type"}
     return {**found, "Backend": {"Type": config.backend_type, **backend}}
 
@@ -229,6 +237,25 @@ def _range(keys: Mapping[str, Any], family: _Family) -> _Range:
     return _Range(network, subnet_len, first, last)
 
 
+def _service_networks(
+    keys: Mapping[str, Any], pods: Mapping[_Family, IPv4Network | IPv6Network | None]
+) -> tuple[IPv4Network | IPv6Network, ...]:
+    found = []
+    for family, network in pods.items():
+        name = f"{family.prefix}ServiceNetwork"
+        if keys.get(name.lower()) in (None, ""):
+            continue
+        services = _cidr(keys[name.lower()], name, family)
+        if network is None:
+            raise ConfigError(f"cluster config: {name} is given, but pods have no such addresses")
+        if services.overlaps(network):
+            raise ConfigError(f"cluster config: {name} {services} overlaps the pods' {network}")
+        if services.max_prefixlen - services.prefixlen < 2:
+            raise ConfigError(f"cluster config: {name} {services} has no room: use a larger one")
+        found.append(services)
+    return tuple(found)
+
+
 def _network(keys: Mapping[str, Any], family: _Family) -> IPv4Network | IPv6Network:
     name = f"{family.prefix}Network"
     value = keys.get(name.lower())
@@ -238,6 +265,10 @@ def _network(keys: Mapping[str, Any], family: _Family) -> IPv4Network | IPv6Netw
             f'cluster config: {name} is missing: add e.g. "{name}":"{family.example}", '
             f'or turn the family off with "Enable{other}":false'
         )
+    return _cidr(value, name, family)
+
+
+def _cidr(value: object, name: str, family: _Family) -> IPv4Network | IPv6Network:
     if not isinstance(value, str) or "/" not in value:
         raise ConfigError(
             f"cluster config: {name} is {json.dumps(value)}; "

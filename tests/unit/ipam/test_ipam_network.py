@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import pytest
 
-from ipam.network import ConfigError, NetworkConfig, parse_config
+from ipam.network import ConfigError, NetworkConfig, document, parse_config
 
 
 def test_flanneld_defaults() -> None:
@@ -146,3 +148,23 @@ def test_what_is_open_to_pods_is_names_and_ports() -> None:
 def test_what_else_is_open_to_pods_is_refused(wrong: str) -> None:
     with pytest.raises(ConfigError, match=r"cluster config: OpenToPods .*; it must be a list of"):
         parse_config(f'{{"Network":"10.5.0.0/16","OpenToPods":{wrong}}}')
+
+
+def test_service_networks() -> None:
+    text = '{"Network":"10.5.0.0/16","ServiceNetwork":"10.96.0.0/16","Backend":{"Type":"vxlan"}}'
+    config = parse_config(text)
+    assert config.service_networks == (IPv4Network("10.96.0.0/16"),)
+    assert parse_config(json.dumps(document(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("10.5.128.0/24", "ServiceNetwork 10.5.128.0/24 overlaps the pods' 10.5.0.0/16"),
+        ("10.96.0.0/31", "has no room"),
+        ("10.96.0.0", 'e.g. "10.5.0.0/16"'),
+    ],
+)
+def test_a_service_network_that_cannot_be(value: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse_config(json.dumps({"Network": "10.5.0.0/16", "ServiceNetwork": value}))

@@ -1,0 +1,1 @@
+"""Services: one address or port for many endpoints. The model in etcd, and how hosts serve it."""
