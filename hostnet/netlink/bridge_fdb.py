@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 
+from hostnet.find_link import find_index
 from hostnet.netlink.attributes import attr
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket, Request
 
@@ -25,9 +26,8 @@ def has_port_with_mac(sock: NetlinkSocket, bridge: str, mac: str) -> bool:
     No, where there is no such bridge or the kernel can't be asked. Raises OSError for a socket that
     doesn't work.
     """
-    try:
-        index = socket.if_nametoindex(bridge)
-    except OSError:
+    index = find_index(sock, bridge)
+    if not index:
         return False
     body = (
         _NDMSG.pack(socket.AF_BRIDGE, 0, 0, 0, 0)
