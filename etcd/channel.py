@@ -47,9 +47,10 @@ import grpc
 import grpc.aio
 
 from etcd import etcd_pb2 as pb
+from etcd import first_contact
 from etcd.errors import EtcdAuthError, EtcdError, EtcdUnavailableError
 from etcd.login import Login
-from etcd.tls import TlsFiles
+from etcd.tls import REFUSED_CERTIFICATE, TlsFiles
 
 DEADLINE = 5.0  # seconds for a unary call
 LIST_FACTOR = 6
@@ -78,7 +79,7 @@ OPTIONS = [
 # What etcd says of a token it no longer takes (etcd, api/v3rpc/rpctypes/error.go)
 STALE_TOKEN = ("invalid auth token", "revision of auth store is old", "user name is empty")
 REFUSED = ("authentication failed", "invalid user ID", "permission denied", "user name is empty")
-TLS_TROUBLE = ("CERTIFICATE", "SSL", "TLS", "TSI", "HANDSHAKE")
+TLS_TROUBLE = ("CERTIFICATE", "SSL", "TLS", "TSI", "HANDSHAKE", "VERIFICATION")
 
 END = grpc.aio.EOF
 """What a stream that ended reads as."""
@@ -114,6 +115,9 @@ class EtcdChannel:
         self._login = login
         self._token: str | None = None
         self._login_lock = asyncio.Lock()
+        self._urls = tuple(endpoints)
+        self._answered = False
+        """Whether any member has answered; until then it is told why none does."""
 
     def open(self) -> None:
         """Make the channels; they connect, and reconnect, when they are used."""
@@ -207,7 +211,7 @@ class EtcdChannel:
             await self.log_in()
             try:
                 async with asyncio.timeout(seconds + 1):
-                    return await once()
+                    return await self._noted(once)
             except RpcError as error:
                 self.next_member()
                 if self.renew_if_files_changed():
@@ -217,13 +221,18 @@ class EtcdChannel:
                     continue
                 pause = pauses.pop(0) if error.code() is grpc.StatusCode.UNAVAILABLE else None
                 if pause is None:
-                    raise self.explained(error) from None
+                    raise await self._explained_at_first(error) from None
                 await asyncio.sleep(pause)
             except TimeoutError:
                 self.next_member()
                 raise EtcdUnavailableError(
                     f"etcd {self.where}: no answer within {seconds:g} s"
                 ) from None
+
+    async def _noted(self, once: Callable[[], Awaitable[Answer]]) -> Answer:
+        result = await once()
+        self._answered = True
+        return result
 
     def next_member(self) -> None:
         """Use another member next time, where each has its own channel."""
@@ -233,6 +242,9 @@ class EtcdChannel:
 
     async def log_in(self) -> None:
         """Get a token if there is a user and no token. Raises EtcdError."""
+        if not self._answered:
+            timeout = min(first_contact.TIMEOUT, self.deadline)
+            await first_contact.require_reachable(self._urls, timeout)
         if self._login is None or self._token is not None:
             return
         async with self._login_lock:  # bcrypt costs etcd 0.1 s: once is enough
@@ -257,9 +269,10 @@ class EtcdChannel:
                     return ""
                 pause = pauses.pop(0) if error.code() is grpc.StatusCode.UNAVAILABLE else None
                 if pause is None:
-                    raise self.explained(error) from None
+                    raise await self._explained_at_first(error) from None
                 await asyncio.sleep(pause)
             else:
+                self._answered = True
                 return str(answer.token)
 
     def token_refused(self, details: str | None) -> bool:
@@ -283,16 +296,22 @@ class EtcdChannel:
             raise EtcdError("the etcd connection is closed")
         return self._channels[self._at % len(self._channels)]
 
+    async def _explained_at_first(self, error: RpcError) -> EtcdError:
+        """`explained`, after a look at what speaks there when no member has answered yet."""
+        if not self._answered and error.code() is grpc.StatusCode.UNAVAILABLE:
+            words = await first_contact.wrong_protocol(self._urls)
+            if words is not None:
+                return EtcdUnavailableError(words)
+        return self.explained(error)
+
     def explained(self, error: RpcError) -> EtcdError:
         """Turn a gRPC status into one line of ours."""
         code, details = error.code(), " ".join((error.details() or "").split())
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return EtcdUnavailableError(f"etcd {self.where}: no answer in time")
         if code is grpc.StatusCode.UNAVAILABLE and any(w in details.upper() for w in TLS_TROUBLE):
-            return EtcdAuthError(
-                f"etcd {self.where}: {_innermost(details)}; "
-                "check --etcd-cafile, --etcd-certfile and --etcd-keyfile"
-            )
+            words = self._tls.refusal(_innermost(details)) if self._tls else _innermost(details)
+            return EtcdAuthError(f"etcd {self.where}: {words}")
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return EtcdUnavailableError(
                 f"etcd {self.where}: {_innermost(details) or code.name.lower()}"
@@ -302,6 +321,9 @@ class EtcdChannel:
     def refused(self, details: str) -> EtcdError:
         """What etcd answered instead of doing it, as an error."""
         reason = details.removeprefix("etcdserver: ")
+        if self._login is None and "user name is empty" in details:
+            mend = "give --etcd-username and --etcd-password-file"
+            return EtcdAuthError(f"etcd {self.where}: it wants a user: {mend}")
         if any(words in details for words in (*REFUSED, *STALE_TOKEN)):
             return EtcdAuthError(
                 f"etcd {self.where}: {reason}; "
@@ -368,5 +390,5 @@ def _innermost(details: str) -> str:
     for opening in ("remote host: ", "SSL routines:OPENSSL_internal:"):
         story = story.rpartition(opening)[2]
     if "TSI_DATA_CORRUPTED" in story:  # TLS 1.3: it learns of our certificate when all is set up
-        return "it refused our certificate"
+        return REFUSED_CERTIFICATE
     return story.removesuffix(": OK")

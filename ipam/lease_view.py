@@ -88,7 +88,7 @@ class LeaseView:
                 self._resumable = False
             except EtcdError as error:
                 if str(error) != self._said:
-                    log.error("%s", error)  # noqa: TRY400 - a known cause, told in one line
+                    log.error("%s (trying again)", error)  # noqa: TRY400 - a known cause, told in one line
                 self._said = str(error)
                 if isinstance(error, EtcdAuthError):
                     pause = AUTH_RETRY

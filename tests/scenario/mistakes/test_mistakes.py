@@ -1,0 +1,40 @@
+"""Ordinary mistakes are answered by one line, what, where and the mend, within two seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from lab.time_factor import scaled
+from tests.scenario.mistakes import etcd_rows
+from tests.scenario.mistakes.machine import Answer, Machine, machine
+from tests.scenario.mistakes.row import Mistake
+
+ROWS = (*etcd_rows.ROWS,)
+LIMIT = 2.0
+"""Seconds to the answer."""
+TRIES = 4
+"""The fastest counts: the machine that runs the tests may be busy."""
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    with machine(tmp_path_factory.mktemp("mistakes")) as made:
+        yield made
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_it_is_answered_by_one_line_in_time(here: Machine, row: Mistake) -> None:
+    words = here.filled(row.expected)
+    answers: list[Answer] = []
+    while len(answers) < TRIES and (not answers or answers[-1].seconds > scaled(LIMIT)):
+        answers.append(here.answer(row, words))
+    answer = min(answers, key=lambda one: one.seconds)
+    assert "Traceback" not in answer.text
+    assert any(words in line for line in answer.text.splitlines()), answer.text
+    if row.status is not None:
+        assert answer.status == row.status, answer.text
+    if row.status is not None and row.only_line:
+        assert len(answer.text.splitlines()) == 1, answer.text
+    assert answer.seconds <= scaled(LIMIT), answers
