@@ -11,26 +11,22 @@ sends; what arrives counts.
 from __future__ import annotations
 
 import contextlib
-import json
 import statistics
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 from bench.report import Report
-from lab import hosts, processes
+from bench.traffic import TrafficPath, gigabits, in_netns, iperf_server
+from lab import hosts
 from lab.cluster import Lab
 from lab.spec import LabSpec
 
 UNDERLAY = "raw underlay"
 BACKENDS = {"host-gw": {"Type": "host-gw"}, "vxlan": {"Type": "vxlan"}}
-START_TIMEOUT = 5.0  # seconds for an iperf3 server to listen
 TRAFFIC = {
     "TCP 1 stream": ("-P", "1"),
     "TCP 4 streams": ("-P", "4"),
@@ -38,51 +34,17 @@ TRAFFIC = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class TrafficPath:
-    """A way to measure: from a client's namespace to an address in a server's."""
-
-    name: str
-    client: str
-    server: str
-    address: str
+def underlay_path(lab: Lab) -> TrafficPath:
+    """From the first host to the second one."""
+    client, server = (in_netns(lab.names.host(number)) for number in (1, 2))
+    return TrafficPath(UNDERLAY, client, server, hosts.host_ipv4(2))
 
 
-@contextlib.contextmanager
-def iperf_server(netns: str) -> Iterator[None]:
-    """Run an iperf3 server in a namespace."""
-    with tempfile.TemporaryDirectory() as directory:
-        log = Path(directory) / "iperf3.log"
-        server = processes.spawn(["iperf3", "--server", "--forceflush"], netns, log)
-        try:
-            deadline = time.monotonic() + START_TIMEOUT
-            while "listening" not in log.read_text():
-                if time.monotonic() > deadline or server.poll() is not None:
-                    raise RuntimeError(f"iperf3 does not start: {log.read_text()}")
-                time.sleep(0.02)
-            yield
-        finally:
-            processes.stop([server.pid])
-
-
-def gigabits(path: TrafficPath, seconds: int, traffic: tuple[str, ...]) -> float:
-    """Received Gbit/s of one iperf3 run."""
-    done = subprocess.run(
-        [
-            *processes.enter(path.client),
-            *("iperf3", "--json", "--client", path.address, "--time", str(seconds)),
-            *traffic,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    answer = json.loads(done.stdout)
-    if "error" in answer:
-        raise RuntimeError(f"iperf3 over {path.name}: {answer['error']}")
-    end = answer["end"]
-    received = end.get("sum_received") or end["sum"]
-    return float(received["bits_per_second"]) / 1e9
+def pod_path(name: str, lab: Lab) -> TrafficPath:
+    """From the first pod to the second one."""
+    sender, receiver = lab.pods
+    client, server = in_netns(sender.netns), in_netns(receiver.netns)
+    return TrafficPath(name, client, server, receiver.addresses[0])
 
 
 @contextlib.contextmanager
@@ -101,11 +63,8 @@ def paths(
             stack.callback(lab.down)
             lab.up()
             if not found and underlay:
-                found.append(
-                    TrafficPath(UNDERLAY, lab.names.host(1), lab.names.host(2), hosts.host_ipv4(2))
-                )
-            sender, receiver = lab.pods
-            found.append(TrafficPath(label, sender.netns, receiver.netns, receiver.addresses[0]))
+                found.append(underlay_path(lab))
+            found.append(pod_path(label, lab))
         for path in found:
             stack.enter_context(iperf_server(path.server))
         yield found

@@ -19,23 +19,19 @@ both hosts' data planes share its processors.
 from __future__ import annotations
 
 import contextlib
-import json
-import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import click
 
 from bench.report import Report
-from bench.throughput import UNDERLAY, TrafficPath, gigabits, paths
-from lab import processes
+from bench.throughput import UNDERLAY, paths
+from bench.traffic import TrafficPath, gigabits, round_trips, small_packets
 
 SINGLE, UDP, VXLAN = "udp, single packets", "udp", "vxlan"
 BACKENDS: Mapping[str, Mapping[str, Any]] = {
@@ -45,8 +41,6 @@ BACKENDS: Mapping[str, Mapping[str, Any]] = {
     "wireguard": {"Type": "wireguard"},
     SINGLE: {"Type": "udp", "SinglePacket": True},
 }
-SMALL_PORT = 7777
-PING_INTERVAL = 0.01  # seconds
 LOAD_STREAMS = 4  # TCP streams that run while latency is measured
 LOAD_MARGIN = 1  # seconds: the load runs so much longer than the measurement, at either end
 GOALS = (
@@ -64,43 +58,6 @@ def busy_seconds() -> float:
         int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:]
     )
     return (user + nice + system + irq + softirq) / PER_SECOND
-
-
-def small_packets(path: TrafficPath, seconds: int) -> float:
-    """Datagrams received a second."""
-    program = (sys.executable, "-I", "-m", "bench.small_packets")
-    with contextlib.ExitStack() as stack:
-
-        def start(netns: str, *arguments: str) -> IO[str]:
-            process = subprocess.Popen(
-                [*processes.enter(netns), *program, *arguments], stdout=subprocess.PIPE, text=True
-            )
-            stack.enter_context(process)
-            stack.callback(process.terminate)
-            return cast("IO[str]", process.stdout)
-
-        received = start(path.server, "receive", str(SMALL_PORT), str(seconds))
-        received.readline()  # it listens
-        duration = str(seconds + 2 * LOAD_MARGIN)
-        start(path.client, "send", path.address, str(SMALL_PORT), duration)
-        answer = json.loads(received.readline())
-    return float(answer["datagrams"] / answer["seconds"])
-
-
-def round_trips(path: TrafficPath, seconds: int) -> list[float]:
-    """Round-trip times of pings, sorted, ms; a lost one counts as `seconds`."""
-    count = int(seconds / PING_INTERVAL)
-    done = subprocess.run(
-        [
-            *processes.enter(path.client),
-            *("ping", "-n", "-i", str(PING_INTERVAL), "-c", str(count), "-W", "1", path.address),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    times = [float(found) for found in re.findall(r"time=([0-9.]+) ms", done.stdout)]
-    return sorted(times + [seconds * 1e3] * (count - len(times)))
 
 
 def round_trips_under_load(path: TrafficPath, seconds: int) -> list[float]:

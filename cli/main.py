@@ -7,6 +7,7 @@
     flatmesh endpoint list|set|remove         the servers behind services
     flatmesh wireguard rotate-key             a new WireGuard key for this host
     flatmesh doctor                           what this host lacks
+    flatmesh bench                            how fast pods talk here, beside what others make
 
 Every failure is one line on stderr and exit status 1; wrong usage is 2 (click's).
 """
@@ -35,20 +36,36 @@ def cli() -> None:
 def lab_command() -> click.Command:
     """Return the lab's commands, or where there is no lab, a command that tells how to get it."""
     if find_spec("lab") is None:  # deploy/install without --lab
-        return _missing_lab
+        return missing_command("lab", "Clusters on this machine: not installed here.")
     from lab.commands import lab_group  # noqa: PLC0415 - not installed on production hosts
 
     return lab_group
 
 
-@click.command(
-    "lab",
-    add_help_option=False,
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-)
-def _missing_lab() -> None:
-    """Clusters on this machine: not installed here."""
-    raise FlatmeshError("the lab is not installed on this host; get it with: deploy/install --lab")
+def bench_command() -> click.Command:
+    """Return the benchmarks' command, or one that tells how to get it, likewise."""
+    if find_spec("bench") is None:
+        return missing_command("bench", "How fast pods talk: not installed here.")
+    from bench.commands import bench_group  # noqa: PLC0415 - not installed on production hosts
+
+    return bench_group
+
+
+def missing_command(name: str, help_text: str) -> click.Command:
+    """Return a command in place of one that production hosts do not have."""
+
+    @click.command(
+        name,
+        help=help_text,
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+    def refuse() -> None:
+        raise FlatmeshError(
+            f"`flatmesh {name}` is not installed on this host; get it with: deploy/install --lab"
+        )
+
+    return refuse
 
 
 cli.add_command(lab_command())
@@ -58,6 +75,7 @@ cli.add_command(service_group)
 cli.add_command(endpoint_group)
 cli.add_command(wireguard_group)
 cli.add_command(doctor)
+cli.add_command(bench_command())
 complete(cli)
 
 

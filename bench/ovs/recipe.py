@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.throughput import TrafficPath
+from bench.traffic import TrafficPath, in_netns
 from bench.wait import wait_until
 from lab import hosts, processes
 from lab.hosts import Names, ip
@@ -86,17 +86,18 @@ def remove_hosts(names: Names) -> None:
 
 
 @contextlib.contextmanager
-def hand_made(tunnel: str, directory: Path) -> Iterator[TrafficPath]:
+def hand_made(tunnel: str, directory: Path, name: str = "benchovshand") -> Iterator[TrafficPath]:
     """Two hosts of the recipe; from the pod of one to the pod of the other."""
-    names = Names("benchovshand")
+    names = Names(name)
     try:
         remove_hosts(names)
         hosts.make_underlay(names, UNDERLAY_MTU, ipv6=False)
         for number in (1, 2):
             server = OvsServer(directory / f"hand-{tunnel}{number}", names.host(number))
             make_host(names, number, tunnel, server)
-        path = TrafficPath(HAND_MADE, names.pod(1, "p1"), names.pod(2, "p1"), "10.9.2.2")
-        ping = [*processes.enter(path.client), "ping", "-qnc1", "-W1", path.address]
+        sender, receiver = (in_netns(names.pod(number, "p1")) for number in (1, 2))
+        path = TrafficPath(HAND_MADE, sender, receiver, "10.9.2.2")
+        ping = [*sender.enter, "ping", "-qnc1", "-W1", path.address]
         wait_until(
             lambda: subprocess.run(ping, check=False, capture_output=True).returncode == 0,
             f"a ping over the {HAND_MADE} {tunnel} tunnel",

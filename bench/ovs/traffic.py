@@ -9,8 +9,9 @@ from pathlib import Path
 
 from bench.ovs.recipe import HAND_MADE, hand_made
 from bench.report import Report
-from bench.throughput import UNDERLAY, TrafficPath, gigabits, iperf_server
-from bench.udp import Figures, busy_seconds, round_trips
+from bench.throughput import pod_path, underlay_path
+from bench.traffic import TrafficPath, gigabits, iperf_server, round_trips
+from bench.udp import Figures, busy_seconds
 from lab import hosts
 from lab.cluster import Lab
 from lab.spec import LabSpec
@@ -39,18 +40,12 @@ def backend(tunnel: str, mesh: str) -> dict[str, object]:
     return config | ({"Peers": [rule]} if mesh == "combined" else {})
 
 
-def pod_path(name: str, lab: Lab) -> TrafficPath:
-    """From the first pod to the second one."""
-    sender, receiver = lab.pods
-    return TrafficPath(name, sender.netns, receiver.netns, receiver.addresses[0])
-
-
 @contextlib.contextmanager
 def paths(tunnel: str, kernel: Lab, directory: Path) -> Iterator[list[TrafficPath]]:
     """Yield all paths to compare for one tunnel type, an iperf3 server running on each."""
     with contextlib.ExitStack() as stack:
         found = [
-            TrafficPath(UNDERLAY, kernel.names.host(1), kernel.names.host(2), hosts.host_ipv4(2)),
+            underlay_path(kernel),
             pod_path(KERNEL, kernel),
             stack.enter_context(hand_made(tunnel, directory)),
         ]

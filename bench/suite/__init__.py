@@ -1,0 +1,1 @@
+"""`flatmesh bench`: what is measured, how, and what is made of the figures."""
