@@ -88,7 +88,9 @@ class AddressType(click.ParamType[IPv4Address | IPv6Address]):
             self.fail(str(error), param, ctx)
 
 
-def etcd_options(command: Command) -> Command:
+def etcd_options(
+    command: Command, endpoints_help: str = "Comma-separated URLs of the etcd members."
+) -> Command:
     """Add the flags that say where etcd is; used by the daemon and the operator's command."""
     for option in reversed(
         (
@@ -97,7 +99,7 @@ def etcd_options(command: Command) -> Command:
                 envvar="FLANNELD_ETCD_ENDPOINTS",
                 default="http://127.0.0.1:4001,http://127.0.0.1:2379",
                 show_default=True,
-                help="Comma-separated URLs of the etcd members.",
+                help=endpoints_help,
             ),
             click.option(
                 "--etcd-prefix",

@@ -183,7 +183,9 @@ class OutputOption(click.Option):
 
 
 def output_option(
-    columns: Sequence[Column] = (), sections: Mapping[str, Sequence[Column]] | None = None
+    columns: Sequence[Column] = (),
+    sections: Mapping[str, Sequence[Column]] | None = None,
+    default: str = "table",
 ) -> Callable[[Command], Command]:
     """Add `-o`; the command gets it as the argument `output`, an `Output`.
 
@@ -196,7 +198,7 @@ def output_option(
         columns=columns,
         sections=sections or {},
         type=Choice(FORMATS),
-        default="table",
+        default=default,
         show_default=True,
         callback=lambda _context, _option, value: Output(value, columns),
         help="Format; json and yaml are for programs, wide has every column.",

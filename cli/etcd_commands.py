@@ -1,43 +1,32 @@
-"""`flatmesh config` and `flatmesh lease`: reads and checked changes of what is in etcd."""
+"""`flatmesh config`: reads and checked changes of the cluster config in etcd."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from agent.cluster_config.changes import changes
 from agent.cluster_config.check import check_config, without_effect
 from agent.etcd_addresses import EtcdAddresses
 from agent.leases.occupied import in_use
-from agent.settings import etcd_options, etcd_settings
-from etcd.connect import connect
+from base.command_line import explained
+from base.output import Column, Output, output_option
+from cli.cluster import cluster_options, cluster_settings, with_registry
 from hostnet.kernel import Kernel
-from ipam.lease import parse_key
 from ipam.lease_claims import address_in_use, network_conflicts
 from ipam.network import ConfigError, NetworkConfig, parse_config
 from ipam.registry import Registry
 
-Answer = TypeVar("Answer")
-console = Console(highlight=False)
-
-
-def with_registry(flags: dict[str, Any], work: Callable[[Registry], Awaitable[Answer]]) -> Answer:
-    """Run work with a registry on a connection that the flags describe."""
-    settings = etcd_settings(flags)
-
-    async def run() -> Answer:
-        async with connect(settings) as etcd:
-            return await work(Registry(etcd, settings.prefix))
-
-    return asyncio.run(run())
+KEYS = (
+    Column("key", "Only in tables; JSON and YAML are the document itself (config-keys.md)."),
+    Column("value", "Its value."),
+)
+CHANGES = (Column("change", "One line: a key that changes, or what happens on a host."),)
 
 
 @click.group("config")
@@ -45,20 +34,31 @@ def config_group() -> None:
     """The cluster config in etcd."""
 
 
+@explained("flatmesh config show", "flatmesh config show -o yaml")
 @config_group.command("show")
-@etcd_options
-def show_config(**flags: Any) -> None:
+@output_option(KEYS, default="json")
+@cluster_options
+def show_config(output: Output, **flags: Any) -> None:
     """Print the cluster config; fails with the reason when it is invalid."""
     text = with_registry(flags, lambda registry: registry.config_text())
-    click.echo(text)
+    if output.format == "json":
+        click.echo(text)  # as it is stored
     check_config(parse_config(text))
+    if output.format == "yaml":
+        output.write(json.loads(text))
+    elif output.format != "json":
+        output.show({"key": key, "value": value} for key, value in _flat(json.loads(text)))
 
 
+@explained(
+    'flatmesh config set \'{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}\'',
+    "flatmesh config set --dry-run - < cluster.json",
+)
 @config_group.command("set")
 @click.argument("config")
 @click.option("--force", is_flag=True, help="Write it though it is refused beside what is there.")
 @click.option("--dry-run", is_flag=True, help="Check it and show what changes; write nothing.")
-@etcd_options
+@cluster_options
 def set_config(config: str, *, force: bool, dry_run: bool, **flags: Any) -> None:
     """Check CONFIG (JSON, or - for stdin) and write it; daemons follow at once.
 
@@ -67,7 +67,7 @@ def set_config(config: str, *, force: bool, dry_run: bool, **flags: Any) -> None
     no Backend.Type where one was there, as that means udp.
     """
     wanted, document = _read_config(config)
-    etcd = EtcdAddresses(etcd_settings(dict(flags)).endpoints)
+    etcd = EtcdAddresses(cluster_settings(dict(flags)).endpoints)
 
     async def write(registry: Registry) -> list[str]:
         before = await _config_there(registry)
@@ -87,10 +87,12 @@ def set_config(config: str, *, force: bool, dry_run: bool, **flags: Any) -> None
         click.echo(line)
 
 
+@explained("flatmesh config diff - < cluster.json")
 @config_group.command("diff")
 @click.argument("config")
-@etcd_options
-def diff_config(config: str, **flags: Any) -> None:
+@output_option(CHANGES)
+@cluster_options
+def diff_config(config: str, output: Output, **flags: Any) -> None:
     """Show what CONFIG (JSON, or - for stdin) would change for the cluster; writes nothing."""
     wanted, _ = _read_config(config)
 
@@ -99,8 +101,20 @@ def diff_config(config: str, **flags: Any) -> None:
         check_config(wanted, before)
         return changes(before, wanted, (await registry.leases())[0])
 
-    for line in with_registry(flags, compare):
-        click.echo(line)
+    lines = with_registry(flags, compare)
+    if output.machine:
+        output.show({"change": line} for line in lines)
+    else:
+        click.echo("\n".join(lines))
+
+
+def _flat(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Its keys with their values; those of an object within it as `Backend.Type`."""
+    for name, value in document.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _read_config(text: str) -> tuple[NetworkConfig, dict[str, Any]]:
@@ -134,60 +148,3 @@ async def _require_free(
     conflicts = network_conflicts(wanted, used)
     if conflicts:
         raise ConfigError(f"{conflicts[0]}: choose another network, or write it with --force")
-
-
-@click.group("lease")
-def lease_group() -> None:
-    """Who owns which subnet."""
-
-
-@lease_group.command("list")
-@etcd_options
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def list_leases(*, as_json: bool, **flags: Any) -> None:
-    """List all leases and reservations."""
-    leases, _ = with_registry(flags, lambda registry: registry.leases())
-    rows = [
-        {
-            "subnet": lease.key.replace("-", "/"),
-            "public_ip": str(lease.attributes.public_ip or lease.attributes.public_ipv6 or ""),
-            "backend": lease.attributes.backend_type or "udp",
-            "reserved": lease.reserved,
-        }
-        for _, lease in sorted(leases.items())
-    ]
-    if as_json:
-        click.echo(json.dumps(rows))
-        return
-    table = Table("subnet", "host", "backend", "expires")
-    for row in rows:
-        expires = "never: reserved" if row["reserved"] else "unless renewed"
-        table.add_row(str(row["subnet"]), str(row["public_ip"]), str(row["backend"]), expires)
-    console.print(table)
-
-
-@lease_group.command()
-@click.argument("subnet")
-@click.option("--public-ip", required=True, help="The host it is kept for.")
-@etcd_options
-def reserve(subnet: str, public_ip: str, **flags: Any) -> None:
-    """Keep SUBNET (10.5.76.0/24, dual stack: 10.5.76.0/24,fd05::/64) for one host, for good."""
-    v4, v6 = parse_key("&".join(part.replace("/", "-") for part in subnet.split(",")))
-    with_registry(flags, lambda registry: registry.reserve(v4, v6, public_ip))
-    click.echo(f"{subnet} is reserved for {public_ip}")
-
-
-@lease_group.command()
-@click.argument("subnet")
-@etcd_options
-def release(subnet: str, **flags: Any) -> None:
-    """Give SUBNET back, lease or reservation. Its host takes a new one if it is still there."""
-    v4, v6 = parse_key("&".join(part.replace("/", "-") for part in subnet.split(",")))
-
-    async def work(registry: Registry) -> bool:
-        return await registry.release_subnet(v4, v6)
-
-    if not with_registry(flags, work):
-        click.echo(f"flatmesh: nobody holds {subnet}", err=True)
-        sys.exit(1)
-    click.echo(f"{subnet} is free")

@@ -14,6 +14,7 @@ Every failure is one line on stderr and exit status 1; wrong usage is 2 (click's
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 
@@ -21,8 +22,10 @@ import click
 
 from base.command_line import complete, version_option
 from base.errors import FlatmeshError, one_line
+from cli.cluster import adopt_host_variables
 from cli.doctor import doctor
-from cli.etcd_commands import config_group, lease_group
+from cli.etcd_commands import config_group
+from cli.lease_commands import lease_group
 from cli.service_commands import endpoint_group, service_group
 from cli.wireguard_commands import wireguard_group
 
@@ -81,6 +84,7 @@ complete(cli)
 
 def main() -> None:
     """Run the command; an error that users can fix is printed as one line."""
+    adopt_host_variables(os.environ)
     try:
         cli(prog_name="flatmesh")
     except (FlatmeshError, OSError) as error:

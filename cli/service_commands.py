@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from agent.settings import etcd_options
 from base.output import Column, Output, output_option
-from cli.etcd_commands import with_registry
+from cli.cluster import cluster_options, with_registry
 from ipam.registry import Registry
 from services.model import (
     MAX_SECONDS,
@@ -73,7 +72,7 @@ def service_group() -> None:
 
 @service_group.command("list")
 @output_option(SERVICES)
-@etcd_options
+@cluster_options
 def list_services(output: Output, **flags: Any) -> None:
     """List all services."""
 
@@ -88,7 +87,7 @@ def list_services(output: Output, **flags: Any) -> None:
 @service_group.command("show")
 @click.argument("name")
 @output_option(sections={"service": SERVICES, "endpoints": ENDPOINTS})
-@etcd_options
+@cluster_options
 def show_service(name: str, output: Output, **flags: Any) -> None:
     """Show the service NAME and its endpoints."""
 
@@ -146,7 +145,7 @@ def show_service(name: str, output: Output, **flags: Any) -> None:
     multiple=True,
     help="A network that may use published ports; default: all. Repeatable.",
 )
-@etcd_options
+@cluster_options
 def set_service(
     name: str,
     ports: Sequence[str],
@@ -179,7 +178,7 @@ def set_service(
 
 @service_group.command("remove")
 @click.argument("name")
-@etcd_options
+@cluster_options
 def remove_service(name: str, **flags: Any) -> None:
     """Remove the service NAME and its endpoints."""
     if not with_services(flags, lambda services: services.remove_service(name)):
@@ -195,7 +194,7 @@ def endpoint_group() -> None:
 @endpoint_group.command("list")
 @click.argument("service", required=False)
 @output_option(ENDPOINTS)
-@etcd_options
+@cluster_options
 def list_endpoints(service: str | None, output: Output, **flags: Any) -> None:
     """List all endpoints, or those of SERVICE."""
     found = with_services(flags, lambda services: services.endpoints(service))
@@ -220,7 +219,7 @@ def list_endpoints(service: str | None, output: Output, **flags: Any) -> None:
     "--state", type=click.Choice(["ready", "draining"]), default="ready", show_default=True
 )
 @click.option("--weight", type=click.IntRange(1, MAX_WEIGHT), default=1, show_default=True)
-@etcd_options
+@cluster_options
 def set_endpoint(
     service: str,
     endpoint_id: str,
@@ -248,7 +247,7 @@ def set_endpoint(
 @endpoint_group.command("remove")
 @click.argument("service")
 @click.argument("endpoint_id", metavar="ID")
-@etcd_options
+@cluster_options
 def remove_endpoint(service: str, endpoint_id: str, **flags: Any) -> None:
     """Remove the endpoint ID of SERVICE."""
     done = with_services(flags, lambda services: services.remove_endpoint(service, endpoint_id))

@@ -139,7 +139,9 @@ def execute(name: str, directory: Path, where: str, command: tuple[str, ...]) ->
     if netns not in lab.names.present():
         known = ", ".join(n.split("-", 2)[2] for n in lab.names.present())
         raise hosts.LabError(f"no pod or host {where!r} in lab {name!r}; there are: {known}")
-    environment = dict(os.environ)
+    # the caller's settings are of another cluster
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FLANNELD_")}
+    environment["FLANNELD_ETCD_ENDPOINTS"] = lab.endpoint
     if where.startswith("h"):
         environment |= lab.environment(int(where[1:].split("-", maxsplit=1)[0]))
     argv = [*processes.enter(netns), *command]
