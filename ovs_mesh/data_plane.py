@@ -35,6 +35,7 @@ from ipam.address_store import Attachment
 from ipam.lease import Lease
 from ovs_mesh import attach_file, topology
 from ovs_mesh.applied import AppliedState
+from ovs_mesh.clients import port_config
 from ovs_mesh.clients.jsonrpc import request
 from ovs_mesh.clients.openflow import FlowChange, Switch, difference
 from ovs_mesh.clients.ovsdb import Ovsdb, OvsdbError
@@ -146,6 +147,8 @@ class OvsDataPlane:
                 self._pod_checksums.turn_off(pods, pod_veths)
             flows = frozenset(all_flows(self.config, host, mesh, ofports, self._peer_flows))
             changes = self._apply_flows(flows, before)
+            if before is None:
+                lines += self._allow_ports(rows)
             self._applied = AppliedState(rows, ofports, flows, pod_veths)
             at = {pod.host_link: pod.attachment for pod in pods} if self.attaches_pods else {}
             self._pod_ports = {ofports[name]: at[name] for name in at.keys() & ofports.keys()}
@@ -166,6 +169,7 @@ class OvsDataPlane:
             host = self._host_side(own, pods, ofports)
             flows = all_flows(self.config, host, mesh, ofports)
             lines += [change.line(OBR0) for change in Switch(self.rundir, OBR0).changes(flows)]
+            lines += self._allow_ports(rows, plan=True)
         return lines
 
     def problem(self) -> str | None:
@@ -332,6 +336,17 @@ class OvsDataPlane:
         with self._expecting(flows=changes):
             switch.apply(changes)
         return changes
+
+    def _allow_ports(self, rows: Iterable[BridgeRow], *, plan: bool = False) -> list[str]:
+        """Take back what another program has forbidden our ports."""
+        lines = []
+        for bridge in rows:
+            switch = Switch(self.rundir, bridge.name)
+            wrong = port_config.changes(switch, {port.name for port in bridge.ports})
+            if not plan:
+                port_config.apply(switch, wrong)
+            lines += [change.line(bridge.name) for change in wrong]
+        return lines
 
     def _expecting(
         self, *, rows: Iterable[RowChange] = (), flows: Iterable[FlowChange] = ()

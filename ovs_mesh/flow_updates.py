@@ -2,8 +2,9 @@
 
 The connection asks for a flow monitor (NXST_FLOW_MONITOR, a Nicira extension) and gets an
 update for every flow that is added, changed or deleted, whoever did it, and a port status
-message for every port that comes or goes. `expected_updates` says which updates a change of
-ours will cause, so that `ovs_mesh.watch` can tell them from the changes of other programs.
+message for every port that comes or goes, or is forbidden something. `expected_updates` says which
+updates a change of ours will cause, so that `ovs_mesh.watch` can tell them from the changes of
+other programs.
 
 Sources: openflow/nicira-ext.h, openflow/openflow-1.0.h of Open vSwitch.
 """
@@ -28,7 +29,9 @@ ADD, DELETE, MODIFY, ACTIONS = 1 << 1, 1 << 2, 1 << 3, 1 << 4  # NXFMF_*
 ADDED, DELETED, MODIFIED = range(3)  # enum nx_flow_update_event
 PORT_ADDED, PORT_GONE, PORT_MODIFIED = range(3)  # enum ofp_port_reason
 UPDATE = struct.Struct(">HHHHHHHB")  # struct nx_flow_update_full, up to table_id
-UPDATES_AT, REASON_AT, PORT_NAME_AT = 24, 8, 24  # bytes from a message's start
+# bytes from a message's start
+UPDATES_AT, REASON_AT, PORT_NUMBER_AT, PORT_NAME_AT, PORT_CONFIG_AT = 24, 8, 16, 24, 40
+LOCAL, PORT_DOWN = 0xFFFE, 1  # OFPP_LOCAL, OFPPC_PORT_DOWN
 ANY_PORT, ANY_TABLE = 0xFFFF, 0xFF
 
 FlowUpdate = tuple[object, ...]
@@ -83,7 +86,7 @@ def read_messages(data: bytes, switch: socket.socket) -> tuple[bytes, Counter[Fl
         if kind == ECHO_REQUEST:
             payload = message[HEADER.size :]
             switch.sendall(HEADER.pack(VERSION, ECHO_REPLY, length, xid) + payload)
-        elif kind == PORT_STATUS and message[REASON_AT] != PORT_MODIFIED:
+        elif kind == PORT_STATUS and (message[REASON_AT] != PORT_MODIFIED or _forbids(message)):
             name = message[PORT_NAME_AT : PORT_NAME_AT + 16].rstrip(b"\0").decode(errors="replace")
             updates[message[REASON_AT], name] += 1
         elif kind == STATS_REPLY:
@@ -93,6 +96,13 @@ def read_messages(data: bytes, switch: socket.socket) -> tuple[bytes, Counter[Fl
             # some are lost. Nothing expects this one, so the flows are compared anew
             updates["paused or resumed",] += 1
     return data, updates
+
+
+def _forbids(message: bytes) -> bool:
+    """Whether the port may not do something (`ovs_mesh.clients.port_config`)."""
+    (number,) = struct.unpack_from(">H", message, PORT_NUMBER_AT)
+    (config,) = struct.unpack_from(">I", message, PORT_CONFIG_AT)
+    return bool(config & ~PORT_DOWN if number == LOCAL else config)
 
 
 def _flow_updates(body: bytes) -> Iterator[FlowUpdate]:

@@ -1,20 +1,28 @@
 """How pods are connected on the host: what an ADD records of it, and what differs from it now.
 
     bridge   there, up, with the gateways' addresses; ours also with its MAC and MTU
-    port     the host's end of each veth pair: a port of the bridge, up, with its flags
+    port     the host's end of each veth pair: a port of the bridge, up, with its flags and VLANs
 
 The comparison is pure; `cni.wiring.mend` reads the kernel and makes the changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cni import cidr
 from cni.attachment.store import AttachmentRecord
 from cni.config.bridge_config import BridgeConfig
 from cni.pod.naming import PLUGIN, host_interface_alias, host_interface_name
+from cni.wiring.port_settings import (
+    Vlans,
+    flags_text,
+    missing_on_bridge,
+    vlans_text,
+    wanted_vlans,
+    wrong_flags,
+)
 from hostnet.kinds.actual_link import ActualLink
 from hostnet.ownership import POD_ALIAS
 
@@ -103,6 +111,10 @@ class BridgeChange(NamedTuple):
     mac: str
     """To set; empty: it is right."""
     why: str
+    vlans: tuple[int, ...] = ()
+    """That it lacks itself."""
+    no_filtering: bool = False
+    """Whether it shall filter VLANs no more."""
 
     def line(self) -> str:
         """As a comment."""
@@ -114,6 +126,10 @@ class PortChange(NamedTuple):
 
     pod: WiredPod
     why: str
+    flags: Mapping[int, int]
+    """To set, by IFLA_BRPORT_*."""
+    vlans: Vlans
+    """All that it is to be in."""
 
     def line(self) -> str:
         """As a comment."""
@@ -124,8 +140,13 @@ def bridge_changes(
     pods: Iterable[WiredPod],
     links: Mapping[str, ActualLink],
     addresses: Mapping[str, Collection[str]],
+    vlans: Mapping[int, Vlans],
 ) -> list[BridgeChange]:
-    """What is wrong with bridges; `addresses` are those on each, with prefix lengths."""
+    """What is wrong with bridges.
+
+    `addresses` are those on each, with prefix lengths; `vlans` those of bridges and ports, by
+    index.
+    """
     by_bridge: dict[str, list[WiredPod]] = {}
     for pod in pods:
         if pod.bridge is not None and pod.host_name in links:
@@ -140,10 +161,33 @@ def bridge_changes(
         mac = next((pod.bridge_mac for pod in its_pods if pod.bridge_mac), "")
         link = links.get(name)
         why = _wrong_with_bridge(config, link, gateways, addresses.get(name, ()), mac)
-        if why:
-            wrong_mac = link is None or link.mac != mac
-            changes.append(BridgeChange(config, gateways, mac if wrong_mac else "", why))
+        wrong_mac = mac if link is None or link.mac != mac else ""
+        change = BridgeChange(config, gateways, wrong_mac, why)
+        if link is not None and link.kind == "bridge" and configs:
+            change = _with_vlans(change, link, configs, vlans.get(link.index, {}))
+        if change.why:
+            changes.append(change)
     return changes
+
+
+def _with_vlans(
+    change: BridgeChange, link: ActualLink, configs: Sequence[BridgeConfig], vlans: Vlans
+) -> BridgeChange:
+    """The change, and what is wrong with the bridge's VLANs."""
+    filtering = next((one for one in configs if one.vlan_filtering), None)
+    ours = link.alias.startswith(POD_ALIAS)
+    why = [change.why]
+    if filtering is None and ours and link.vlan_filtering:
+        change = change._replace(no_filtering=True)
+        why.append("filters VLANs")
+    elif filtering is not None and not link.vlan_filtering:
+        change = change._replace(config=filtering)
+        why.append("does not filter VLANs")
+    missing = missing_on_bridge(configs, vlans)
+    if missing:
+        change = change._replace(vlans=missing)
+        why.append(f"is not in VLANs {', '.join(map(str, missing))}")
+    return change._replace(why=", ".join(filter(None, why)))
 
 
 def _wrong_with_bridge(
@@ -175,7 +219,9 @@ def has_link_local(gateways: Iterable[cidr.Cidr], addresses: Collection[str]) ->
     return not ipv6 or any(address.startswith("fe80:") for address in addresses)
 
 
-def port_changes(pods: Iterable[WiredPod], links: Mapping[str, ActualLink]) -> list[PortChange]:
+def port_changes(
+    pods: Iterable[WiredPod], links: Mapping[str, ActualLink], vlans: Mapping[int, Vlans]
+) -> list[PortChange]:
     """What is wrong with the hosts' ends; those that are gone, as a pod ends, are left out."""
     changes = []
     for pod in pods:
@@ -183,20 +229,27 @@ def port_changes(pods: Iterable[WiredPod], links: Mapping[str, ActualLink]) -> l
         if link is None or link.kind != "veth":
             continue
         bridge = links.get(pod.bridge.bridge) if pod.bridge is not None else None
-        why = _wrong_with_port(pod, link, bridge)
-        if why:
-            changes.append(PortChange(pod, why))
+        change = _port_change(pod, link, bridge, vlans.get(link.index, {}))
+        if change.why:
+            changes.append(change)
     return changes
 
 
-def _wrong_with_port(pod: WiredPod, link: ActualLink, bridge: ActualLink | None) -> str:
+def _port_change(
+    pod: WiredPod, link: ActualLink, bridge: ActualLink | None, vlans: Vlans
+) -> PortChange:
     config = pod.bridge
+    flags: dict[int, int] = {}
+    wanted: Vlans = vlans
     wrong = ["" if link.up else "is down", "" if link.alias == pod.alias else "has another alias"]
     if config is not None and bridge is not None:
         wrong.append("" if link.master == bridge.index else f"is no port of {bridge.name}")
         if pod.knows_flags and link.master == bridge.index:
-            wrong.append("" if link.hairpin == config.hairpin else "has another hairpin mode")
-            wrong.append("" if link.isolated == config.isolated else "has another isolation")
+            flags = wrong_flags(config, link, bridge)
+            wrong.append(f"lacks {flags_text(flags)}" if flags else "")
+            if bridge.vlan_filtering:
+                wanted = wanted_vlans(config, bridge.default_pvid)
+                wrong.append("" if wanted == vlans else f"is in VLANs {vlans_text(vlans)}")
         if pod.knows_flags and config.mtu and link.mtu != config.mtu:
             wrong.append(f"has MTU {link.mtu}")
-    return ", ".join(filter(None, wrong))
+    return PortChange(pod, ", ".join(filter(None, wrong)), flags, wanted)

@@ -18,18 +18,28 @@ from cni.pod.veth_pair import VethPair, port_requests
 from cni.wiring.compare import (
     BridgeChange,
     PortChange,
-    WiredPod,
     bridge_changes,
     has_link_local,
     port_changes,
     recorded,
 )
+from cni.wiring.port_settings import flags_text, vlans_text
 from hostnet.address_mac import link_local
 from hostnet.gateway_bridge import addresses_of, ensure_addresses
 from hostnet.kinds.actual_link import ActualLink
 from hostnet.kinds.batch import GONE
 from hostnet.kinds.link import read_links
-from hostnet.kinds.link_messages import change_link, set_port, settings
+from hostnet.kinds.link_messages import change_kind_data, change_link, change_vlan, settings
+from hostnet.kinds.links.bridge import Bridge, vlan_filtering_data
+from hostnet.netlink.bridge_ports import (
+    PVID,
+    UNTAGGED,
+    dump_ports,
+    index_of,
+    parse_vlans,
+    set_port_flags,
+    vlan_bytes,
+)
 from hostnet.netlink.socket import NetlinkError, NetlinkSocket, Request
 
 NO_BRIDGE = BridgeConfig("", is_gateway=False, is_default_gateway=False)
@@ -58,19 +68,27 @@ def rewire(records: Iterable[AttachmentRecord], *, plan: bool = False) -> Rewire
         return done
     with NetlinkSocket() as sock:
         links = {link.name: link for link in read_links(sock)}
-        bridges = bridge_changes(pods, links, _addresses(sock, links, done.bridges))
+        vlans = _vlans(sock)
+        bridges = bridge_changes(pods, links, _addresses(sock, links, done.bridges), vlans)
         done.lines += [change.line() for change in bridges]
         for bridge in () if plan else bridges:
             with _failing(done, bridge):
                 _mend_bridge(sock, bridge)
         if bridges and not plan:
-            links = {link.name: link for link in read_links(sock)}
-        ports = port_changes(pods, links)
+            links, vlans = {link.name: link for link in read_links(sock)}, _vlans(sock)
+        ports = port_changes(pods, links, vlans)
         done.lines += [change.line() for change in ports]
         for port in () if plan else ports:
             with _failing(done, port):
-                _mend_port(sock, port.pod, links)
+                _mend_port(sock, port, links, vlans)
     return done
+
+
+def _vlans(sock: NetlinkSocket) -> dict[int, dict[int, int]]:
+    """The VLANs of all bridges and their ports, by index."""
+    request = dump_ports()
+    parts = sock.dump(request.type, request.body, "bridge vlan show")
+    return {index_of(part): parse_vlans(vlan_bytes(part)) for part in parts}
 
 
 def _addresses(
@@ -95,12 +113,24 @@ def _mend_bridge(sock: NetlinkSocket, change: BridgeChange) -> None:
     if change.mac and bridge.mac != change.mac:
         request = change_link(bridge.index, settings(mac=change.mac))
         send_batch(sock, [request], [f"ip link set {bridge.name} address {change.mac}"])
+    more = [change_vlan(bridge.index, vid, on_bridge=True) for vid in change.vlans]
+    if change.no_filtering:
+        data = vlan_filtering_data(Bridge(vlan_filtering=False))
+        more.append(change_kind_data(bridge.index, "bridge", data))
+    if more:
+        send_batch(sock, more, [change.line()] * len(more))
     if bridge.up and not has_link_local(change.gateways, addresses_of(sock, bridge)):
         # the kernel makes one when a device comes up, but not when it was deleted
         ensure_addresses(sock, bridge, [f"{link_local(change.mac or bridge.mac)}/64"])
 
 
-def _mend_port(sock: NetlinkSocket, pod: WiredPod, links: Mapping[str, ActualLink]) -> None:
+def _mend_port(
+    sock: NetlinkSocket,
+    change: PortChange,
+    links: Mapping[str, ActualLink],
+    vlans: Mapping[int, Mapping[int, int]],
+) -> None:
+    pod = change.pod
     link = links[pod.host_name]
     config = pod.bridge or NO_BRIDGE
     bridge = links.get(config.bridge)
@@ -118,10 +148,15 @@ def _mend_port(sock: NetlinkSocket, pod: WiredPod, links: Mapping[str, ActualLin
     if config.mtu and link.mtu != config.mtu:
         requests.append(change_link(link.index, settings(mtu=config.mtu)))
         lines.append(f"ip link set {pod.host_name} mtu {config.mtu}")
-    if pod.knows_flags and bridge is not None and link.master == bridge.index:
-        hairpin = config.hairpin if config.hairpin != link.hairpin else None
-        isolated = config.isolated if config.isolated != link.isolated else None
-        if hairpin is not None or isolated is not None:
-            requests.append(set_port(link.index, hairpin=hairpin, isolated=isolated))
-            lines.append(f"bridge link set dev {pod.host_name} hairpin, isolated")
+    if change.flags:
+        requests.append(set_port_flags(link.index, change.flags))
+        lines.append(f"bridge link set dev {pod.host_name} {flags_text(change.flags)}")
+    there = vlans.get(link.index, {})
+    for vid in sorted(there.keys() - change.vlans.keys()):
+        requests.append(change_vlan(link.index, vid, remove=True))
+        lines.append(f"bridge vlan del dev {pod.host_name} vid {vid}")
+    for vid, flags in sorted(change.vlans.items() - there.items()):
+        pvid, untagged = bool(flags & PVID), bool(flags & UNTAGGED)
+        requests.append(change_vlan(link.index, vid, pvid=pvid, untagged=untagged))
+        lines.append(f"bridge vlan add dev {pod.host_name} vid {vlans_text({vid: flags})}")
     send_batch(sock, requests, lines)

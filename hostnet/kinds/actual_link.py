@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 
 IFF_UP, IFF_PROMISC, IFF_LOWER_UP = 0x1, 0x100, 0x10000
 IFLA_VXLAN_LOCAL6 = 17
-IFLA_BR_VLAN_FILTERING = 7
+IFLA_BR_STP_STATE, IFLA_BR_VLAN_FILTERING, IFLA_BR_VLAN_DEFAULT_PVID = 5, 7, 39
 IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33  # HAIRPIN is what the kernel calls MODE
 
 
@@ -50,6 +51,21 @@ class ActualLink:
     def over_ipv6(self) -> bool:
         """A VXLAN device whose underlay is IPv6."""
         return self.kind == "vxlan" and IFLA_VXLAN_LOCAL6 in self.data
+
+    def port_flag(self, kind: int) -> int | None:
+        """A setting of one byte of a bridge port (IFLA_BRPORT_*); None where there is none."""
+        value = self.port.get(kind)
+        return value[0] if value else None
+
+    @property
+    def has_stp(self) -> bool:
+        """A bridge whose ports' states are the spanning tree protocol's."""
+        return any(self.data.get(IFLA_BR_STP_STATE, b""))
+
+    @property
+    def default_pvid(self) -> int:
+        """The VLAN that a bridge puts new ports into; 0: none."""
+        return int.from_bytes(self.data.get(IFLA_BR_VLAN_DEFAULT_PVID, b""), sys.byteorder)
 
     @property
     def vlan_filtering(self) -> bool:

@@ -112,10 +112,19 @@ class Switch:
                 counts[int(found[2])] += int(found[1])
         return counts
 
+    def run(self, command: str, *arguments: str, protocol: str) -> str:
+        """A command of ovs-ofctl about this bridge; its output. Raises OpenFlowError."""
+        return self._run(command, self.target, *arguments, protocol=protocol)
+
     def _run(
-        self, command: str, *arguments: str, text: str = "", expected: Sequence[int] = (0,)
+        self,
+        command: str,
+        *arguments: str,
+        text: str = "",
+        expected: Sequence[int] = (0,),
+        protocol: str = "OpenFlow14",
     ) -> str:
-        argv = ["ovs-ofctl", "--no-names", "-O", "OpenFlow14", command, *arguments]
+        argv = ["ovs-ofctl", "--no-names", "-O", protocol, command, *arguments]
         try:
             done = subprocess.run(
                 argv, input=text, capture_output=True, text=True, check=False, timeout=OFCTL_TIMEOUT

@@ -7,22 +7,31 @@ is skipped; `tests/run --kernel` runs what was skipped in a virtual machine (CON
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Mapping
 
 import pytest
 
 from hostnet.netlink.generic import has_family
+from hostnet.netns import run_in_new
 from hostnet.wireguard.netlink import kernel_has_wireguard
 
 FEATURES: Mapping[str, Callable[[], bool]] = {
     "WireGuard": kernel_has_wireguard,
     "IFA_PROTO": lambda: _release() >= (5, 18),
     "openvswitch": lambda: has_family("ovs_datapath"),
+    "bridge VLANs": lambda: run_in_new(_bridge_filters_vlans),
 }
 """By the name in the mark: whether this kernel has it. Asking loads the kernel's module."""
 
 ABSENT_OPTION = "--for-absent-kernel-features"
 SHORT_OPTION = "--kernel-short"
+
+
+def _bridge_filters_vlans() -> bool:
+    """CONFIG_BRIDGE_VLAN_FILTERING; called in a namespace of its own."""
+    argv = ["ip", "link", "add", "try", "type", "bridge", "vlan_filtering", "1"]
+    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
 
 def _release() -> tuple[int, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import pytest
+
 from cni.attachment.lock import hold_lock
 from cni.attachment.store import AttachmentStore
 from cni.config.call import AttachmentKey
@@ -88,4 +90,36 @@ def test_a_bridge_that_was_deleted_is_made_again_with_its_ports(
     assert host.run("ping", "-c1", "-W5", "10.5.72.1", pod=pod).returncode == 0
     assert mended(host).lines == []
     host.call("DEL", config, container, pod).result()
+    assert mended(host).lines == []
+
+
+@pytest.mark.kernel("bridge VLANs")
+@pytest.mark.parametrize("keys", [{"vlan": 100}, {"vlanTrunk": [{"minID": 20, "maxID": 22}]}])
+def test_vlans_are_put_back(
+    own_host: CniHost, container: str, conf: MakeConf, keys: dict[str, Any]
+) -> None:
+    host, config = own_host, conf(bridge="br-vlan", preserveDefaultVlan=False, **keys)
+    host.call("ADD", config, container, host.pod()).result()
+    (name,) = host.host_interfaces()
+
+    def shown() -> list[str]:
+        found = host.run("bridge", "-d", "vlan", "show").stdout
+        (bridge,) = host.ip("-d", "link", "show", "br-vlan")
+        return [found, bridge["linkinfo"]["info_data"]["vlan_filtering"]]
+
+    before = shown()
+    vid = "100" if "vlan" in keys else "21"
+    for command in (
+        f"bridge vlan del dev {name} vid {vid}",
+        f"bridge vlan add dev {name} vid 7",
+        f"bridge vlan add dev {name} vid 9 pvid untagged",
+        f"bridge vlan add dev {name} vid {vid} untagged",
+        "ip link set br-vlan type bridge vlan_filtering 0",
+        *(["bridge vlan del dev br-vlan vid 100 self"] if "vlan" in keys else []),
+    ):
+        assert host.run(*command.split()).returncode == 0
+        assert shown() != before or "untagged" in command
+        done = mended(host)
+        assert done.failures == []
+        assert shown() == before, (command, done.lines)
     assert mended(host).lines == []

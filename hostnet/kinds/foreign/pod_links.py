@@ -11,14 +11,18 @@ import errno
 import socket
 from collections.abc import Collection
 
-from hostnet.kinds.actual_link import (
-    IFLA_BRPORT_ISOLATED,
-    IFLA_BRPORT_MODE,
-    ActualLink,
-)
+from hostnet.kinds.actual_link import ActualLink
 from hostnet.kinds.link import read_links
 from hostnet.kinds.link_messages import RTM_DELLINK, RTM_NEWLINK, parse_link, parse_port
 from hostnet.netlink.address_messages import RTM_DELADDR, parse_address
+from hostnet.netlink.bridge_ports import (
+    FORWARDING,
+    NAMES,
+    STATE,
+    dump_ports,
+    index_of,
+    vlan_bytes,
+)
 from hostnet.netlink.buffers import Part, messages
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.netns import NetnsRef
@@ -26,7 +30,7 @@ from hostnet.ownership import POD_ALIAS
 
 RECEIVE_BUFFER = 4 * 1024 * 1024  # bytes
 RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR = 1, 5, 9
-PORT_FLAGS = (IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED)
+PORT_FLAGS = tuple(kind for kind in NAMES if kind != STATE)
 
 
 class PodLinkWatch:
@@ -42,7 +46,9 @@ class PodLinkWatch:
         self._links: dict[int, ActualLink] = {}
         """Pods' links and bridges, as the last message on each said."""
         self._flags: dict[int, tuple[bytes | None, ...]] = {}
-        """Flags of bridge ports, likewise."""
+        """Flags and VLANs of bridge ports, likewise."""
+        self._forwarding: set[int] = set()
+        """Indexes of the ports that were forwarding."""
         self._socket = NetlinkSocket(netns)
         self._socket.receive_buffer(RECEIVE_BUFFER)
         for group in (RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR):
@@ -51,7 +57,9 @@ class PodLinkWatch:
             for link in read_links(sock):
                 if self._is_bridge(link) or _is_of_a_pod(link):
                     self._links[link.index] = link
-                    self._flags[link.index] = tuple(link.port.get(kind) for kind in PORT_FLAGS)
+            request = dump_ports()
+            for part in sock.dump(request.type, request.body, "bridge vlan show"):
+                self._note_port(index_of(part), part)
 
     def fileno(self) -> int:
         """A descriptor that is readable when there is something to drain."""
@@ -92,6 +100,7 @@ class PodLinkWatch:
         before = self._links.pop(link.index, None)
         if message == RTM_DELLINK:
             self._flags.pop(link.index, None)
+            self._forwarding.discard(link.index)
             reasons.pop(link.index, None)  # a pod that ends is taken from its bridge before
             if self._is_bridge(before or link):
                 reasons[link.index] = f"bridge {link.name} was deleted"
@@ -106,12 +115,19 @@ class PodLinkWatch:
             reasons[link.index] = f"{link.name} changed"
 
     def _port(self, link: ActualLink, part: Part, reasons: dict[int, str]) -> None:
-        flags = parse_port(part)
-        now = tuple(flags.get(kind) for kind in PORT_FLAGS)
-        before = self._flags.get(link.index)
-        self._flags[link.index] = now
-        if before != now and link.index in self._links:
+        before = self._flags.get(link.index), link.index in self._forwarding
+        self._note_port(link.index, part)
+        stopped = before[1] and link.index not in self._forwarding
+        if (stopped or self._flags[link.index] != before[0]) and link.index in self._links:
             reasons[link.index] = f"bridge port {link.name} changed"
+
+    def _note_port(self, index: int, part: Part) -> None:
+        flags = parse_port(part)
+        self._flags[index] = (*(flags.get(kind) for kind in PORT_FLAGS), vlan_bytes(part))
+        if flags.get(STATE) == bytes([FORWARDING]):
+            self._forwarding.add(index)
+        else:
+            self._forwarding.discard(index)
 
     def _address(self, part: Part, reasons: dict[int, str]) -> None:
         found = parse_address(part, {})

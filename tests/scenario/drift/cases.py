@@ -52,6 +52,8 @@ class Drift(NamedTuple):
     """Separated by ` ; `."""
     backends: tuple[str, ...] = ALL
     noticed: str = EVENT
+    kernel: str = ""
+    """What the kernel needs for it (tests/kernel/features.py)."""
 
     @property
     def id(self) -> str:
@@ -177,6 +179,23 @@ DRIFTS = [
     Drift(
         "pod's port", OVERWRITTEN, "hairpin", "bridge link set dev {veth} hairpin {other}", VXLAN
     ),
+    Drift(
+        *("pod's port", OVERWRITTEN, "learning and flooding"),
+        "bridge link set dev {veth} learning off flood off mcast_flood off bcast_flood off",
+        BRIDGED,
+    ),
+    Drift(
+        *("pod's port", OVERWRITTEN, "locked, guarded, neighbours suppressed"),
+        "bridge link set dev {veth} locked on guard on root_block on neigh_suppress on",
+        VXLAN,
+    ),
+    Drift("pod's port", OVERWRITTEN, "blocked", "bridge link set dev {veth} state 0", VXLAN),
+    Drift(
+        *("pod's port", OVERWRITTEN, "VLANs"),
+        "ip link set kbr0 type bridge vlan_filtering 1 ; bridge vlan del dev {veth} vid 1",
+        VXLAN,
+        kernel="bridge VLANs",
+    ),
     Drift("bridge kbr0", DELETED, "", "ip link del kbr0", ON_KBR0),
     Drift("bridge kbr0", OVERWRITTEN, "made again", "ip link del kbr0 ; ADD", VXLAN),
     Drift("bridge kbr0", OVERWRITTEN, "down", "ip link set kbr0 down", ON_KBR0),
@@ -208,6 +227,13 @@ DRIFTS = [
     Drift("OVS port", DELETED, "pod", "VSCTL del-port obr0 {veth}", OVS_OBR0),
     Drift("OVS port", OVERWRITTEN, "key", "VSCTL set interface {tunnel} options:key=99", OVS),
     Drift("OVS port", OVERWRITTEN, "VLAN", "VSCTL set port {tunnel} tag=9", OVS),
+    Drift("OVS port", OVERWRITTEN, "forbidden to forward", "OFPORT {tunnel} no-forward", OVS),
+    Drift(
+        *("OVS port", OVERWRITTEN, "forbidden to receive, flood"),
+        "OFPORT {inward} no-receive ; OFPORT {inward} no-flood",
+        OVS,
+    ),
+    Drift("OVS port", OVERWRITTEN, "pods' port down", "OFPORT {inward} down", OVS),
     Drift("OVS flow", DELETED, "all of obr0", "OFCTL del-flows obr0", OVS),
     Drift("OVS flow", DELETED, "all of obr0-phy", "OFCTL del-flows obr0-phy", OVS),
     Drift(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,11 @@ from lab import processes
 from lab.cluster import Lab
 from ovs_mesh.pipeline import COOKIE
 
+PORT_FLAGS = (
+    *("state", "hairpin", "isolated", "learning", "flood", "mcast_flood", "bcast_flood"),
+    *("locked", "guard", "root_block", "neigh_suppress"),
+)
+PORT_CONFIG = re.compile(r"\((\S+)\): addr:.*\n +config: +(.*)")
 HOST = 1
 """The host that is disturbed; the other one is its peer."""
 
@@ -96,7 +102,8 @@ def _link(row: dict[str, Any]) -> dict[str, Any]:
         "alias": row.get("ifalias"),
         "master": row.get("master"),
         "vxlan": [data.get(key) for key in ("id", "port", "local", "learning", "ttl")],
-        "port": [port.get(key) for key in ("hairpin", "isolated")],
+        "port": [port.get(key) for key in PORT_FLAGS],
+        "filters VLANs": data.get("vlan_filtering"),
     }
 
 
@@ -132,6 +139,8 @@ def _switch(lab: Lab) -> dict[str, Any]:
         found[f"flows of {bridge}"] = sorted(
             line.strip() for line in text.splitlines() if f"{COOKIE:#x}" in line
         )
+        text = run(lab, ofctl10(lab, "dump-ports-desc", bridge), check=False)
+        found[f"port flags of {bridge}"] = sorted(PORT_CONFIG.findall(text))
     routes = run(lab, appctl(lab, "ovs/route/show"), check=False)
     found["OVS routes"] = sorted(line for line in routes.splitlines() if line.startswith("User"))
     return found
@@ -148,6 +157,11 @@ def ofctl(lab: Lab, command: str, bridge: str, *more: str) -> str:
     rest = [word for word in more if not word.startswith("-")]
     target = f"unix:{directory}/{bridge}.mgmt"
     return " ".join(["ovs-ofctl -O OpenFlow14", *flags, command, target, *rest])
+
+
+def ofctl10(lab: Lab, *words: str) -> str:
+    """OpenFlow 1.0 has more flags of ports than later versions."""
+    return ofctl(lab, *words).replace("OpenFlow14", "OpenFlow10")
 
 
 def appctl(lab: Lab, *words: str) -> str:
@@ -216,6 +230,7 @@ def words(lab: Lab) -> dict[str, str]:
         "veth": pod["ifname"],
         "other": "off" if hairpin else "on",
         "tunnel": "192.168.64.12" if on_obr0 else "mesh-gre",
+        "inward": pod["ifname"] if on_obr0 else "obr0-kbr0",
         "guard": "flatmesh_guard",
         "redirect": "netdev flatmesh_ovs",
         "cookie": f"{COOKIE:#x}",
@@ -234,6 +249,8 @@ def disturb(lab: Lab, commands: str) -> None:
                 lab.ovs(HOST).vsctl("--no-wait", *rest.split())
             case "OFCTL":
                 run(lab, ofctl(lab, *rest.split()))
+            case "OFPORT":
+                run(lab, ofctl10(lab, "mod-port", "obr0", *rest.split()))
             case "APPCTL":
                 run(lab, appctl(lab, *rest.split()))
             case "UAPI":

@@ -20,7 +20,15 @@ from tests.scenario.drift.host_state import HOST, disturb, run, state
 
 On = Callable[..., str]
 Eventually = Callable[..., None]
-CASES = [(backend, drift) for backend in BACKENDS for drift in of_backend(backend)]
+CASES = [
+    pytest.param(
+        *(backend, drift),
+        id=f"{backend}: {drift.id}",
+        marks=pytest.mark.kernel(drift.kernel) if drift.kernel else (),
+    )
+    for backend in BACKENDS
+    for drift in of_backend(backend)
+]
 MADE = re.compile(r"made \d+ changes in .* ms \((.*)\)")
 LINE = re.compile(r"component=agent\.(\S+)")
 TIMEOUT = 60.0
@@ -62,9 +70,7 @@ def reaches(lab: Lab, on: On) -> bool:
     )
 
 
-@pytest.mark.parametrize(
-    ("backend", "drift"), CASES, ids=[f"{backend}: {drift.id}" for backend, drift in CASES]
-)
+@pytest.mark.parametrize(("backend", "drift"), CASES)
 def test_drift_is_put_right(
     lab_of: Callable[[str], Lab], on: On, eventually: Eventually, backend: str, drift: Drift
 ) -> None:
