@@ -28,11 +28,17 @@ from typing import Any
 import click
 
 import cni.install
+from bench.prerequisites import (
+    REFERENCE_DIR,
+    progress,
+    require,
+    require_reference_plugins,
+    run,
+)
 from bench.report import Report
 from hostnet import netns
 
 MEMORY = "/dev/shm"  # a tmpfs on every Linux system
-REFERENCE_DIR = Path("/usr/lib/cni")
 REFERENCE, DAEMON, NO_DAEMON = "bridge + host-local", "flatmesh", "flatmesh, no daemon"
 WIDE = 50  # calls at once
 NO_DAEMON_SHARE = 3  # one sample without a daemon for so many with one
@@ -284,16 +290,15 @@ def measure(
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write it there too.")
 def main(pods: str, samples: int, json_file: Path | None) -> None:
     """Measure and print."""
-    if not (REFERENCE_DIR / "bridge").exists():
-        raise click.ClickException(
-            f"no {REFERENCE_DIR}/bridge: apt install containernetworking-plugins"
-        )
+    require("nsenter")
+    require_reference_plugins()
     report = Report("CNI latency", baseline=REFERENCE)
     with hosts() as both:
         for present in sorted(int(n) for n in pods.split(",")):
+            progress(f"{present} pods present")
             measure(report, present, samples, both)
     report.show(json_file)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import click
 
+from bench.prerequisites import progress, require, run
 from bench.report import Report
 from hostnet import netns
 from hostnet.apply import Outcome, reconcile
@@ -71,10 +72,12 @@ def peer(number: int) -> HostState:
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
 def main(peers: tuple[int, ...], rounds: int, json_file: Path | None) -> None:
     """Measure and report."""
+    require("ip", "bridge")
     report = Report("programming VXLAN peers", BASELINE)
     for count in peers:
         figures: Figures = {}
-        for _ in range(rounds):
+        for number in range(rounds):
+            progress(f"{count} peers, round {number + 1} of {rounds}")
             measure_baseline(count, figures)
             for subject, nexthop_objects in OURS.items():
                 measure(subject, nexthop_objects, count, figures)
@@ -154,4 +157,4 @@ class BenchNamespace:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import click
 
+from bench.prerequisites import progress, require, run
 from bench.report import Report
 from hostnet import netns
 from hostnet.kernel import Kernel
@@ -103,6 +104,7 @@ def their_parts(name: str, routes: list[Route]) -> dict[str, Part]:
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
 def main(count: int, rounds: int, json_file: Path | None) -> None:
     """Measure both and print the table."""
+    require()
     name = f"bench-{secrets.token_hex(4)}"
     netns.create(name)
     figures: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -110,6 +112,7 @@ def main(count: int, rounds: int, json_file: Path | None) -> None:
         routes = [Route(f"10.{n // 256 + 64}.{n % 256}.0/24", "lo") for n in range(count)]
         subjects = ((OURS, our_parts(name, routes)), (PYROUTE2, their_parts(name, routes)))
         for what in subjects[0][1]:
+            progress(f"{what}, {rounds} rounds")
             for _ in range(rounds):
                 for subject, parts in subjects:
                     started = time.perf_counter()
@@ -124,4 +127,4 @@ def main(count: int, rounds: int, json_file: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import click
 
+from bench.prerequisites import progress, require, run
 from bench.report import Report
 from hostnet import netns
 from hostnet.nft import datatypes
@@ -105,9 +106,11 @@ def measure_nft(name: str, elements: list[NftElement]) -> dict[str, float]:
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
 def main(count: int, rounds: int, json_file: Path | None) -> None:
     """Measure both and print the table."""
+    require("nft")
     elements = [element(number) for number in range(count)]
     figures: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for _ in range(rounds):
+    for number in range(rounds):
+        progress(f"round {number + 1} of {rounds}")
         for subject, measure in ((BASELINE, measure_nft), (SUBJECT, measure_ours)):
             name = f"bench-{secrets.token_hex(4)}"
             netns.create(name)
@@ -123,4 +126,4 @@ def main(count: int, rounds: int, json_file: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
+import time
 from pathlib import Path
 
 import click
+
+from base.errors import FlatmeshError, one_line
+from bench.traffic import MeasureError
 
 PACKAGES = {
     "ethtool": "ethtool",
@@ -23,6 +28,9 @@ PACKAGES = {
 """Debian's package of each program."""
 REFERENCE_DIR = Path("/usr/lib/cni")
 """Where Debian's containernetworking-plugins are."""
+
+
+STARTED = time.monotonic()
 
 
 def require(*programs: str, root: bool = True) -> None:
@@ -48,5 +56,18 @@ def require_reference_plugins() -> None:
 
 
 def progress(text: str) -> None:
-    """Tell on stderr what is done now, so that stdout holds the figures alone."""
-    print(text, file=sys.stderr, flush=True)
+    """Tell on stderr what begins now, so that stdout holds the figures alone."""
+    print(f"{time.monotonic() - STARTED:6.1f} s  {text}", file=sys.stderr, flush=True)
+
+
+def run(command: click.Command) -> None:
+    """Run a benchmark's command; an error that users can mend is one line, as in `flatmesh`.
+
+    SIGTERM ends it as Ctrl-C does, so that what was made is taken down.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        command()
+    except (FlatmeshError, MeasureError, OSError) as error:
+        click.echo(f"Error: {one_line(error)}", err=True)
+        sys.exit(1)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import click
 
+from bench.prerequisites import progress, require, run
 from bench.report import Report
 from lab import processes
 from lab.cluster import Lab
@@ -190,12 +191,15 @@ def measure(lab: Lab, fault: Fault, report: Report) -> None:
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
 def main(json_file: Path | None) -> None:
     """Measure and report."""
+    require("ip", "nsenter")
     report = Report("faults", baseline="none")
     with tempfile.TemporaryDirectory() as directory:
         lab = Lab(LabSpec("benchfaults", 3, 1), Path(directory))
         try:
+            progress("a lab of three hosts")
             lab.up()
-            for fault in FAULTS:
+            for number, fault in enumerate(FAULTS, 1):
+                progress(f"{number} of {len(FAULTS)}: {fault.name}")
                 measure(lab, fault, report)
         finally:
             lab.down()
@@ -203,4 +207,4 @@ def main(json_file: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -34,6 +34,7 @@ import click
 
 from bench.lease_writer import subnet
 from bench.netlink_batch import BASELINE, measure_baseline
+from bench.prerequisites import progress, require, run
 from bench.report import Report
 from bench.wait import wait_until
 from hostnet.kernel import Kernel
@@ -211,12 +212,14 @@ def measure(daemon: MeasuredDaemon, count: int, report: Report, *, soak: bool) -
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
 def main(leases: tuple[int, ...], json_file: Path | None) -> None:
     """Measure and report."""
+    require("ip", "nsenter")
     report = Report("one daemon among many leases", BASELINE)
     with tempfile.TemporaryDirectory() as directory, subject(Path(directory)) as daemon:
         for count in leases:
+            progress(f"{count} leases")
             measure(daemon, count, report, soak=count == max(leases))
     report.show(json_file)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from bench.prerequisites import progress, require, run
 from bench.report import Report
 from bench.traffic import TrafficPath, gigabits, in_netns, iperf_server
 from lab import hosts
@@ -61,6 +62,7 @@ def paths(
         for number, (label, backend) in enumerate(backends.items()):
             lab = Lab(LabSpec(f"{name}{number}", 2, 1, backend), directory)
             stack.callback(lab.down)
+            progress(f"setting up {label}")
             lab.up()
             if not found and underlay:
                 found.append(underlay_path(lab))
@@ -76,12 +78,14 @@ def paths(
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write it there too.")
 def main(seconds: int, rounds: int, json_file: Path | None) -> None:
     """Measure and print."""
+    require("ip", "iperf3", "nsenter")
     report = Report("pod-to-pod throughput, Gbit/s", baseline=UNDERLAY)
     with tempfile.TemporaryDirectory() as directory, paths(Path(directory), BACKENDS) as found:
         for label, traffic in TRAFFIC.items():
             figures: dict[str, list[float]] = {path.name: [] for path in found}
-            for _ in range(rounds):
+            for number in range(rounds):
                 for path in found:
+                    progress(f"{label}, round {number + 1} of {rounds}: {path.name}")
                     figures[path.name].append(gigabits(path, seconds, traffic))
             for name, values in figures.items():
                 report.add(name, label, statistics.median(values), "Gbit/s")
@@ -89,4 +93,4 @@ def main(seconds: int, rounds: int, json_file: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

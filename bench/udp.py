@@ -29,6 +29,7 @@ from typing import Any
 
 import click
 
+from bench.prerequisites import progress, require, run
 from bench.report import Report
 from bench.throughput import UNDERLAY, paths
 from bench.traffic import TrafficPath, gigabits, round_trips, small_packets
@@ -123,6 +124,7 @@ class Figures:
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write it there too.")
 def main(seconds: int, rounds: int, only: tuple[str, ...], json_file: Path | None) -> None:
     """Measure and print."""
+    require("ip", "iperf3", "nsenter", "ping")
     figures = Figures()
     measures: list[Callable[[TrafficPath], None]] = [
         lambda path: figures.tcp(path, 1, seconds),
@@ -137,9 +139,11 @@ def main(seconds: int, rounds: int, only: tuple[str, ...], json_file: Path | Non
         tempfile.TemporaryDirectory() as directory,
         paths(Path(directory), chosen, name="benchudp", underlay=underlay) as found,
     ):
-        for _ in range(rounds):
-            for measure in measures:
+        for number in range(rounds):
+            for step, measure in enumerate(measures, 1):
                 for path in found:
+                    where = f"measurement {step} of {len(measures)}: {path.name}"
+                    progress(f"round {number + 1} of {rounds}, {where}")
                     measure(path)
     figures.report("udp backend", SINGLE).show(json_file)
     for what, baseline, goal in GOALS:
@@ -149,4 +153,4 @@ def main(seconds: int, rounds: int, only: tuple[str, ...], json_file: Path | Non
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

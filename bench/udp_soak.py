@@ -24,6 +24,7 @@ from typing import Any
 
 import click
 
+from bench.prerequisites import progress, require, run
 from flannel.udp.control import UdpFiles, call
 from lab import processes
 from lab.cluster import Lab
@@ -124,10 +125,12 @@ def main(context: click.Context, gib: float, streams: int) -> None:
     """Soak the udp backend."""
     if context.invoked_subcommand:
         return
+    require("ip", "nsenter")
     with tempfile.TemporaryDirectory() as directory:
         lab = Lab(LabSpec(f"soak{os.getpid()}", 2, 1, {"Type": "udp"}), Path(directory))
         try:
             lab.up()
+            progress(f"{gib:g} GiB in {streams} streams")
             ends = soak(lab, int(gib * 2**30), streams)
             counted = counters(lab)
         finally:
@@ -167,4 +170,4 @@ def _print_end(end: StreamEnd) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -31,8 +31,6 @@ Source of the recipe: Open vSwitch, Documentation/howto/userspace-tunneling.
 
 from __future__ import annotations
 
-import signal
-import sys
 import tempfile
 from pathlib import Path
 
@@ -41,6 +39,7 @@ import click
 from bench.ovs.recipe import HAND_MADE
 from bench.ovs.scale import scale
 from bench.ovs.traffic import show_goals, traffic
+from bench.prerequisites import require, run
 from bench.report import Report
 from lab.hosts import LabError
 from ovs_mesh.config import TUNNELS
@@ -69,7 +68,7 @@ def main(
     json_file: Path | None,
 ) -> None:
     """Measure and print."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the labs are removed
+    require("ethtool", "ip", "iperf3", "nsenter", "ovs-vswitchd", "ping", "sysctl")
     report = Report("ovs backend", HAND_MADE)
     try:
         with tempfile.TemporaryDirectory() as directory:
@@ -87,4 +86,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

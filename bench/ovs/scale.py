@@ -19,6 +19,7 @@ from bench.lease_writer import subnet
 from bench.ovs.leases import lease
 from bench.ovs.recipe import HAND_MADE
 from bench.ovs.traffic import backend, running_lab
+from bench.prerequisites import progress
 from bench.report import Report
 from bench.scale import TICK, applied
 from bench.wait import wait_until
@@ -150,6 +151,7 @@ def subject(directory: Path) -> Iterator[MeasuredDaemon]:
 def measure(daemon: MeasuredDaemon, there: int, count: int, report: Report) -> None:
     """Measure with `count` leases present, of which `there` were written before."""
     label = f"{count} leases: "
+    progress(f"{count} leases")
     daemon.write(there, count - there)
     cold = daemon.cold_start(count)
     before = daemon.cpu()

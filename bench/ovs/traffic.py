@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.ovs.recipe import HAND_MADE, hand_made
+from bench.prerequisites import progress
 from bench.report import Report
 from bench.throughput import pod_path, underlay_path
 from bench.traffic import TrafficPath, gigabits, iperf_server, round_trips
@@ -68,6 +69,7 @@ def traffic(tunnels: tuple[str, ...], seconds: int, rounds: int, directory: Path
                 for number in range(rounds):
                     start = number % len(found)  # no path always runs first
                     for path in found[start:] + found[:start]:
+                        progress(f"{tunnel}, round {number + 1} of {rounds}: {path.name}")
                         before = busy_seconds()
                         rate = gigabits(path, seconds, ("-P", "1"))
                         busy = (busy_seconds() - before) / (rate * 1e9 * seconds / 8 / 2**30)
