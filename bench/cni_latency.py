@@ -36,6 +36,7 @@ from bench.prerequisites import (
     run,
 )
 from bench.report import Report
+from bench.traffic import MeasureError
 from hostnet import netns
 
 MEMORY = "/dev/shm"  # a tmpfs on every Linux system
@@ -102,7 +103,7 @@ class RunningCall:
     def wait(self) -> float:
         """Wait for the end; returns the milliseconds since the start.
 
-        The result of an ADD is kept for CHECK. Raises RuntimeError when the plugin refused.
+        The result of an ADD is kept for CHECK. Raises MeasureError when the plugin refused.
         """
         _, status = os.waitpid(self.pid, 0)
         took = (time.perf_counter() - self.started) * 1e3
@@ -111,7 +112,7 @@ class RunningCall:
         os.close(self.stdin)
         os.close(self.stdout)
         if status:
-            raise RuntimeError(f"{self.host.program} {self.command}: {output.decode()}")
+            raise MeasureError(f"{self.host.program} {self.command}: {output.decode()}")
         if self.command == "ADD":
             (self.host.directory / self.pod).write_bytes(output)
         return took
@@ -195,7 +196,7 @@ def served(host: BenchHost) -> Iterator[None]:
         )
     try:
         if server.stdout is None or server.stdout.readline() != "ready\n":
-            raise RuntimeError("the CNI server does not start")
+            raise MeasureError("the CNI server does not start")
         yield
     finally:
         server.terminate()

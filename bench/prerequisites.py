@@ -12,7 +12,6 @@ from pathlib import Path
 import click
 
 from base.errors import FlatmeshError, one_line
-from bench.traffic import MeasureError
 
 PACKAGES = {
     "ethtool": "ethtool",
@@ -68,6 +67,6 @@ def run(command: click.Command) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         command()
-    except (FlatmeshError, MeasureError, OSError) as error:
+    except (FlatmeshError, OSError) as error:
         click.echo(f"Error: {one_line(error)}", err=True)
         sys.exit(1)

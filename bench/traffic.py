@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, cast
 
+from base.errors import FlatmeshError
 from lab import processes
 from lab.time_factor import scaled
 
@@ -33,7 +34,7 @@ SEND_MARGIN = 2  # seconds: the sender of small packets runs so much longer than
 PING_INTERVAL = 0.01  # seconds
 
 
-class MeasureError(RuntimeError):
+class MeasureError(FlatmeshError, RuntimeError):
     """A measurement gave no figure; the message says which, and what the program said."""
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from bench.cni_latency import BenchHost, fill, hosts, start
 from bench.suite.figures import Samples
 from bench.suite.subjects import PLUGINS, REFERENCE, Subject
+from bench.traffic import MeasureError
 
 PRESENT = 5  # pods attached on each host before
 
@@ -40,7 +41,10 @@ def _round(present: dict[str, BenchHost], count: int, samples: Samples) -> None:
     for _ in range(count):
         for name, host in present.items():
             for command in ("ADD", "DEL"):
-                took = start(host, command, host.pods[-1]).wait()
-                times.setdefault((command.lower(), name), []).append(took)
+                taken = times.setdefault((command.lower(), name), [])
+                try:
+                    taken.append(start(host, command, host.pods[-1]).wait())
+                except MeasureError as error:
+                    samples.errors.append(str(error))
     for (figure, name), values in times.items():
-        samples.add(figure, name, statistics.median(values))
+        samples.add(figure, name, statistics.median(values) if values else None)

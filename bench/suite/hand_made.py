@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from pathlib import Path
 
-from bench.traffic import TrafficEnd, TrafficPath, in_netns
+from bench.traffic import MeasureError, TrafficEnd, TrafficPath, in_netns
 from bench.wait import wait_until
 from hostnet.device_probe import missing_kind
 from lab import hosts, processes
@@ -71,9 +71,12 @@ def attach_pod(names: Names, number: int, gateway: IPv4Interface, mtu: int) -> s
 
 
 def run(netns: str, *command: str, text: str | None = None) -> str:
-    """Run a program in a namespace; returns its output. Raises CalledProcessError."""
+    """Run a program in a namespace; returns its output. Raises MeasureError."""
     argv = [*processes.enter(netns), *command]
-    return subprocess.run(argv, input=text, check=True, stdout=subprocess.PIPE, text=True).stdout
+    done = subprocess.run(argv, input=text, capture_output=True, check=False, text=True)
+    if done.returncode:
+        raise MeasureError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def _route(names: Names, _: Path) -> None:

@@ -57,7 +57,12 @@ def test_a_production_host_has_no_lab_until_it_is_asked_for(tmp_path: Path) -> N
     install(tmp_path)
     ours = {path.parent.name for path in REPOSITORY.glob("*/__init__.py")}
     assert packages(tmp_path) & ours == ours - LAB_ONLY
-    for arguments in (("lab",), ("lab", "up", "--hosts=2"), ("lab", "--help")):
+    for arguments in (
+        ("lab",),
+        ("lab", "up", "--hosts=2"),
+        ("lab", "--help"),
+        ("bench", "--quick"),
+    ):
         refused = flatmesh(tmp_path, *arguments)
         assert refused.returncode == 1
         assert refused.stdout == ""
@@ -77,6 +82,7 @@ def test_a_production_host_has_no_lab_until_it_is_asked_for(tmp_path: Path) -> N
     install(tmp_path, "--lab")
     assert packages(tmp_path) & ours == ours
     assert "--hosts" in flatmesh(tmp_path, "lab", "up", "--help").stdout
+    assert "--between" in flatmesh(tmp_path, "bench", "--help").stdout
     assert (tmp_path / "share/man/man1/flatmesh-lab-up.1").is_file()
 
     places = {"--prefix": "prefix", "--cni-bin": "cni-bin", "--bin": "bin"}
