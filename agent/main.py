@@ -29,6 +29,7 @@ from agent.cleanup import clean_up
 from agent.controller import Change
 from agent.controllers import make_controllers, open_resources
 from agent.dry_run import dry_run
+from agent.flanneld.flags import flanneld_options, notes
 from agent.lease_sources import SOURCES
 from agent.leases.machine_mark import doubt_copied_state, this_machine
 from agent.loop import HostController
@@ -149,9 +150,7 @@ log = logging.getLogger("agent")
     help="Seconds a lease lives when nobody renews it.",
 )
 @click.option("--log-level", envvar="FLATMESH_LOG_LEVEL", default="info", type=Choice(logs.LEVELS))
-@click.option("-v", "verbosity", type=int, default=0, hidden=True)
-@click.option("--subnet-lease-renew-margin", type=int, expose_value=False, hidden=True)
-@click.option("--iptables-resync", type=int, expose_value=False, hidden=True)
+@flanneld_options
 @click.option("--log-format", default="text", type=Choice(["text", "json"]))
 @click.option("--dry-run", "only_plan", is_flag=True, help="Print what would change, and stop.")
 @click.option(
@@ -172,11 +171,11 @@ def command(
     **flags: Any,
 ) -> None:
     """Keep this host in the overlay network: lease a subnet, reach every peer's."""
-    # flanneld's -v is a number. The other hidden flags of flanneld are accepted and ignored: our
-    # lease is renewed by keepalives, and changes by other programs are told by netlink
     quiet = only_plan and log_level == "info"  # the plan, or one line why there is none
     level = "warning" if quiet else log_level
     logs.set_up("debug" if verbosity > 0 else level, as_json=log_format == "json")
+    for line in notes(click.get_current_context(), os.environ):
+        log.warning(line)
     etcd = etcd_settings(flags)
     settings = Settings(etcd=etcd, **flags)
     if os.geteuid() != 0:

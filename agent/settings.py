@@ -23,7 +23,7 @@ from click.core import ParameterSource
 from base import paths
 from etcd.connect import EtcdSettings
 
-GO_FLAG = re.compile(r"-([a-z][a-z0-9-]+)(=.*)?", re.DOTALL)
+GO_FLAG = re.compile(r"-([a-z][a-z0-9_-]+(=.*)?|[a-z]=.*)", re.DOTALL)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 log = logging.getLogger("agent")
@@ -59,7 +59,7 @@ class Settings:
 
 
 def go_flags(arguments: Sequence[str]) -> list[str]:
-    """Turn Go's `-iface=eth0` into `--iface=eth0`; everything else stays."""
+    """Turn Go's `-iface=eth0` into `--iface=eth0`, `-v=5` into `--v=5`; everything else stays."""
     return [f"-{a}" if GO_FLAG.fullmatch(a) else a for a in arguments]
 
 

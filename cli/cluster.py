@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from agent.flanneld.flags import unknown_variables
 from agent.settings import etcd_options, etcd_settings
 from agent.status.client import NoDaemonError, RefusedError, run_dir
 from agent.status.daemon_settings import UnknownAnswerError, ask_settings
@@ -74,6 +75,7 @@ def cluster_settings(flags: dict[str, Any]) -> EtcdSettings:
 
     Raises click.BadParameter, NotReadableError.
     """
+    _warn_of_misspelt()
     given = {name for name in flags if name.startswith("etcd_") and _source(name) in GIVEN}
     if "etcd_endpoints" not in given:
         found = dict(_from_file())
@@ -82,6 +84,16 @@ def cluster_settings(flags: dict[str, Any]) -> EtcdSettings:
         )
         flags |= {name: value for name, value in found.items() if name not in given}
     return etcd_settings(flags)
+
+
+def _warn_of_misspelt() -> None:
+    """Name variables such as FLANNELD_ETCD_ENDPOINT, which nobody reads."""
+    context = click.get_current_context(silent=True)
+    options = context.command.params if context is not None else []
+    known = {one.envvar for one in options if isinstance(one.envvar, str)}
+    there = {name: text for name, text in os.environ.items() if name.startswith("FLANNELD_ETCD_")}
+    for line in unknown_variables(known, there):
+        click.echo(f"flatmesh: {line}", err=True)
 
 
 def adopt_host_variables(environment: MutableMapping[str, str]) -> None:

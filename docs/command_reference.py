@@ -18,6 +18,12 @@ What `flatmesh` and `flatmeshd` return to the shell. CNI executables: see
 0: done. 1: failed, and one line on stderr says what, where and how to mend it. 2: wrong usage.
 Where a command has other meanings, or more of them:
 """
+FLANNELD_HEAD = """## flanneld's flags that flatmeshd has not
+
+Flags may be written as Go takes them, too: `-iface=eth0`, `-ip-masq`, `-v=5`. A flag that is
+refused ends the daemon with status 2; `=false` of one that is true or false is accepted. A variable
+that begins with `FLANNELD_` and is none of those on this page is named in the log.
+"""
 OUTPUT_HEAD = """# Fields of JSON and YAML
 
 What `-o json` and `-o yaml` print: a list of objects with these fields, or where a command has
@@ -48,9 +54,10 @@ def flags_of_commands() -> Iterator[str]:
         if examples := epilog_parts(one).get(EXAMPLES):
             yield "\n".join(("Examples:\n", *(f"    {line}" for line in examples))) + "\n"
         if name == "flatmeshd":
-            hidden = [p.opts[-1] for p in one.params if isinstance(p, click.Option) and p.hidden]
-    names = ", ".join(f"`{name}`" for name in hidden)
-    yield f"## Accepted from flanneld's command lines\n\n{names}\n"
+            hidden = [p for p in one.params if isinstance(p, click.Option) and p.hidden]
+    yield FLANNELD_HEAD
+    lacking = ((f"`{p.opts[0]}`", f"`{p.envvar}`", p.help or "") for p in hidden)
+    yield table(("flag", "variable", "what to do instead"), lacking)
 
 
 def _options(command: click.Command) -> Iterator[tuple[str, str, str, str]]:

@@ -1,0 +1,1 @@
+"""What flanneld's command lines have and ours lack."""
