@@ -94,7 +94,8 @@ class HostController:
         data_plane.on_change = self._data_plane_changed
         self._reader = reader
         self._etcd_addresses = etcd_addresses
-        self._snapshot: Snapshot | None = None
+        self.snapshot: Snapshot | None = None
+        """The newest from the source; refused leases are in it, too."""
         self._choice = ConfigChoice(settings, etcd_addresses)
         self._config_changed = asyncio.Event()
         self._underlay: Underlay | None = None
@@ -203,7 +204,7 @@ class HostController:
 
     async def _follow_leases(self) -> None:
         async for snapshot in self.source.snapshots():
-            last, self._snapshot = self._snapshot, snapshot
+            last, self.snapshot = self.snapshot, snapshot
             if last is None or not last.has_config_of(snapshot):
                 self._config_changed.set()
             self._grace.update(snapshot.expired, snapshot.released, time.monotonic())
@@ -281,10 +282,10 @@ class HostController:
 
     def _take_leases(self, changed: frozenset[str]) -> None:
         """Take in the leases to serve; those in their grace period are among them."""
-        if self._snapshot is None:
+        if self.snapshot is None:
             return
         kept = set(self._grace.kept)
-        leases = self._grace.serve(self._snapshot.leases, time.monotonic())
+        leases = self._grace.serve(self.snapshot.leases, time.monotonic())
         keys = changed | (kept ^ set(self._grace.kept))
         if self.inputs is not None:
             served, differs = self._judged(leases, keys, self.inputs.host.config)
@@ -345,9 +346,9 @@ class HostController:
         while True:
             await self._config_changed.wait()
             self._config_changed.clear()
-            assert self._snapshot is not None  # noqa: S101 - it came before the event
+            assert self.snapshot is not None  # noqa: S101 - it came before the event
             find = partial(find_underlay, self.settings, kernel=self._reader)
-            if (problem := await self._choice.follow(self._snapshot, find)) is None:
+            if (problem := await self._choice.follow(self.snapshot, find)) is None:
                 self._problems.clear("config")
             else:
                 self._problems.report("config", problem)
@@ -388,9 +389,9 @@ class HostController:
         self, backend: Backend, config: NetworkConfig, own: Lease, underlay: Underlay
     ) -> None:
         host = HostInputs(backend, config, own, underlay, masquerades(self.settings, config))
-        if self._snapshot is None or (self.inputs is not None and self.inputs.host == host):
+        if self.snapshot is None or (self.inputs is not None and self.inputs.host == host):
             return
-        leases = self._grace.serve(self._snapshot.leases, time.monotonic())
+        leases = self._grace.serve(self.snapshot.leases, time.monotonic())
         served, _ = self._judged(leases, (), config, own)
         self.inputs = ReconcileInputs(host, served)
         for runner in self.runners:

@@ -53,6 +53,8 @@ class Runner:
         self.worker = worker
         self.applied_for: HostInputs | None = None
         """What it was last applied for without a failure that stopped it."""
+        self.applied_at: float | None = None
+        """When that was, in seconds since 1970."""
         self.problems = Problems(logging.getLogger(f"agent.{controller.name.replace(' ', '_')}"))
         self.before: Sequence[Runner] = ()
         """The runners of the controllers it has to be applied after."""
@@ -199,7 +201,7 @@ class Runner:
             self._failed(dirty, text)
         else:
             self.problems.clear("apply")
-            self.applied_for = inputs.host
+            self.applied_for, self.applied_at = inputs.host, time.time()
             self._applied_marks = marks
             self._finish(report, dirty, time.monotonic() - started)
         finally:

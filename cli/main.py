@@ -6,6 +6,7 @@
     flatmesh service list|show|set|remove     one address or published port for many endpoints
     flatmesh endpoint list|set|remove         the servers behind services
     flatmesh wireguard rotate-key             a new WireGuard key for this host
+    flatmesh status|pods|peers                what is going on, and what is wrong
     flatmesh doctor                           what this host lacks
     flatmesh bench                            how fast pods talk here, beside what others make
 
@@ -27,6 +28,7 @@ from cli.doctor import doctor
 from cli.etcd_commands import config_group
 from cli.lease_commands import lease_group
 from cli.service_commands import endpoint_group, service_group
+from cli.status.commands import peers, pods, status
 from cli.wireguard_commands import wireguard_group
 
 
@@ -77,6 +79,8 @@ cli.add_command(lease_group)
 cli.add_command(service_group)
 cli.add_command(endpoint_group)
 cli.add_command(wireguard_group)
+for _command in (status, pods, peers):
+    cli.add_command(_command)
 cli.add_command(doctor)
 cli.add_command(bench_command())
 complete(cli)

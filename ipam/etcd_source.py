@@ -141,6 +141,10 @@ class EtcdLeaseSource:
         """All hosts' records. See `LeaseSource`."""
         return self._view.hosts.copy()
 
+    def changed(self) -> Mapping[str, float]:
+        """When leases changed. See `LeaseSource`."""
+        return self._view.changed.copy()
+
     async def time_left(self) -> float | None:
         """Ask etcd. See `LeaseSource`."""
         own = self._holder.own

@@ -130,6 +130,12 @@ class LeaseSource(Protocol):
     def hosts(self) -> Mapping[str, HostRecord]:
         """What hosts say of themselves, by `Lease.key`, as far as known. From any thread."""
 
+    def changed(self) -> Mapping[str, float]:
+        """When leases were seen to change since this daemon follows them, in seconds since 1970.
+
+        By `Lease.key`. From any thread.
+        """
+
     async def time_left(self) -> float | None:
         """Seconds until this host's lease ends unless it is renewed; None: it does not end.
 

@@ -21,7 +21,8 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from etcd.client import CompactedError, EtcdAuthError, EtcdError, KeyValue, WatchBatch
@@ -51,6 +52,8 @@ class LeaseView:
     leases: dict[str, Lease] = field(default_factory=dict)
     hosts: dict[str, HostRecord] = field(default_factory=dict)
     """What hosts say of themselves, by `Lease.key`; a change of it alone makes no snapshot."""
+    changed: dict[str, float] = field(default_factory=dict)
+    """When a lease that is there was seen to change, in seconds since 1970, by `Lease.key`."""
     config: NetworkConfig | None = None
     config_error: str | None = None
     revision: int = 0
@@ -121,6 +124,7 @@ class LeaseView:
             for key in before.keys() | self.leases.keys()
             if before.get(key) != self.leases.get(key)
         }
+        self._record_time(changed if self.listed else ())
         self.revision = revision
         self.listed += 1
         self._resumable = True
@@ -155,6 +159,7 @@ class LeaseView:
                         break
                     changed |= self._take_batch(batch)
                     released |= self._released(batch)
+                self._record_time(changed)
                 if changed or released or (config, error) != (self.config, self.config_error):
                     yield self._snapshot(changed, before, released)
                 if failure is not None:
@@ -272,6 +277,14 @@ class LeaseView:
                 self.hosts[key.removeprefix(below)] = record
             else:
                 self.hosts.pop(key.removeprefix(below), None)
+
+    def _record_time(self, changed: Collection[str]) -> None:
+        now = time.time()
+        for key in changed:
+            if key in self.leases:
+                self.changed[key] = now
+            else:
+                self.changed.pop(key, None)
 
     def _take_config(self, kv: KeyValue | None) -> None:
         if kv is None:

@@ -16,6 +16,7 @@ from agent.problems import Problems
 from agent.settings import Settings
 from agent.worker import Worker
 from base.errors import FlatmeshError
+from base.version import commit
 from ipam.host_records import MAX_NAME, MAX_PROBLEM, HostRecord
 
 INTERVALS = (1.0, 5.0)
@@ -32,11 +33,13 @@ def record_maker(
     """A function that returns the record as it is now; None: too early to tell."""
     name = (settings.host_name or socket.gethostname())[:MAX_NAME]
     started, begun = int(time.time()), time.monotonic()
-    words = (name, version("flatmesh")[:MAX_NAME], "", started)
+    words: tuple[str, str, str, int] | None = None
     last: HostRecord | None = None
 
     def make() -> HostRecord | None:
-        nonlocal last
+        nonlocal last, words
+        if words is None:  # here, in a thread: a checkout asks git for the commit
+            words = (name, version("flatmesh")[:MAX_NAME], commit()[:MAX_NAME], started)
         problem = (readiness() or "")[:MAX_PROBLEM]
         if last is None and problem and time.monotonic() - begun < PATIENCE_AT_START:
             return None

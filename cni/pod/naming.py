@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cni import cidr
 from cni.config.call import AttachmentKey
@@ -27,6 +27,20 @@ POD_PREFIX = GATEWAY_PREFIX
 HOST_PREFIX = "0a:59"
 """The first two bytes of a host interface's hardware address."""
 MAX_ALIAS = 255  # bytes: IFALIASZ less the terminating zero, linux/if.h
+
+
+MAX_POD_NAME = 320
+"""Characters: a namespace has 63, a pod's name 253."""
+
+
+def pod_name(arguments: Mapping[str, str] | None) -> dict[str, str]:
+    """The pod's name in Kubernetes, from CNI_ARGS, as a part of the record; else nothing.
+
+    For people only: `flatmesh pods` shows it.
+    """
+    names = [(arguments or {}).get(f"K8S_POD_{part}", "") for part in ("NAMESPACE", "NAME")]
+    text = "/".join(names)[:MAX_POD_NAME]
+    return {"pod": text} if all(names) and text.isprintable() else {}
 
 
 @functools.lru_cache(maxsize=256)

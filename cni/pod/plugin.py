@@ -32,7 +32,7 @@ from cni.errors import ATTACHMENT_EXISTS, NOT_AVAILABLE, CniError, RunInClientEr
 from cni.host import PluginHost
 from cni.pod import unanswered
 from cni.pod.container_netns import open_container_netns, open_container_netns_if_present
-from cni.pod.naming import PLUGIN
+from cni.pod.naming import PLUGIN, pod_name
 from cni.pod.peer import has_host_interface, is_where_recorded, under_former_name
 from cni.pod.removal import Removal, detach, with_record
 from cni.result.model import CniResult
@@ -65,7 +65,7 @@ def add(request: CniRequest, host: PluginHost) -> CniResult:
         if result is None:
             _require_free(request, plan, store, sockets, host)
             with _undone_on_failure(request, store, host):
-                metadata = {"plugin": PLUGIN}
+                metadata = {"plugin": PLUGIN, **pod_name(request.arguments)}
                 result = Attacher(request, plan, store, sockets, host, metadata).attach()
     host.pods_changed()
     return result

@@ -101,6 +101,9 @@ class ToyLeaseSource:
     def hosts(self) -> Mapping[str, HostRecord]:
         return {}
 
+    def changed(self) -> Mapping[str, float]:
+        return {}
+
     async def time_left(self) -> float | None:
         return None
 

@@ -1,0 +1,1 @@
+"""`flatmesh status`, `pods` and `peers`: what is going on, on this host and in the cluster."""
