@@ -191,7 +191,9 @@ def _peer(
 
 
 def _with_round_trips(row: Peer, targets: Sequence[str], answers: Mapping[str, float]) -> Peer:
-    inside = [one for one in targets if one not in row.addresses]
+    # with plain routes and no pod yet, a host has no address in its subnet
+    plain = row.backend == "host-gw"
+    inside = [one for one in targets if plain or one not in row.addresses]
 
     def fastest(addresses: Sequence[str]) -> float | None:
         found = [answers[one] for one in addresses if one in answers]

@@ -27,7 +27,7 @@ from cli.status.columns import (
     pod_rows,
 )
 from cli.status.fetch import fetch
-from cli.status.screen import show_problems, show_status
+from cli.status.screen import show_line, show_problems, show_status
 
 WATCH_INTERVAL = 2.0
 """Seconds between two screens of --watch."""
@@ -89,7 +89,7 @@ def show_cluster(output: Output, report: HostReport) -> bool:
         output.table(PEERS, rows, title=f"{len(rows)} hosts")
     for one in report.peers:
         if one.problem and not one.own:
-            click.echo(f"! {one.label}: {one.problem}")
+            show_line("!", f"{one.label} says: {one.problem}")
     return well and not report.problems
 
 

@@ -28,7 +28,7 @@ def show_status(output: Output, report: HostReport) -> None:
     """Print the whole screen."""
     show_problems(report)
     for label, text in _matters(report):
-        _line(label, text)
+        show_line(label, text)
     failing = [one for one in report.controllers if one.state != "ok"]
     if failing:
         click.echo()
@@ -53,10 +53,10 @@ def show_problems(report: HostReport) -> None:
     else:
         click.secho(f"{name}: ready", fg="green")
     for problem in report.problems:
-        _line("!", problem)
+        show_line("!", problem)
 
 
-def _line(label: str, text: str) -> None:
+def show_line(label: str, text: str) -> None:
     """A line; in a terminal what does not fit goes on below itself."""
     screen = console()
     width = max(20, screen.width - LABEL - 1)
