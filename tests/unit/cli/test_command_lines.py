@@ -55,7 +55,7 @@ def test_what_is_explained_is_read_back() -> None:
 @pytest.mark.parametrize(
     ("command", "arguments", "hint"),
     [
-        (cli, ["leese"], "Did you mean 'lease'?"),
+        (cli, ["leaze"], "Did you mean 'lease'?"),
         (cli, ["lease", "lst"], "Did you mean 'list'?"),
         (cli, ["lease", "list", "--etcd-prefx=x"], "'--etcd-prefix'"),
         (daemon, ["--log-format=jsn"], "did you mean 'json'? It is one of text, json"),
