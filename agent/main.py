@@ -115,6 +115,11 @@ log = logging.getLogger("agent")
 )
 @boolean("--ip-masq", envvar="FLANNELD_IP_MASQ", help="Masquerade what leaves the cluster.")
 @boolean(
+    "--docker-bridge",
+    envvar="FLATMESH_DOCKER_BRIDGE",
+    help="Make kbr0 before the first pod, and keep it: dockerd's bridge (flatmesh docker-options).",
+)
+@boolean(
     "--iptables-forward-rules",
     "forward_rules",
     default=True,

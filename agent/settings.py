@@ -44,6 +44,8 @@ class Settings:
     state_dir: Path = Path(paths.STATE_DIR)
     host_local_dir: Path = Path(paths.HOST_LOCAL_DIR)
     ip_masq: bool = False
+    docker_bridge: bool = False
+    """Whether kbr0 is made before the first pod, and kept."""
     forward_rules: bool = True
     """Whether the cluster's networks are let through iptables' FORWARD and firewalld."""
     healthz_ip: str = "127.0.0.1"

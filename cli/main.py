@@ -7,6 +7,7 @@
     flatmesh endpoint list|set|remove         the servers behind services
     flatmesh wireguard rotate-key             a new WireGuard key for this host
     flatmesh status|pods|peers                what is going on, and what is wrong
+    flatmesh docker-options                   Docker's default bridge becomes kbr0
     flatmesh doctor                           what this host lacks
     flatmesh bench                            how fast pods talk here, beside what others make
 
@@ -24,6 +25,7 @@ import click
 from base.command_line import complete, version_option
 from base.errors import FlatmeshError, one_line
 from cli.cluster import adopt_host_variables
+from cli.docker_options import docker_options
 from cli.doctor import doctor
 from cli.etcd_commands import config_group
 from cli.lease_commands import lease_group
@@ -81,6 +83,7 @@ cli.add_command(endpoint_group)
 cli.add_command(wireguard_group)
 for _command in (status, pods, peers):
     cli.add_command(_command)
+cli.add_command(docker_options)
 cli.add_command(doctor)
 cli.add_command(bench_command())
 complete(cli)

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cni import cidr
+from cni.cidr import Cidr
 from cni.config.address_range import RangeSet, whole_subnet
 from cni.config.ipam_config import OwnIpamConfig, require_one_set_per_family
 from cni.config.request import CniRequest
 from cni.errors import INVALID_CONFIG, NOT_AVAILABLE, CniError
 from cni.result.model import Dns, ResultRoute
+from cni.set_aside import without
 from ipam.subnet_env import SubnetEnv, SubnetEnvError
 
 LEASE_POOL = ""
@@ -37,8 +39,16 @@ class AddressPool(NamedTuple):
     """Addresses are unique within the pool of this name."""
 
 
-def resolve_pool(config: OwnIpamConfig, request: CniRequest, host_subnet_file: Path) -> AddressPool:
-    """The pool of a config on this host. Raises CniError (7; 50 when the lease is missing)."""
+def resolve_pool(
+    config: OwnIpamConfig,
+    request: CniRequest,
+    host_subnet_file: Path,
+    set_aside: Sequence[Cidr] = (),
+) -> AddressPool:
+    """The pool of a config on this host, without the parts of the lease that are `set_aside`.
+
+    Raises CniError (7; 50 when the lease is missing).
+    """
     subnet_file = config.subnet_file or host_subnet_file
     sets, routes = config.sets, config.routes
     if sets:
@@ -46,6 +56,8 @@ def resolve_pool(config: OwnIpamConfig, request: CniRequest, host_subnet_file: P
     else:
         env = read_subnet_env(subnet_file)
         name, sets, routes = LEASE_POOL, lease_sets(env), (*cluster_routes(env), *routes)
+    if name == LEASE_POOL:
+        sets = without(sets, set_aside)
     require_one_set_per_family(sets, request.version)
     _require_served(config.requested, sets)
     return AddressPool(sets, config.requested, routes, config.dns, name)

@@ -10,7 +10,7 @@ import errno
 import shutil
 from pathlib import Path
 
-from base.paths import ADDRESS_STORE, ATTACH_FILE, DELETED_DIR, UNANSWERED_DIR
+from base.paths import ADDRESS_STORE, ATTACH_FILE, DELETED_DIR, DOCKER_FILE, UNANSWERED_DIR
 from cni.pod import source_guard
 from cni.pod.firewall import TABLE
 from hostnet.kernel import Kernel
@@ -47,6 +47,7 @@ def remove_all(state_dir: Path, run_dir: Path) -> list[str]:
         problems.append(str(error))
     for file in state_dir.glob(f"{ADDRESS_STORE}*"):  # with SQLite's -wal and -shm
         file.unlink(missing_ok=True)
+    (state_dir / DOCKER_FILE).unlink(missing_ok=True)
     (run_dir / ATTACH_FILE).unlink(missing_ok=True)
     for directory in (DELETED_DIR, UNANSWERED_DIR):
         shutil.rmtree(run_dir / directory, ignore_errors=True)

@@ -21,8 +21,10 @@ from base.paths import (
 )
 from cni.concurrency_limit import ConcurrencyLimit
 from cni.errors import NOT_AVAILABLE, NOT_AVAILABLE_AND_PODS_AFFECTED, CniError
+from cni.set_aside import read_set_aside
 
 if TYPE_CHECKING:
+    from cni.cidr import Cidr
     from ipam.address_recovery import FindLiving
     from ipam.address_store import AddressStore
 
@@ -99,6 +101,10 @@ class PluginHost:
                 held_elsewhere=lambda: addresses_of_host_local(self.host_local_dir),
             ),
         )
+
+    def set_aside(self) -> tuple[Cidr, ...]:
+        """Parts of the lease that no pod gets an address of. Raises CniError (50)."""
+        return read_set_aside(self.state_dir)
 
     def with_state_dir(self, state_dir: Path | None) -> PluginHost:
         """The same host with its address store in another directory; None: in the same."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cni.address_pool import resolve_pool
+from cni.address_pool import AddressPool, resolve_pool
 from cni.attachment.lock import hold_lock, hold_lock_if_possible
 from cni.attachment.store import AttachmentRecord, AttachmentStore
 from cni.config.ipam_config import parse_data_dir, parse_own_ipam_config
@@ -23,7 +23,7 @@ PLUGIN = "flatmesh-ipam"
 
 def add(request: CniRequest, host: PluginHost) -> CniResult:
     """Give the attachment its addresses. Raises CniError (7, 50, 101)."""
-    pool = resolve_pool(parse_own_ipam_config(request), request, host.subnet_file)
+    pool = _pool(request, host)
     key = request.attachment
     request.previous()  # a malformed prevResult is refused, though it isn't used here
     with hold_lock(host, PLUGIN, key):
@@ -80,7 +80,7 @@ def gc(request: CniRequest, host: PluginHost) -> None:
 def status(request: CniRequest, host: PluginHost) -> None:
     """Raise CniError (50, 51) when no address could be given."""
     host.require_healthy()
-    pool = resolve_pool(parse_own_ipam_config(request), request, host.subnet_file)
+    pool = _pool(request, host)
     store = _store(request, host)
     store.require_usable()
     try:
@@ -88,6 +88,11 @@ def status(request: CniRequest, host: PluginHost) -> None:
     except CniError:
         _sweep(request, host)
         store.require_free_address(request.attachment.network, pool)
+
+
+def _pool(request: CniRequest, host: PluginHost) -> AddressPool:
+    own = parse_own_ipam_config(request)
+    return resolve_pool(own, request, host.subnet_file, host.set_aside())
 
 
 def _sweep(request: CniRequest, host: PluginHost) -> list[str]:

@@ -167,7 +167,7 @@ def errors() -> str:
     )
 
 
-STATE_FILES = ("ADDRESS_STORE", "LEASE_FILE", "MACHINE_FILE", "CONFIG_FILE")
+STATE_FILES = ("ADDRESS_STORE", "LEASE_FILE", "MACHINE_FILE", "DOCKER_FILE", "CONFIG_FILE")
 
 
 def files() -> str:

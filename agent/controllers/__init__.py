@@ -27,6 +27,7 @@ from agent.data_plane_owner import DataPlaneOwner
 from agent.etcd_addresses import EtcdAddresses
 from agent.kernel_applier import KernelApplier
 from agent.settings import Settings
+from cni.config.bridge_config import DEFAULT_BRIDGE
 from cni.host import PluginHost
 from cni.wiring.firewall import concerns_pods
 from hostnet.iptables.watch import concerns_forwarding
@@ -95,7 +96,8 @@ def _data_plane(resources: Resources) -> Controller[Any]:
 
 
 def _overlay(resources: Resources) -> Controller[Any]:
-    controller = OverlayController(resources.overlay)
+    bridge = DEFAULT_BRIDGE if resources.settings.docker_bridge else ""
+    controller = OverlayController(resources.overlay, bridge)
     resources.checks.append(controller.status)
     return controller
 

@@ -18,8 +18,10 @@ from agent.controllers.standing_devices import StandingDevices
 from agent.inputs import HostInputs, ReconcileInputs
 from agent.kernel_applier import KernelChange, StateApplier
 from backend.metric_sample import MetricSample
+from hostnet.kinds.gateway_bridge import GatewayBridge, GatewayDevice
 from hostnet.state import HostState, merge
 from ipam.lease import Lease, PeerUnusableError
+from ipam.subnet_env import SubnetEnv
 
 log = logging.getLogger("agent.overlay")
 
@@ -29,6 +31,8 @@ class PeerParts:
     """The desired state for one `HostInputs`, kept per peer. Pure but for what it remembers."""
 
     host: HostInputs
+    bridge: str = ""
+    """To be made with the gateways' addresses before the first pod; empty: none."""
     parts: dict[str, HostState] = field(default_factory=dict)
     """By lease key."""
     unusable: dict[str, str] = field(default_factory=dict)
@@ -39,7 +43,17 @@ class PeerParts:
     def whole(self) -> HostState:
         """Everything this host should hold for its backend."""
         base = self.host.backend.base(self.host.own, self.host.underlay)
-        return merge([base, *self.parts.values()])
+        return merge([base, self._gateway_bridge(base), *self.parts.values()])
+
+    def _gateway_bridge(self, base: HostState) -> HostState:
+        """The bridge, where the backend has no device of its own with these addresses."""
+        if not self.bridge or base.only([GatewayBridge, GatewayDevice]):
+            return HostState()
+        host = self.host
+        mtu = host.backend.mtu(host.underlay)
+        env = SubnetEnv.of(host.config, host.own, mtu=mtu, ip_masq=host.ip_masq)
+        gateways = tuple(str(one) for one in (env.subnet, env.ipv6_subnet) if one is not None)
+        return HostState([GatewayBridge(self.bridge, mtu, gateways)])
 
     def update(
         self, leases: Mapping[str, Lease], keys: Iterable[str]
@@ -91,9 +105,13 @@ class OverlayController:
     required_for_pods = True
     worker = "overlay"
 
-    def __init__(self, applier: StateApplier) -> None:
-        """Take an applier of the overlay's owner; `close` closes it."""
+    def __init__(self, applier: StateApplier, bridge: str = "") -> None:
+        """Take an applier of the overlay's owner; `close` closes it.
+
+        `bridge` is to be made before the first pod.
+        """
         self._applier = applier
+        self._bridge = bridge
         self._parts: PeerParts | None = None
         self._stands = StandingDevices()
         self.unusable: Mapping[str, str] = {}
@@ -105,7 +123,7 @@ class OverlayController:
         """The whole state, or the parts of the peers that changed."""
         parts = self._parts
         if dirty.whole or parts is None or parts.host != inputs.host:
-            self._parts = parts = PeerParts(inputs.host)
+            self._parts = parts = PeerParts(inputs.host, self._bridge)
             parts.update(inputs.leases, inputs.leases)
             change: KernelChange = (None, parts.whole())
         else:
@@ -128,7 +146,7 @@ class OverlayController:
 
     def plan(self, inputs: ReconcileInputs) -> list[str]:
         """The commands, and a comment for each peer that is left out."""
-        parts = PeerParts(inputs.host)
+        parts = PeerParts(inputs.host, self._bridge)
         parts.update(inputs.leases, inputs.leases)
         skipped = [f"# skipped: {reason}" for reason in parts.unusable.values()]
         return self._applier.plan(parts.whole()) + skipped

@@ -47,7 +47,9 @@ def plan_add(request: CniRequest, host: PluginHost) -> AddPlan:
     if config.delegate:
         require_callable(config.delegate, request)
     own = config.own_ipam
-    pool = resolve_pool(own, request, host.subnet_file) if own is not None else None
+    pool = None
+    if own is not None:
+        pool = resolve_pool(own, request, host.subnet_file, host.set_aside())
     bridge = _with_mtu(config, host)
     ipv6 = pool is not None and any(ranges[0].family == 6 for ranges in pool.sets)
     if ipv6 and 0 < bridge.mtu < IPV6_MIN_MTU:

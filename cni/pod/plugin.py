@@ -130,7 +130,8 @@ def status(request: CniRequest, host: PluginHost) -> None:
         from cni.other_gateway import require_pool_has_one_gateway  # noqa: PLC0415
         from cni.pod.attach_mode import AttachMode  # noqa: PLC0415
 
-        pool = resolve_pool(parse_own_ipam_config(request), request, host.subnet_file)
+        own = parse_own_ipam_config(request)
+        pool = resolve_pool(own, request, host.subnet_file, host.set_aside())
         try:
             store.require_free_address(request.attachment.network, pool)
         except CniError:
