@@ -14,11 +14,13 @@ import click
 
 from agent.backends import make_backend
 from agent.cluster_config.check import check_config
+from agent.cluster_config.host_warnings import host_warnings
 from agent.controllers import make_controllers, open_resources
 from agent.inputs import HostInputs, ReconcileInputs, masquerades
 from agent.lease_sources import SOURCES
 from agent.leases.occupied import in_use
 from agent.leases.previous_lease import previous_lease
+from agent.preflight import require_usable
 from agent.settings import Settings
 from agent.underlay import find_underlay
 from backend.protocol import Backend
@@ -35,6 +37,7 @@ ANSWER_TIMEOUT = 10.0  # seconds for the lease source to answer
 
 async def dry_run(settings: Settings) -> int:
     """Print the plan; returns the exit status. Raises FlatmeshError, OSError."""
+    require_usable(settings)
     async with SOURCES[settings.lease_source](settings) as source:
         await source.check()
         snapshot = await _first(source)
@@ -45,6 +48,8 @@ async def dry_run(settings: Settings) -> int:
     with contextlib.ExitStack() as stack:
         kernel = stack.enter_context(Kernel())
         underlay = find_underlay(settings, config, kernel)
+        for line in host_warnings(config, underlay, settings):
+            click.echo(f"# {line}")
         backend = make_backend(config, settings.state_dir, settings.run_dir)
         addresses = LeaseAttributes(underlay.public_ip, underlay.public_ipv6)
         previous = previous_lease(settings.subnet_file)

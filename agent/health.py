@@ -128,7 +128,20 @@ def _refused(address: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         owner = port_owner("tcp", port)
         return f"{where}: TCP port {port} is in use by {owner}: stop that, or give another port"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{where}: this host doesn't have the address: give one of its own, or 0.0.0.0"
     return f"{where}: {error.strerror}"
+
+
+def require_port(address: str, port: int) -> None:
+    """Raise PortError when the port can't be had now."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind((address, port))
+    except OSError as error:
+        raise PortError(_refused(address, port, error)) from None
 
 
 def serve(

@@ -34,7 +34,16 @@ from agent.lease_sources import SOURCES
 from agent.leases.machine_mark import doubt_copied_state, this_machine
 from agent.loop import HostController
 from agent.pod_server import serve_pods
-from agent.settings import AddressType, Settings, boolean, etcd_options, etcd_settings, go_flags
+from agent.preflight import LOCK_FILE, make_directory
+from agent.settings import (
+    AddressType,
+    AnyAddressType,
+    Settings,
+    boolean,
+    etcd_options,
+    etcd_settings,
+    go_flags,
+)
 from agent.status.announcer import announcing
 from agent.status.serve import serve_status
 from agent.systemd.notify import NotifySocket
@@ -42,7 +51,7 @@ from agent.systemd.service import Service
 from base import paths
 from base.command_line import Choice, complete, explained, version_option
 from base.errors import FlatmeshError, one_line
-from base.private_files import make_private_directory, open_private
+from base.private_files import open_private
 from hostnet.kernel import Kernel
 from ipam.lease_source import LeaseSource
 
@@ -130,6 +139,7 @@ log = logging.getLogger("agent")
     "--healthz-ip",
     envvar="FLANNELD_HEALTHZ_IP",
     default="127.0.0.1",
+    type=AnyAddressType(),
     help="Address of --healthz-port. Whoever reaches it reads the metrics.",
 )
 @click.option(
@@ -196,8 +206,8 @@ def command(
 @contextlib.contextmanager
 def only_one(run_dir: Path) -> Iterator[None]:
     """Hold this host's lock; the kernel frees it when the process ends. Raises ClickException."""
-    make_private_directory(run_dir)
-    with open(run_dir / "flatmeshd.lock", "w", opener=open_private) as lock:
+    make_directory("--run-dir", run_dir)
+    with open(run_dir / LOCK_FILE, "w", opener=open_private) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -209,7 +219,7 @@ def only_one(run_dir: Path) -> Iterator[None]:
 
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT; the data plane stays as it is."""
-    make_private_directory(settings.state_dir)
+    make_directory("--state-dir", settings.state_dir)
     with Kernel() as kernel:
         doubt_copied_state(settings.state_dir, this_machine(kernel))
     (settings.run_dir / paths.READY_FILE).unlink(missing_ok=True)

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,6 +88,19 @@ class AddressType(click.ParamType[IPv4Address | IPv6Address]):
             return self.kind(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class AnyAddressType(click.ParamType[str]):
+    """An IP address of either family, or localhost, as text."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Raise click.BadParameter for anything else: a name would be asked of name servers."""
+        try:
+            return str(ip_address("127.0.0.1" if value == "localhost" else value))
+        except ValueError:
+            self.fail(f"{value!r} is no IP address", param, ctx)
 
 
 def etcd_options(

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from agent.backends import make_backend
 from agent.cluster_config.check import check_config, without_effect
+from agent.cluster_config.host_warnings import host_warnings
 from agent.leases.occupied import of_underlay
 from agent.settings import Settings
 from agent.worker import Worker
@@ -148,6 +149,8 @@ class ConfigChoice:
             log.info("the cluster config has changed")
         for name in without_effect(wanted):
             log.warning("cluster config: Backend.%s is no key: it has no effect", name)
+        for line in host_warnings(wanted, underlay, self.settings):
+            log.warning("%s", line)
         self.config = wanted
         self.memory.keep(wanted)
 
