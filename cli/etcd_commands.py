@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from agent.cluster_config.changes import changes
-from agent.cluster_config.check import check_config, without_effect
+from agent.cluster_config.check import check_config
 from agent.etcd_addresses import EtcdAddresses
 from agent.leases.occupied import in_use
 from base.command_line import explained
 from base.output import Column, Output, output_option
 from cli.cluster import cluster_options, cluster_settings, with_registry
+from cli.config_text import keys_without_effect, read_config
 from hostnet.kernel import Kernel
 from ipam.lease_claims import address_in_use, network_conflicts
 from ipam.network import ConfigError, NetworkConfig, parse_config
@@ -66,7 +66,7 @@ def set_config(config: str, *, force: bool, dry_run: bool, **flags: Any) -> None
     addresses or routes of this host, etcd's addresses or those of the hosts that have leases; and
     no Backend.Type where one was there, as that means udp.
     """
-    wanted, document = _read_config(config)
+    wanted, document = read_config(config)
     etcd = EtcdAddresses(cluster_settings(dict(flags)).endpoints)
 
     async def write(registry: Registry) -> list[str]:
@@ -81,7 +81,7 @@ def set_config(config: str, *, force: bool, dry_run: bool, **flags: Any) -> None
         if dry_run:
             return changes(before, wanted, (await registry.leases())[0])
         await registry.set_config(json.dumps(document, separators=(",", ":")))
-        return [f"! Backend.{name} is no key: it has no effect" for name in without_effect(wanted)]
+        return keys_without_effect(wanted, document)
 
     for line in with_registry(flags, write):
         click.echo(line)
@@ -94,7 +94,7 @@ def set_config(config: str, *, force: bool, dry_run: bool, **flags: Any) -> None
 @cluster_options
 def diff_config(config: str, output: Output, **flags: Any) -> None:
     """Show what CONFIG (JSON, or - for stdin) would change for the cluster; writes nothing."""
-    wanted, _ = _read_config(config)
+    wanted, _ = read_config(config)
 
     async def compare(registry: Registry) -> list[str]:
         before = await _config_there(registry)
@@ -115,14 +115,6 @@ def _flat(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, obj
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
-
-
-def _read_config(text: str) -> tuple[NetworkConfig, dict[str, Any]]:
-    """The config, and its document. Raises ConfigError."""
-    text = sys.stdin.read() if text == "-" else text
-    wanted = parse_config(text)
-    check_config(wanted)
-    return wanted, json.loads(text)
 
 
 async def _config_there(registry: Registry) -> NetworkConfig | None:

@@ -57,6 +57,22 @@ class Lab:
         """Return a lab that was made before. Raises LabError when there is none of that name."""
         return cls(lab_files(name, directory).spec(), directory, report)
 
+    def require_alive(self) -> None:
+        """Raise LabError unless the lab's hosts are there."""
+        option = "" if self.spec.name == "lab" else f" --name {self.spec.name}"
+        mend = f"remove what is left with: flatmesh lab down{option}"
+        there = self.names.present()
+        hosts_there = all(self.names.host(number) in there for number in self.host_numbers)
+        if self.names.underlay not in there or not hosts_there:
+            raise LabError(
+                f"lab {self.spec.name!r} is dead: network namespaces of it are gone, "
+                f"by a restart of this machine for example; {mend}"
+            )
+        if not self.files.complete():
+            raise LabError(
+                f"lab {self.spec.name!r} is not made to the end, or is being made now; {mend}"
+            )
+
     def up(self) -> None:
         """Make hosts, etcd, daemons and pods, after removing what a dead lab of this name left.
 
@@ -88,7 +104,7 @@ class Lab:
             for number in self.host_numbers:
                 self.start_daemon(number)
             for number in self.host_numbers:
-                self.wait_ready(number)
+                self.daemon(number).wait_ready(report=self.report)
             self.report(f"{self.spec.pods_per_host} pods on each host, by the CNI plugin")
             for number in self.host_numbers:
                 for pod in range(1, self.spec.pods_per_host + 1):
@@ -163,9 +179,11 @@ class Lab:
             capture_output=True,
             text=True,
             check=False,
+            env=processes.surroundings(),
         )
         if done.returncode:
-            raise LabError(done.stderr.strip() or f"flatmesh {arguments[0]} failed")
+            words = done.stderr.strip().removeprefix("flatmesh: ")
+            raise LabError(words or f"flatmesh {arguments[0]} failed")
         return done.stdout
 
     # -- hosts and daemons -----------------------------------------------------------

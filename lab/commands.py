@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from agent.cluster_config.check import CHECKS, check_config
+from ipam.network import parse_config
 from lab import hosts, processes
 from lab.cluster import Lab, require_root
 from lab.files import DIRECTORY, lab_names
@@ -23,6 +26,10 @@ from lab.spec import LabSpec
 console = Console(highlight=False)
 if not console.is_terminal:
     console = Console(highlight=False, width=200)  # do not wrap lines in a log file
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit status, as shells have it."""
+MIN_MTU = 1280 + 80
+"""Bytes: pods' interfaces need what IPv6 needs (RFC 8200, 5), and WireGuard takes the most."""
 name_option = click.option("--name", default="lab", show_default=True, help="Which lab.")
 directory_option = click.option(
     "--dir",
@@ -45,13 +52,25 @@ def lab_group() -> None:
 @directory_option
 @click.option("--hosts", "count", default=3, show_default=True, type=click.IntRange(1, 200))
 @click.option("--pods", default=2, show_default=True, type=click.IntRange(0, 200), help="Per host.")
-@click.option("--backend", default="vxlan", show_default=True, help="Backend.Type.")
+@click.option(
+    "--backend",
+    default="vxlan",
+    show_default=True,
+    type=click.Choice(tuple(CHECKS), case_sensitive=False),
+    help="Backend.Type.",
+)
 @click.option("--backend-config", default="{}", help="More keys of Backend, as JSON.")
 @click.option("--tunnel", help="Backend.Tunnel, for ovs: gre, vxlan or geneve.")
 @click.option("--mesh", help="Backend.Mesh, for ovs: static, flow or combined.")
 @click.option("--ipv6", is_flag=True, help="Dual stack.")
 @click.option("--ipv6-only", is_flag=True, help="No IPv4 at all, underlay included.")
-@click.option("--mtu", default=1500, show_default=True, help="MTU of the underlay, bytes.")
+@click.option(
+    "--mtu",
+    default=1500,
+    show_default=True,
+    type=click.IntRange(MIN_MTU, 65535),
+    help="MTU of the underlay, bytes.",
+)
 def up(
     name: str,
     directory: Path,
@@ -78,18 +97,24 @@ def up(
         ipv6=ipv6 or ipv6_only,
         underlay_mtu=mtu,
     )
+    check_config(parse_config(json.dumps(spec.cluster_config())))
 
     def report(step: str) -> None:
         console.print(f"[dim]{time.monotonic() - started:5.1f} s[/dim]  {step}")
 
     lab = Lab(spec, directory, report)
-    lab.up()
+    option = "" if name == "lab" else f" --name {name}"
+    try:
+        lab.up()
+    except KeyboardInterrupt:
+        left = f"what was made stays; remove it with: flatmesh lab down{option}"
+        click.echo(f"flatmesh: interrupted; {left}", err=True)
+        sys.exit(INTERRUPTED)
     good = True
     for family in lab_families(spec):
         report(f"who reaches whom over IPv{family}")
         good &= show_matrix(console, lab, family)
     report("done")
-    option = "" if name == "lab" else f" --name {name}"
     console.print(
         f"\nLook around:  flatmesh lab exec{option} h1-p1 ip route"
         f"\nTake it down: flatmesh lab down{option}"
@@ -105,6 +130,7 @@ def status(name: str, directory: Path) -> None:
     """Show a lab's hosts, pods and reachability."""
     require_root()
     lab = Lab.load(name, directory)
+    lab.require_alive()
     spec = lab.spec
     table = Table(title=f"lab {name}, backend {spec.backend['Type']}", title_justify="left")
     for column in ("host", "underlay", "daemon", "subnet", "pods"):
@@ -122,6 +148,9 @@ def status(name: str, directory: Path) -> None:
     good = True
     for family in lab_families(spec):
         good &= show_matrix(console, lab, family)
+    if lab.etcd.pid is None:
+        console.print("[red]etcd is not running[/red]")
+        good = False
     if not good or not all(lab.daemon_pid(number) for number in lab.host_numbers):
         sys.exit(1)
 
@@ -135,9 +164,11 @@ def execute(name: str, directory: Path, where: str, command: tuple[str, ...]) ->
     """Run COMMAND in a pod (h1-p1), a host (h1) or the underlay (net)."""
     require_root()
     lab = Lab.load(name, directory)
+    if lab.names.underlay not in lab.names.present():
+        lab.require_alive()
     netns = f"{hosts.PREFIX}-{lab.spec.name}-{where}"
     if netns not in lab.names.present():
-        known = ", ".join(n.split("-", 2)[2] for n in lab.names.present())
+        known = ", ".join(n.removeprefix(f"{hosts.PREFIX}-{name}-") for n in lab.names.present())
         raise hosts.LabError(f"no pod or host {where!r} in lab {name!r}; there are: {known}")
     # the caller's settings are of another cluster
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FLANNELD_")}
@@ -179,6 +210,10 @@ def _backend(kind: str, more: str, chosen: Mapping[str, str | None]) -> dict[str
         raise click.BadParameter(f"not JSON: {error}", param_hint="--backend-config") from None
     if not isinstance(extra, dict):
         raise click.BadParameter("not a JSON object", param_hint="--backend-config")
+    for key, value in chosen.items():
+        if value and kind != "ovs":
+            hint = f"--{key.lower()}"
+            raise click.BadParameter("only with --backend ovs", param_hint=hint)
     return {"Type": kind, **extra, **{key: value for key, value in chosen.items() if value}}
 
 

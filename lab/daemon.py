@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from lab.hosts import LabError
 from lab.time_factor import scaled
 
 READY_TIMEOUT = 30.0  # seconds for a daemon to have its lease
+STUCK_TIMEOUT = 10.0  # seconds that a daemon may complain of the same thing until it is given up
 POLL_INTERVAL = 0.02  # seconds
 
 
@@ -70,11 +73,40 @@ class LabDaemon:
             return int((self.directory / "run/ready").read_text()) == self.pid()
         return False
 
-    def wait_ready(self, timeout: float = READY_TIMEOUT) -> None:
-        """Wait for `ready`. Raises LabError with the last lines of the log."""
-        deadline = time.monotonic() + scaled(timeout)
+    def wait_ready(
+        self, timeout: float = READY_TIMEOUT, report: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Wait for `ready`. Raises LabError with the daemon's last words: it ended, or is stuck.
+
+        `report` is told what the daemon complains of meanwhile, each once.
+        """
+        started = time.monotonic()
+        complaint, since = "", started
         while not self.ready():
-            if time.monotonic() > deadline or self.pid() is None:
-                last = "\n".join(self.log().splitlines()[-5:])
-                raise LabError(f"flatmeshd on {self.host} is not ready; its log ends with:\n{last}")
+            now = time.monotonic()
+            if self.pid() is None:
+                raise LabError(f"flatmeshd on {self.host} has ended: {last_words(self.log())}")
+            if (last := last_error(self.log())) != complaint:
+                complaint, since = last, now
+                report(f"{self.host}: {complaint}")
+            stuck = complaint and now > since + scaled(STUCK_TIMEOUT)
+            if stuck or now > started + scaled(timeout):
+                words = complaint or last_words(self.log())
+                raise LabError(f"flatmeshd on {self.host} is not ready: {words}")
             time.sleep(POLL_INTERVAL)
+
+
+def last_error(log: str) -> str:
+    """The message of the last error in a daemon's log; empty: there is none."""
+    errors = [line for line in log.splitlines() if " level=error " in line]
+    return last_words(errors[-1]) if errors else ""
+
+
+def last_words(log: str) -> str:
+    """The last line that the daemon said, without what its log puts before it."""
+    lines = [line for line in log.splitlines() if line.strip()]
+    last = lines[-1] if lines else "it said nothing"
+    found = re.search(r' msg=("(?:[^"\\]|\\.)*"|\S+)', last)
+    if found is None:
+        return last.removeprefix("Error: ").removeprefix("flatmeshd: ")
+    return str(json.loads(found[1])) if found[1].startswith('"') else found[1]

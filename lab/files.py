@@ -103,5 +103,6 @@ def lab_names(directory: Path = DIRECTORY) -> list[str]:
     """Names of the labs that left a trace on this machine: files or namespaces."""
     found = {p.parent.name for p in directory.glob("*/lab.json")}
     for path in processes.NETNS_DIR.glob(f"{hosts.PREFIX}-*-net"):
-        found.add(path.name.split("-")[1])
+        if lab := hosts.lab_of(path.name):
+            found.add(lab)
     return sorted(found)

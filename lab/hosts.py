@@ -20,7 +20,10 @@ from base.errors import FlatmeshError
 from lab.processes import NETNS_DIR
 
 PREFIX = "fm"
-NAME = re.compile(r"[a-z0-9]{1,20}")
+NAME = re.compile(r"(?=.{1,20}$)[a-z0-9]+(-(?!(?:net|h[0-9]+)(?:-|$))[a-z0-9]+)*")
+"""No part after the first is `net` or `h1`: namespaces of `a-h1` would look like those of `a`."""
+NETNS_NAME = re.compile(rf"{PREFIX}-(?P<lab>.+?)-(?P<part>net|h[0-9]+(?:-.+)?)")
+"""A namespace of a lab, and what it is there."""
 UNDERLAY_IPV4 = "192.168.64"
 UNDERLAY_IPV6 = "fd00:1:"
 FIRST_HOST = 10  # host N is .10+N, so that .1 and friends stay free
@@ -37,9 +40,12 @@ class Names:
     lab: str
 
     def __post_init__(self) -> None:
-        """Refuse dashes: namespaces of lab `a-h1` would look like those of lab `a`."""
+        """Refuse names whose namespaces can't be told from another lab's."""
         if not NAME.fullmatch(self.lab):
-            raise LabError(f"lab name {self.lab!r}: use 1 to 20 lower-case letters and digits")
+            raise LabError(
+                f"lab name {self.lab!r}: use 1 to 20 lower-case letters and digits, with single "
+                "'-' between them; no part but the first may be net, or h and a number"
+            )
 
     @property
     def underlay(self) -> str:
@@ -56,8 +62,15 @@ class Names:
 
     def present(self) -> list[str]:
         """All namespaces of this lab that exist, pods first, the underlay last."""
-        names = [p.name for p in NETNS_DIR.glob(f"{PREFIX}-{self.lab}-*")]
+        found = [p.name for p in NETNS_DIR.glob(f"{PREFIX}-{self.lab}-*")]
+        names = [name for name in found if lab_of(name) == self.lab]
         return sorted(names, key=lambda n: (n == self.underlay, -n.count("-"), n))
+
+
+def lab_of(netns: str) -> str | None:
+    """Which lab a namespace belongs to; None: it is no lab's."""
+    match = NETNS_NAME.fullmatch(netns)
+    return match["lab"] if match else None
 
 
 def host_ipv4(number: int) -> str:

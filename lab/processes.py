@@ -39,9 +39,14 @@ def spawn(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**os.environ, **(environment or {})},
+            env={**surroundings(), **(environment or {})},
             start_new_session=True,
         )
+
+
+def surroundings() -> dict[str, str]:
+    """This machine's variables, without those that are for a daemon of its own."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("FLANNELD_")}
 
 
 def running(pid: int) -> bool:

@@ -20,7 +20,7 @@ def host_warnings(config: NetworkConfig, underlay: Underlay, settings: Settings)
         ("--public-ipv6", settings.public_ipv6),
     ):
         if public is not None and public not in own:
-            known = ", ".join(map(str, own))
+            known = ", ".join(str(ip) for ip in own if ip.version == public.version) or "none"
             found.append(
                 f"{flag} {public} is no address of {underlay.link} ({known}): behind 1:1 NAT that "
                 "is right, elsewhere peers don't reach this host"

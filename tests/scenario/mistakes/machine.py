@@ -115,11 +115,16 @@ def machine(tmp: Path) -> Iterator[Machine]:
         make_certificates(certs)
         (tmp / "wrong").write_text("wrong\n")
         (tmp / "wrong").chmod(0o600)
+        (tmp / "cluster.json").write_text(CONFIG)
         start_etcds(tmp, netns, certs)
+        plugins = [sys.executable, "-I", "-m", "cni.install", "--bin-dir", str(tmp / "bin")]
+        subprocess.run(plugins, check=True, capture_output=True)
         web = [sys.executable, "-m", "http.server", str(PORTS["web"]), "--bind", "127.0.0.1"]
         processes.spawn([*web, "--directory", str(certs)], netns, tmp / "web.log")
         words = {name: str(port) for name, port in PORTS.items()}
-        yield Machine(tmp, netns, {**words, "certs": str(certs), "tmp": str(tmp)})
+        yield Machine(
+            tmp, netns, {**words, "certs": str(certs), "bin": str(tmp / "bin"), "tmp": str(tmp)}
+        )
 
 
 def end_all_in(netns: str) -> None:
@@ -144,6 +149,8 @@ def start_etcds(tmp: Path, netns: str, certs: Path) -> None:
     for one in (plain, tls, users):
         one.wait()
     plain.ctl("put", "/coreos.com/network/config", CONFIG)
+    plain.ctl("put", "/large/config", CONFIG.replace('"vxlan"', '"vxlan","MTU":9000'))
+    plain.ctl("put", "/junk/config", "junk")
     users.ctl("user", "add", "root:right")
     users.ctl("user", "grant-role", "root", "root")
     users.ctl("auth", "enable")

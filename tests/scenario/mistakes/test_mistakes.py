@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from lab.time_factor import scaled
-from tests.scenario.mistakes import etcd_rows
+from tests.scenario.mistakes import command_rows, daemon_rows, etcd_rows, plugin_rows
 from tests.scenario.mistakes.machine import Answer, Machine, machine
 from tests.scenario.mistakes.row import Mistake
 
-ROWS = (*etcd_rows.ROWS,)
+ROWS = (*etcd_rows.ROWS, *daemon_rows.ROWS, *command_rows.ROWS, *plugin_rows.ROWS)
 LIMIT = 2.0
 """Seconds to the answer."""
 TRIES = 4
