@@ -7,24 +7,27 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from agent.cluster_config.check import CHECKS, check_config
+from base.command_line import explained
+from base.output import Output, documents, output_option
 from ipam.network import parse_config
 from lab import hosts, processes
 from lab.cluster import Lab, require_root
 from lab.files import DIRECTORY, lab_names
-from lab.matrix_report import lab_families, show_matrix
+from lab.listings import HOSTS, LABS, PAIRS, SECTIONS, STATUS, HostRow, host_rows, lab_rows
+from lab.matrix_report import lab_families, measure_family, show_matrix
 from lab.spec import LabSpec
 
 console = Console(highlight=False)
-if not console.is_terminal:
+if not console.is_terminal and not os.environ.get("COLUMNS"):
     console = Console(highlight=False, width=200)  # do not wrap lines in a log file
 INTERRUPTED = 128 + signal.SIGINT
 """Exit status, as shells have it."""
@@ -47,6 +50,12 @@ def lab_group() -> None:
     """Clusters on this machine: every host a network namespace."""
 
 
+@explained(
+    "flatmesh lab up",
+    "flatmesh lab up --hosts 5 --pods 4 --backend host-gw --ipv6",
+    "flatmesh lab up --name other --backend ovs --tunnel gre --mesh flow",
+    exits={1: "failed, or a pair is not reached without NAT"},
+)
 @lab_group.command()
 @name_option
 @directory_option
@@ -123,38 +132,63 @@ def up(
         sys.exit(1)
 
 
+@explained(
+    "flatmesh lab status",
+    "flatmesh lab status -o json | jq '.pairs[] | select(.rtt == null)'",
+    exits={1: "a daemon or etcd does not run, a pair is not reached without NAT; or it can't look"},
+)
 @lab_group.command()
 @name_option
 @directory_option
-def status(name: str, directory: Path) -> None:
+@output_option(STATUS, SECTIONS)
+def status(name: str, directory: Path, output: Output) -> None:
     """Show a lab's hosts, pods and reachability."""
     require_root()
     lab = Lab.load(name, directory)
     lab.require_alive()
     spec = lab.spec
-    table = Table(title=f"lab {name}, backend {spec.backend['Type']}", title_justify="left")
-    for column in ("host", "underlay", "daemon", "subnet", "pods"):
-        table.add_column(column)
-    for number in lab.host_numbers:
-        pid = lab.daemon_pid(number)
-        table.add_row(
-            f"h{number}",
-            hosts.host_ipv4(number) if spec.ipv4 else hosts.host_ipv6(number),
-            f"pid {pid}" if pid else "[red]not running[/red]",
-            _subnets(lab.host_dir(number) / "run/subnet.env"),
-            ", ".join(f"{p.name} {' '.join(p.addresses)}" for p in lab.pods if p.host == number),
-        )
-    console.print(table)
-    good = True
-    for family in lab_families(spec):
-        good &= show_matrix(console, lab, family)
-    if lab.etcd.pid is None:
-        console.print("[red]etcd is not running[/red]")
-        good = False
-    if not good or not all(lab.daemon_pid(number) for number in lab.host_numbers):
+    rows = host_rows(lab)
+    if output.machine:
+        good = _write_status(lab, rows, output)
+    else:
+        output.table(HOSTS, rows, title=f"lab {name}, backend {spec.backend['Type']}")
+        good = True
+        for family in lab_families(spec):
+            console.print()
+            good &= show_matrix(console, lab, family, whole=output.format == "wide")
+        if lab.etcd.pid is None:
+            console.print("[red]etcd is not running[/red]")
+            good = False
+    if not good or not all(row.daemon_pid for row in rows):
         sys.exit(1)
 
 
+def _write_status(lab: Lab, rows: Sequence[HostRow], output: Output) -> bool:
+    """Print the status for programs; returns whether every pair is right."""
+    progress = Console(stderr=True)
+    found = [
+        (family, result)
+        for family in lab_families(lab.spec)
+        for result in measure_family(progress, lab, family)
+    ]
+    pairs = [{"family": family, **asdict(result)} for family, result in found]
+    output.write(
+        {
+            "name": lab.spec.name,
+            "backend": lab.spec.backend["Type"],
+            "etcd_pid": lab.etcd.pid,
+            "hosts": documents(HOSTS, rows),
+            "pairs": documents(PAIRS, pairs),
+        }
+    )
+    return lab.etcd.pid is not None and all(result.good for _, result in found)
+
+
+@explained(
+    "flatmesh lab exec h1-p1 ping -c 1 10.5.2.2",
+    "flatmesh lab exec h1 flatmesh lease list",
+    exits={0: "COMMAND returned 0; its other exit statuses are returned, too"},
+)
 @lab_group.command("exec", context_settings={"ignore_unknown_options": True})
 @name_option
 @directory_option
@@ -179,6 +213,7 @@ def execute(name: str, directory: Path, where: str, command: tuple[str, ...]) ->
     os.execvpe(argv[0], argv, environment)
 
 
+@explained("flatmesh lab down", "flatmesh lab down --all")
 @lab_group.command()
 @name_option
 @directory_option
@@ -195,12 +230,13 @@ def down(name: str, directory: Path, every: bool) -> None:
         console.print(f"lab {lab!r} is gone")
 
 
+@explained("flatmesh lab list", "flatmesh lab list -o json")
 @lab_group.command("list")
 @directory_option
-def list_labs(directory: Path) -> None:
+@output_option(LABS)
+def list_labs(directory: Path, output: Output) -> None:
     """List the labs that left a trace on this machine."""
-    for lab in lab_names(directory):
-        console.print(lab)
+    output.show(lab_rows(directory))
 
 
 def _backend(kind: str, more: str, chosen: Mapping[str, str | None]) -> dict[str, Any]:
@@ -215,13 +251,3 @@ def _backend(kind: str, more: str, chosen: Mapping[str, str | None]) -> dict[str
             hint = f"--{key.lower()}"
             raise click.BadParameter("only with --backend ovs", param_hint=hint)
     return {"Type": kind, **extra, **{key: value for key, value in chosen.items() if value}}
-
-
-def _subnets(subnet_env: Path) -> str:
-    try:
-        lines = subnet_env.read_text().splitlines()
-    except OSError:
-        return "[red]no lease[/red]"
-    values = dict(line.split("=", 1) for line in lines if "=" in line)
-    names = ("FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET")
-    return " ".join(values[name] for name in names if name in values)

@@ -24,7 +24,7 @@ OWN_DEFAULTS = 'mount -t tmpfs none /etc/default && cp "$0" /etc/default/flatmes
 @pytest.fixture(scope="module")
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with running_lab(
-        request.config, tmp_path_factory.mktemp("lab"), hosts=2, pods_per_host=0
+        request.config, tmp_path_factory.mktemp("lab"), hosts=2, pods_per_host=1
     ) as one:
         yield one
 
@@ -169,3 +169,25 @@ def test_release_takes_a_host(lab: Lab) -> None:
     finally:
         lab.start_daemon(2)
         lab.daemon(2).wait_ready()
+
+
+def test_lab_status_is_for_people_and_programs(lab: Lab) -> None:
+    def status(*arguments: str) -> subprocess.CompletedProcess[str]:
+        which = ("--dir", str(lab.directory.parent), "--name", lab.spec.name)
+        return subprocess.run(
+            [lab.spec.python, "-I", "-m", "cli.main", "lab", "status", *which, *arguments],
+            env={**os.environ, "COLUMNS": "80"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    found = json.loads(status("-o", "json").stdout)
+    assert [one["host"] for one in found["hosts"]] == ["h1", "h2"]
+    assert found["hosts"][0]["daemon_pid"] == lab.daemon_pid(1)
+    assert [one["name"] for one in found["hosts"][0]["pods"]] == ["h1-p1"]
+    assert all(pair["rtt"] > 0 and not pair["nat"] for pair in found["pairs"])
+    table = status()
+    assert table.returncode == 0, table.stdout
+    assert "h1-p1" in table.stdout
+    assert max(map(len, table.stdout.splitlines())) <= 80
