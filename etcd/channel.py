@@ -116,6 +116,7 @@ class EtcdChannel:
         self._token: str | None = None
         self._login_lock = asyncio.Lock()
         self._urls = tuple(endpoints)
+        self._patience = first_contact.Patience(self.where)
         self._answered = False
         """Whether any member has answered; until then it is told why none does."""
 
@@ -230,7 +231,10 @@ class EtcdChannel:
                 ) from None
 
     async def _noted(self, once: Callable[[], Awaitable[Answer]]) -> Answer:
-        result = await once()
+        if self._answered:
+            return await once()
+        with self._patience.waiting():
+            result = await once()
         self._answered = True
         return result
 

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import ssl
 import threading
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from etcd.errors import EtcdUnavailableError
 
 TIMEOUT = 1.2  # seconds for names and TCP; a SYN that was lost is sent again after 1 s
+SLOW = 1.2  # seconds without an answer that are told
 PAUSES = (0.1, 0.3)  # seconds before the second and the third try
 ANSWER_TIMEOUT = 0.5  # seconds for one look at what speaks there
+log = logging.getLogger("etcd.client")
 ANSWER = b'"etcdserver"'  # in what etcd answers to GET /version
 
 
@@ -56,6 +60,28 @@ async def _require_one(endpoints: Sequence[str], within: float) -> None:
         reasons.setdefault(str(task.result()), []).append(url)
     told = [f"etcd {','.join(urls)}: {reason}" for reason, urls in reasons.items()]
     raise EtcdUnavailableError("; ".join(told))
+
+
+@dataclass(slots=True)
+class Patience:
+    """Says once that an answer is waited for, when that lasts longer than people expect."""
+
+    where: str
+    _told: bool = False
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The block is the waiting."""
+        timer = asyncio.get_running_loop().call_later(SLOW, self._tell)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _tell(self) -> None:
+        if not self._told:
+            self._told = True
+            log.warning("etcd %s takes connections, but has not answered yet: waiting", self.where)
 
 
 async def wrong_protocol(endpoints: Sequence[str]) -> str | None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from lab.ovs_server import OvsServer
 from lab.runtime import PodInterface, Runtime
 from lab.spec import LabPod, LabSpec
 
+PROGRESS_INTERVAL = 1.5  # seconds between two lines about a step that lasts
 Report = Callable[[str], None]
 """Told each step while a lab is made."""
 
@@ -96,20 +98,41 @@ class Lab:
             self.configure(self.spec.cluster_config())
             if self.spec.backend["Type"] == "ovs":
                 self.report("ovsdb-server and ovs-vswitchd on each host")
-                for number in self.host_numbers:
+                for number in self._told_of_each("hosts have theirs", self.host_numbers):
                     self.ovs(number).start()
             self.report("CNI plugins")
             self.install_plugins()
             self.report(f"flatmeshd on each host, backend {self.spec.backend['Type']}")
-            for number in self.host_numbers:
+            for number in self._told_of_each("daemons are started", self.host_numbers):
                 self.start_daemon(number)
-            for number in self.host_numbers:
-                self.daemon(number).wait_ready(report=self.report)
+            self._wait_all_ready()
             self.report(f"{self.spec.pods_per_host} pods on each host, by the CNI plugin")
-            for number in self.host_numbers:
+            for number in self._told_of_each("hosts have their pods", self.host_numbers):
                 for pod in range(1, self.spec.pods_per_host + 1):
                     self.add_pod(number, f"p{pod}")
             self.files.write(self.spec, complete=True)
+
+    def _wait_all_ready(self) -> None:
+        told = time.monotonic()
+
+        def meanwhile() -> None:
+            nonlocal told
+            if time.monotonic() > told + PROGRESS_INTERVAL:
+                told = time.monotonic()
+                done = sum(map(self.ready, self.host_numbers))
+                self.report(f"{done} of {self.spec.hosts} hosts are ready")
+
+        for number in self.host_numbers:
+            self.daemon(number).wait_ready(report=self.report, meanwhile=meanwhile)
+
+    def _told_of_each(self, what: str, numbers: range) -> Iterator[int]:
+        """The numbers; while that lasts, how many are done is reported."""
+        told = time.monotonic()
+        for done, number in enumerate(numbers):
+            if time.monotonic() > told + PROGRESS_INTERVAL:
+                told = time.monotonic()
+                self.report(f"{done} of {len(numbers)} {what}")
+            yield number
 
     def down(self) -> None:
         """Remove every trace of it, whatever state it is in. Nothing there is no error."""
@@ -341,9 +364,12 @@ class Lab:
         names = self.names.present()
         # twice: a daemon may have started a process while it was being ended
         for _ in range(2):
-            processes.stop(processes.in_namespaces(names))
-        for name in names:
-            hosts.remove(name)
+            found = processes.in_namespaces(names)
+            if found:
+                self.report(f"ending {len(found)} processes")
+            processes.stop(found)
+        for done in self._told_of_each("network namespaces are removed", range(len(names))):
+            hosts.remove(names[done])
         self.files.remove()
 
 

@@ -226,7 +226,7 @@ def down(name: str, directory: Path, every: bool) -> None:
         console.print(f"there is no lab {name!r}; nothing to do")
         return
     for lab in names:
-        Lab(LabSpec(lab), directory).down()
+        Lab(LabSpec(lab), directory, console.print).down()
         console.print(f"lab {lab!r} is gone")
 
 

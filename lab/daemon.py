@@ -74,11 +74,14 @@ class LabDaemon:
         return False
 
     def wait_ready(
-        self, timeout: float = READY_TIMEOUT, report: Callable[[str], None] = lambda _: None
+        self,
+        timeout: float = READY_TIMEOUT,
+        report: Callable[[str], None] = lambda _: None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
         """Wait for `ready`. Raises LabError with the daemon's last words: it ended, or is stuck.
 
-        `report` is told what the daemon complains of meanwhile, each once.
+        `report` is told what the daemon complains of, each once; `meanwhile` is called often.
         """
         started = time.monotonic()
         complaint, since = "", started
@@ -93,6 +96,7 @@ class LabDaemon:
             if stuck or now > started + scaled(timeout):
                 words = complaint or last_words(self.log())
                 raise LabError(f"flatmeshd on {self.host} is not ready: {words}")
+            meanwhile()
             time.sleep(POLL_INTERVAL)
 
 

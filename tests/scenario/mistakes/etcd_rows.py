@@ -113,6 +113,15 @@ ROWS = (
     ),
     *(
         Mistake(
+            f"{command}: etcd hangs",
+            f"{command} --etcd-endpoints=http://127.0.0.1:{{silent}}",
+            "etcd http://127.0.0.1:{silent} takes connections, but has not answered yet: waiting",
+            status=None,
+        )
+        for command in ("flatmesh config show", "flatmeshd", "flatmeshd --dry-run")
+    ),
+    *(
+        Mistake(
             f"endpoint with {name}",
             f"flatmesh config show --etcd-endpoints={url}",
             f"--etcd-endpoints: '{url}' is not http(s)://HOST:PORT",

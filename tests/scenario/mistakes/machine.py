@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -17,12 +18,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hostnet.netns import run_in
 from lab import hosts, processes
 from lab.etcd_server import EtcdServer
 from lab.time_factor import scaled
 from tests.scenario.mistakes.row import Mistake
 
-PORTS = {"etcd": 2379, "tls": 2479, "users": 2579, "web": 8080}
+PORTS = {"etcd": 2379, "tls": 2479, "users": 2579, "web": 8080, "silent": 2700}
 PROGRAMS = {
     "flatmesh": (sys.executable, "-I", "-m", "cli.main"),
     "flatmeshd": (sys.executable, "-I", "-m", "agent.main"),
@@ -121,10 +123,20 @@ def machine(tmp: Path) -> Iterator[Machine]:
         subprocess.run(plugins, check=True, capture_output=True)
         web = [sys.executable, "-m", "http.server", str(PORTS["web"]), "--bind", "127.0.0.1"]
         processes.spawn([*web, "--directory", str(certs)], netns, tmp / "web.log")
+        stack.enter_context(silent_port(netns))
         words = {name: str(port) for name, port in PORTS.items()}
         yield Machine(
             tmp, netns, {**words, "certs": str(certs), "bin": str(tmp / "bin"), "tmp": str(tmp)}
         )
+
+
+def silent_port(netns: str) -> socket.socket:
+    """A port that takes connections, and answers nothing: a program that hangs."""
+
+    def opened() -> socket.socket:
+        return socket.create_server(("127.0.0.1", PORTS["silent"]))
+
+    return run_in(processes.NETNS_DIR / netns, opened)
 
 
 def end_all_in(netns: str) -> None:
