@@ -27,30 +27,37 @@ if [ -e /etc/machine-id ]; then # systemd would write one that it can't read
     cp /etc/machine-id /run/machine-id
     mount --bind /run/machine-id /etc/machine-id
 fi
+if [ -n "$2" ]; then # what is written to these directories is gone with the namespace
+    for name in opt usr/local etc var/lib; do
+        mkdir -p /run/over/$name/upper /run/over/$name/work
+        mount -t overlay overlay /$name \
+            -o lowerdir=/$name,upperdir=/run/over/$name/upper,workdir=/run/over/$name/work
+    done
+fi
 for name in boot sysinit basic shutdown network-online multi-user; do
     printf '[Unit]\nDescription=%s\nDefaultDependencies=no\nAllowIsolate=yes\n' $name \
         >"$1/$name.target"
 done
-SYSTEMD_UNIT_PATH="$1" container=other exec /lib/systemd/systemd --system \
+SYSTEMD_UNIT_PATH="$1:/etc/systemd/system" container=other exec /lib/systemd/systemd --system \
     --unit=boot.target --log-target=console --log-level=info
 """
 
 
 @dataclass
 class Systemd:
-    """It reads units from `units` alone."""
+    """It reads units from `units`, and from /etc/systemd/system."""
 
     units: Path
     netns: str
     log: Path
     _pid: int = field(default=0, init=False)
 
-    def start(self, cgroup: Path) -> None:
+    def start(self, cgroup: Path, *, own_files: bool) -> None:
         cgroup.mkdir()
         # into the cgroup before unshare, so that it is the root of the new cgroup namespace
         join = f'echo $$ >{cgroup}/cgroup.procs; exec "$@"'
         unshare = ("unshare", "--mount", "--pid", "--fork", "--uts", "--ipc", "--cgroup")
-        boot = ("sh", "-c", BOOT, "sh", str(self.units))
+        boot = ("sh", "-c", BOOT, "sh", str(self.units), "yes" if own_files else "")
         argv = ["sh", "-c", join, "sh", *unshare, "--kill-child", *boot]
         self._unshare = processes.spawn(argv, self.netns, self.log)
 
@@ -60,10 +67,14 @@ class Systemd:
             self._pid = int((children.read_text().split() or ["0"])[0])
         return bool(self._pid) and "boot.target" in self.ctl("list-units", "--state=active")
 
+    @property
+    def enter(self) -> tuple[str, ...]:
+        """A command's prefix; its network stays the caller's."""
+        return ("nsenter", f"--target={self._pid}", "--mount", "--pid", "--ipc", "--cgroup", "--")
+
     def ctl(self, *arguments: str, check: bool = False) -> str:
-        enter = ("nsenter", f"--target={self._pid}", "--mount", "--pid", "--ipc", "--cgroup", "--")
         done = subprocess.run(
-            [*enter, "systemctl", "--no-pager", *arguments],
+            [*self.enter, "systemctl", "--no-pager", *arguments],
             capture_output=True,
             text=True,
             check=False,
@@ -98,7 +109,7 @@ class Systemd:
 @pytest.fixture
 def make_systemd(
     tmp_path: Path, eventually: Callable[..., None]
-) -> Iterator[Callable[[str], Systemd]]:
+) -> Iterator[Callable[..., Systemd]]:
     """Boot one in a network namespace. Skips the test where there is no hierarchy for it."""
     cgroup = next((root for root in CGROUPS if (root / "cgroup.procs").exists()), None)
     if cgroup is None:
@@ -106,12 +117,12 @@ def make_systemd(
     cgroup /= f"fm{secrets.token_hex(4)}"
     started: list[Systemd] = []
 
-    def make(netns: str) -> Systemd:
+    def make(netns: str, *, own_files: bool = False) -> Systemd:
         units = tmp_path / "units"
         units.mkdir()
         made = Systemd(units, netns, tmp_path / "systemd.log")
         started.append(made)
-        made.start(cgroup)
+        made.start(cgroup, own_files=own_files)
         eventually(made.booted, "systemd has booted", timeout=30.0)
         return made
 

@@ -44,7 +44,7 @@ def install(systemd: Systemd, lab: Lab) -> None:
 
 
 def test_the_service_under_systemd(
-    make_lab: Callable[..., Lab], make_systemd: Callable[[str], Systemd], eventually: Eventually
+    make_lab: Callable[..., Lab], make_systemd: Callable[..., Systemd], eventually: Eventually
 ) -> None:
     lab = make_lab(hosts=1, pods_per_host=0)
     lab.stop_daemon(1)
