@@ -21,6 +21,7 @@ from rich.console import Console
 from agent.controllers.host_firewall import WantedAccepts, look
 from base.command_line import explained
 from base.paths import CNI_BIN_DIR
+from cli import networkd
 from cni.host import host_from_environment, socket_path
 from cni.install import EXECUTABLES
 from flannel.udp.backend import NOT_COMPILED
@@ -118,6 +119,14 @@ def gateways() -> Iterator[Finding]:
         yield Finding("pods' gateway", good=False, text=text, fatal=fatal)
 
 
+def device_managers() -> Iterator[Finding]:
+    """Whether another program removes routes of ours from the underlay's device."""
+    if networkd.networkd_runs() and (settings := networkd.removes()):
+        what = f"removes others' routes and rules from its devices ({', '.join(settings)})"
+        text = f"{what}; to have it leave them alone: {networkd.mend()}"
+        yield Finding("systemd-networkd", good=False, text=text, fatal=False)
+
+
 def tools() -> Iterator[Finding]:
     """Programs and parts that only some backends need."""
     compiled = find_spec("flannel.udp._plane") is not None
@@ -147,7 +156,7 @@ def doctor() -> None:
         console.print(f"[green]ok [/green]  kernel {os.uname().release}, nexthop objects {kind}")
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         *(kernel_kinds, nft, host),
-        *(gateways, tools),
+        *(gateways, device_managers, tools),
     )
     for check in checks:
         for finding in check():

