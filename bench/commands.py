@@ -70,6 +70,11 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     help="With --between: the command on the hosts.",
 )
 @click.option(
+    "--underlay",
+    default="",
+    help="With --between: HOST2's address there.  [that of its default route]",
+)
+@click.option(
     "--serve-options", default="", help="With --between: options of `flatmesh bench serve` there."
 )
 @click.option("--name", default="bench", show_default=True, help="Begins the names of labs.")
@@ -87,6 +92,7 @@ def bench_group(
     between: str | None,
     shell: str,
     flatmesh: str,
+    underlay: str,
     serve_options: str,
     name: str,
 ) -> None:
@@ -123,7 +129,13 @@ def bench_group(
     elif between is not None:
         result = real_hosts.measured(
             real_hosts.BetweenSettings(
-                host_pair(between), how_long, calls, shell, flatmesh, tuple(serve_options.split())
+                host_pair(between),
+                how_long,
+                calls,
+                shell,
+                flatmesh,
+                tuple(serve_options.split()),
+                underlay,
             )
         )
     else:

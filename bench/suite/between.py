@@ -57,6 +57,8 @@ class BetweenSettings:
     """The command there."""
     options: tuple[str, ...] = ()
     """For `flatmesh bench serve`."""
+    underlay: str = ""
+    """The receiving host's address on the underlay; empty: that of its default route."""
 
     def remote(self, host: str, *command: str) -> tuple[str, ...]:
         """Return the command line that runs a command on a host. Raises BetweenError."""
@@ -112,7 +114,10 @@ def _paths(settings: BetweenSettings, ends: Sequence[EndReport]) -> list[Traffic
 def _served(settings: BetweenSettings, host: str, *, listen: bool) -> Iterator[EndReport]:
     """Run `flatmesh bench serve` on a host. Raises BetweenError."""
     words = (*shlex.split(settings.flatmesh), "bench", "serve", f"--calls={settings.calls}")
-    argv = settings.remote(host, *words, *settings.options, *(["--listen"] if listen else []))
+    more = ["--listen"] if listen else []
+    if listen and settings.underlay:
+        more.append(f"--underlay={settings.underlay}")
+    argv = settings.remote(host, *words, *settings.options, *more)
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         output = cast("IO[str]", process.stdout)

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.suite.document import RunResult
-from bench.suite.figures import CALLS, TRAFFIC, Figure
-from bench.suite.goals import MET, MISSED, Verdict
+from bench.suite.figures import BY_NAME, CALLS, TRAFFIC, Figure
+from bench.suite.goals import GOALS, MET, MISSED, Goal, Verdict
 from bench.suite.subjects import OURS, PLUGINS, RAW, REFERENCE
 
 WIDTH = 80  # columns
@@ -120,8 +120,11 @@ def markdown(result: RunResult, chart: str, source: str) -> str:
     lines += ["", *_calls(result)]
     met = sum(verdict.verdict == MET for verdict in result.verdicts)
     lines += [
-        f"In brackets the ratio to the raw underlay in the same round; {about['rounds']} rounds, "
-        f"medians. {met} of {len(result.verdicts)} [goals](docs/bench.md#goals) met"
+        (
+            "In brackets the ratio to the raw underlay in the same round; "
+            f"{about['rounds']} rounds, medians."
+        ),
+        f"{met} of {len(result.verdicts)} [goals](docs/bench.md#goals) met"
         + _not_met(result.verdicts)
         + ".",
         (
@@ -131,6 +134,16 @@ def markdown(result: RunResult, chart: str, source: str) -> str:
             f"[all samples]({source})."
         ),
     ]
+    return "\n".join(lines) + "\n"
+
+
+def goals_markdown(goals: Sequence[Goal] = GOALS) -> str:
+    """Return the table of docs/bench.md."""
+    lines = ["| | figure | ratio | to | because |", "|---|---|---|---|---|"]
+    for goal in goals:
+        title, sign = BY_NAME[goal.figure].title, "≥" if goal.at_least else "≤"
+        limit = f"{sign} {goal.limit:.2f}"
+        lines.append(f"| {goal.subject} | {title} | {limit} | {goal.baseline} | {goal.source} |")
     return "\n".join(lines) + "\n"
 
 
@@ -168,4 +181,4 @@ def _not_met(verdicts: Sequence[Verdict]) -> str:
         for verdict in verdicts
         if verdict.verdict != MET and verdict.ratio
     ]
-    return f" ({'; '.join(texts)})" if texts else ""
+    return f"; {'; '.join(texts)}" if texts else ""

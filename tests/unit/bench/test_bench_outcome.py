@@ -33,6 +33,10 @@ def test_the_readme_shows_the_committed_run(result: RunResult) -> None:
     assert (REPOSITORY / "docs/bench/bench.svg").read_text() == chart.drawn(result).svg()
 
 
+def test_the_documented_goals_are_those_that_judge() -> None:
+    assert table.goals_markdown() in (REPOSITORY / "docs/bench.md").read_text()
+
+
 def test_a_file_says_the_same_after_it_was_read(result: RunResult, tmp_path: Path) -> None:
     outcome.write(result, tmp_path)
     assert json.loads((tmp_path / "bench.json").read_text()) == json.loads(result.to_json())
