@@ -18,7 +18,7 @@ from cli.cluster import cluster_options, with_registry
 from etcd.client import Etcd
 from ipam.etcd_origin import origin_of
 from ipam.host_records import HostRecord, list_host_records
-from ipam.lease import Lease, parse_key
+from ipam.lease import Lease, LeaseError, parse_key
 from ipam.registry import Registry
 
 AT_ONCE = 64  # calls to etcd that wait for an answer
@@ -167,7 +167,10 @@ def subnets_of(text: str) -> tuple[IPv4Network | None, IPv6Network | None]:
     Those of a dual stack lease are separated by `,` or `&`. Raises LeaseError.
     """
     parts = text.replace(",", "&").replace("/", "-").split("&")
-    return parse_key("&".join(part.strip() for part in parts))
+    try:
+        return parse_key("&".join(part.strip() for part in parts))
+    except LeaseError as error:
+        raise LeaseError(f"{text!r} is no subnet such as 10.5.1.0/24 ({error})") from None
 
 
 @explained(

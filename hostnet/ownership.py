@@ -25,6 +25,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PROTOCOL = 102
+TRIAL_LINK = "flatmesh-try"
+"""A device that is made and taken away at once, to see whether the kernel would."""
 LINK_ALIAS = "flatmesh"
 POD_ALIAS = "flatmesh-pod"
 """Prefix of the alias of links made for pods; never swept by `hostnet.apply.reconcile`."""

@@ -17,10 +17,8 @@ from hostnet.kinds.link_messages import change_link, delete_link, settings
 from hostnet.kinds.links.vxlan import IFLA_VXLAN_ID, IFLA_VXLAN_PORT, Vxlan, VxlanKind
 from hostnet.netlink.attributes import u32
 from hostnet.netlink.socket import NetlinkError
-from hostnet.ownership import LINK_ALIAS
+from hostnet.ownership import LINK_ALIAS, TRIAL_LINK
 from hostnet.port_owner import port_owner
-
-NAME = "flatmesh-try"
 
 
 def vxlan_obstacle(wanted: Iterable[Vxlan], ours: Collection[str]) -> str | None:
@@ -81,10 +79,11 @@ def _try(kernel: Kernel, wanted: Vxlan) -> None:
     """Raises NetlinkError."""
     sock = kernel.socket
     with contextlib.suppress(NetlinkError):  # of a daemon that was killed meanwhile
-        sock.request(delete_link(NAME), f"ip link del {NAME}")
-    request = VxlanKind().add(NAME, settings(name=NAME), wanted, kernel.view.index)
-    sock.request(request, f"ip link add {NAME} type vxlan id {wanted.vni}")
+        sock.request(delete_link(TRIAL_LINK), f"ip link del {TRIAL_LINK}")
+    request = VxlanKind().add(TRIAL_LINK, settings(name=TRIAL_LINK), wanted, kernel.view.index)
+    sock.request(request, f"ip link add {TRIAL_LINK} type vxlan id {wanted.vni}")
     try:
-        sock.request(change_link(NAME, up=True), f"ip link set {NAME} up")
+        sock.request(change_link(TRIAL_LINK, up=True), f"ip link set {TRIAL_LINK} up")
     finally:
-        sock.request(delete_link(NAME), f"ip link del {NAME}")
+        with contextlib.suppress(NetlinkError):  # another thread tries, too, and took it away
+            sock.request(delete_link(TRIAL_LINK), f"ip link del {TRIAL_LINK}")

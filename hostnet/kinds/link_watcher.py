@@ -9,7 +9,7 @@ from hostnet.kinds.link_messages import RTM_DELLINK, RTM_NEWLINK, dump_links, pa
 from hostnet.kinds.watcher import NETLINK_ROUTE, WatchView, is_of_a_pod
 from hostnet.netlink.buffers import Part
 from hostnet.netlink.socket import NetlinkSocket
-from hostnet.ownership import OVERLAY_KINDS
+from hostnet.ownership import OVERLAY_KINDS, TRIAL_LINK
 
 COMPARED = ("name", "kind", "mtu", "mac", "alias", "master", "addrgenmode", "vlan_filtering")
 
@@ -33,6 +33,8 @@ class LinkWatcher:
         if part[0][part[1]] == socket.AF_BRIDGE:
             return None  # a bridge port's settings, not a device
         link = parse_link(part)
+        if link.name == TRIAL_LINK:
+            return None  # a look at the kernel that it tells of would have the next one follow
         before = view.links.get(link.index)
         if message == RTM_DELLINK:
             view.links.pop(link.index, None)

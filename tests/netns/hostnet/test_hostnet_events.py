@@ -16,6 +16,7 @@ from hostnet.kinds.neighbour import Neighbour
 from hostnet.kinds.nft_table import NftTable
 from hostnet.kinds.route_messages import Route
 from hostnet.netlink.address_messages import Address
+from hostnet.ownership import TRIAL_LINK
 from hostnet.state import HostState, merge
 
 BASE = HostState(
@@ -201,3 +202,13 @@ def test_deletions_of_a_plan_are_not_reported_and_those_of_others_are(
 def test_drain_never_waits_and_is_empty_when_nothing_happened(monitor: Monitor) -> None:
     monitor.drain()
     assert monitor.drain() == []
+
+
+def test_a_device_that_is_only_tried_is_no_reason_to_look_again(netns: str) -> None:
+    """Else a tunnel that can't be made would be tried, and so told of, without an end."""
+    run(netns, "link add eth0 type veth peer name eth1")
+    with Monitor(netns) as monitor:
+        run(netns, f"link add {TRIAL_LINK} type vxlan id 7 dstport 8473 dev eth0")
+        run(netns, f"link set {TRIAL_LINK} up")
+        run(netns, f"link del {TRIAL_LINK}")
+        assert [one for one in everything_said(monitor, netns) if TRIAL_LINK in one] == []

@@ -34,6 +34,12 @@ USAGE = {
     "resync": ("--resync=0", "is not in the range x>=1"),
     "log level": ("--log-level=loud", "debug"),
     "boolean": ("--ip-masq=banana", "'banana' is not a valid boolean"),
+    "misspelt flag": ("--ifac=eth0", "No such option '--ifac'. (Did you mean one of: "),
+    "flag of flanneld for a file": (
+        "--net-config-path=/x",
+        "write that file to etcd: flatmesh config set - < FILE",
+    ),
+    "flag of flanneld for Kubernetes": ("--kube-subnet-mgr", "leases are in etcd only: run an"),
     "argument": ("banana", "Got unexpected extra argument (banana)"),
 }
 PLANS = {
