@@ -58,6 +58,8 @@ class Change(Flag):
     """Something was taken from the table that guards what pods send."""
     POD_LINKS = auto()
     """A pod's link, or a bridge that pods are ports of, was changed by another program."""
+    SERVICES = auto()
+    """A service or an endpoint came, went or changed."""
     CLOCK = auto()
     """Some seconds have passed: for what nobody tells the changes of."""
 

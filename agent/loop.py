@@ -177,7 +177,7 @@ class HostController:
         """Another program changed what the data plane made. From any thread."""
         if not self._loop.is_closed():
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._changed, Change.DATA_PLANE, ["data plane"])
+                self._loop.call_soon_threadsafe(self.changed, Change.DATA_PLANE, ["data plane"])
 
     # -- the loop ------------------------------------------------------------------------
 
@@ -238,7 +238,7 @@ class HostController:
                     await asyncio.sleep(BUSY_INTERVAL)
                 elif reasons:
                     self._find_underlay = True
-                    self._changed(change, reasons)
+                    self.changed(change, reasons)
                     self._bring_up_to_date()
         finally:
             self._loop.remove_reader(descriptor)
@@ -259,7 +259,7 @@ class HostController:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(CLOCK_INTERVAL)
-            self._changed(Change.CLOCK, ["clock"])
+            self.changed(Change.CLOCK, ["clock"])
             if any(refusal.reason == IN_USE for refusal in self._claims.refused.values()):
                 self._find_underlay = True  # what was in the way may be gone
                 self._bring_up_to_date()
@@ -269,7 +269,8 @@ class HostController:
             self.last_beat = time.monotonic()
             await asyncio.sleep(HEARTBEAT_INTERVAL)
 
-    def _changed(self, change: Change, reasons: list[str]) -> None:
+    def changed(self, change: Change, reasons: list[str]) -> None:
+        """Mark the controllers that depend on a change. In the event loop."""
         for runner in self.runners:
             runner.mark(change, reasons=reasons)
 

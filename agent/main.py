@@ -35,6 +35,7 @@ from agent.leases.machine_mark import doubt_copied_state, this_machine
 from agent.loop import HostController
 from agent.pod_server import serve_pods
 from agent.preflight import LOCK_FILE, make_directory
+from agent.services.feed import start_following
 from agent.settings import (
     AddressType,
     AnyAddressType,
@@ -272,13 +273,14 @@ def host_controller(
         (resources.overlay, Change.KERNEL),
         (resources.forwarding, Change.NFTABLES),
         (resources.encryption, Change.NFTABLES),
+        (resources.services, Change.NFTABLES),
         (resources.forward_chains, Change.FIREWALL),
         (resources.pod_guard, Change.GUARD),
         (resources.redirect, Change.REDIRECT),
         (resources.pod_links, Change.POD_LINKS),
         (resources.pod_tables, Change.POD_LINKS),
     )
-    return HostController(
+    host = HostController(
         settings,
         source,
         make_controllers(resources),
@@ -287,6 +289,10 @@ def host_controller(
         stack.enter_context(Kernel()),
         lambda: resources.etcd.addresses(again=False),
     )
+    resources.feed.on_change = lambda: host.changed(Change.SERVICES, ["services changed"])
+    followed = settings.etcd if settings.lease_source == "etcd" else None
+    start_following(followed, resources.feed, stack)
+    return host
 
 
 def main() -> None:

@@ -33,6 +33,8 @@ POD_ALIAS = "flatmesh-pod"
 NFT_TABLE = "flatmesh"
 ENCRYPTION_TABLE = "flatmesh_encryption"
 """Its own, as it outlives the other one and the daemon (`flannel.encryption`)."""
+SERVICES_TABLE = "flatmesh_services"
+"""The load balancer's; there is none while no service is configured."""
 OVERLAY_KINDS = frozenset({"vxlan", "wireguard", "tun"})
 """Kinds of device that exist for an overlay only: what is on one of ours is ours."""
 
@@ -71,3 +73,11 @@ ENCRYPTION = Mark(
     kinds=frozenset({"table"}),
 )
 """What keeps pods' packets from leaving unencrypted."""
+SERVICES = Mark(
+    protocol=103,
+    alias="flatmesh-services",
+    tables=frozenset({("inet", SERVICES_TABLE)}),
+    kinds=frozenset({"route", "table", "set", "element"}),
+)
+"""The load balancer: its table and maps, and the routes by which hosts send to virtual addresses.
+103 is unassigned, as 102 is: flatmesh's other routes are swept on their own."""

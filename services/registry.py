@@ -90,8 +90,15 @@ class ServiceRegistry:
         wanted = with_addresses(service, stored, self.networks, taken)
         claims = self.keys.claims(wanted)
         conditions = {key: _revision(before)}
+        chosen = self.keys.claims(wanted) - self.keys.claims(service)
+        chosen -= self.keys.claims(stored) if stored is not None else frozenset()
         for claim in sorted(claims):
-            conditions |= await self._free_or_ours(claim, service.name)
+            try:
+                conditions |= await self._free_or_ours(claim, service.name)
+            except ServiceError:
+                if claim in chosen:  # another has just taken the address that was free
+                    return None
+                raise
         gone = await self._ours(self.keys.claims(stored) - claims if stored else (), service.name)
         value, name = codec.format_service(wanted), service.name.encode()
         transaction = Transaction(

@@ -23,9 +23,11 @@ from agent.controllers.pod_guard import PodGuardController, concerns_guard
 from agent.controllers.pod_wiring import PodWiringController
 from agent.controllers.publish import PublishController
 from agent.controllers.ready import ReadyController
+from agent.controllers.services import ServicesController
 from agent.data_plane_owner import DataPlaneOwner
 from agent.etcd_addresses import EtcdAddresses
 from agent.kernel_applier import KernelApplier
+from agent.services.feed import ServiceFeed
 from agent.settings import Settings
 from cni.config.bridge_config import DEFAULT_BRIDGE
 from cni.host import PluginHost
@@ -33,7 +35,7 @@ from cni.wiring.firewall import concerns_pods
 from hostnet.iptables.watch import concerns_forwarding
 from hostnet.kinds.foreign.pod_links import PodLinkWatch
 from hostnet.nft.watch import NftWatch
-from hostnet.ownership import ENCRYPTION, FORWARDING, OVERLAY
+from hostnet.ownership import ENCRYPTION, FORWARDING, OVERLAY, SERVICES
 from ovs_mesh.userspace import concerns_redirect
 
 
@@ -50,7 +52,9 @@ class Resources:
     pod_links: PodLinkWatch
     pod_tables: NftWatch
     encryption: KernelApplier
+    services: KernelApplier
     etcd: EtcdAddresses
+    feed: ServiceFeed
     data_plane: DataPlaneOwner = field(default_factory=DataPlaneOwner)
     checks: list[Callable[[], str | None]] = field(default_factory=list)
     """The status of each controller that carries pods' packets."""
@@ -68,18 +72,21 @@ def open_resources(
     Netlink messages on changes that one of our appliers makes are not shown to the others.
     """
     overlay, forwarding = KernelApplier(OVERLAY), KernelApplier(FORWARDING)
-    encryption = KernelApplier(ENCRYPTION)
+    encryption, services = KernelApplier(ENCRYPTION), KernelApplier(SERVICES)
     forward_chains, pod_guard = NftWatch(concerns_forwarding), NftWatch(concerns_guard)
     redirect, pod_links = NftWatch(concerns_redirect), PodLinkWatch()
     pod_tables = NftWatch(concerns_pods)
     stack.callback(pod_tables.close)
-    for opened in (overlay, forwarding, encryption, forward_chains, pod_guard, redirect, pod_links):
+    for opened in (overlay, forwarding, encryption, services):
         stack.callback(opened.close)
-    overlay.monitor.ignore(forwarding.port)
+    for watch in (forward_chains, pod_guard, redirect, pod_links):
+        stack.callback(watch.close)
+    overlay.monitor.ignore(forwarding.port, services.port)
     forwarding.monitor.ignore(overlay.port)
     etcd = EtcdAddresses(settings.etcd.endpoints if settings.etcd is not None else ())
     watches = forward_chains, pod_guard, redirect, pod_links, pod_tables
-    return Resources(settings, overlay, forwarding, *watches, encryption, etcd)
+    feed = ServiceFeed(settings.etcd.prefix if settings.etcd is not None else "")
+    return Resources(settings, overlay, forwarding, *watches, encryption, services, etcd, feed)
 
 
 Factory = Callable[[Resources], Controller[Any]]
@@ -135,6 +142,9 @@ CONTROLLERS: dict[str, Factory] = {
         resources.forward_chains,
         resources.settings.subnet_file,
         wanted=resources.settings.forward_rules,
+    ),
+    "services": lambda resources: ServicesController(
+        resources.services, resources.feed, resources.etcd, resources.settings.healthz_port
     ),
     "pod guard": _pod_guard,
     "pod wiring": _pod_wiring,

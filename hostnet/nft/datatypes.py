@@ -46,6 +46,9 @@ def _interface(value: bytes) -> str:
     return '"' + value.rstrip(b"\0").decode(errors="replace") + '"'
 
 
+SLOT = "numgen random mod 65536"
+"""Any expression of four bytes in the host's order. `jhash` was tried: nft 1.0.6 crashes when it
+lists a set that was declared with it."""
 TYPES = {
     "ipv4_addr": DataType(7, 4, socket.inet_ntoa, "ip saddr"),
     "ipv6_addr": DataType(
@@ -54,8 +57,14 @@ TYPES = {
     "ether_addr": DataType(9, 6, lambda value: value.hex(":")),
     "inet_proto": DataType(12, 1, _number),
     "inet_service": DataType(13, 2, _number),
+    # The same; nft(8) wants to know of which protocol, where a set is declared by `typeof`.
+    "tcp_service": DataType(13, 2, _number, "tcp dport"),
+    "udp_service": DataType(13, 2, _number, "udp dport"),
+    "sctp_service": DataType(13, 2, _number, "sctp dport"),
     "mark": DataType(19, 4, _host_number),
     "ifname": DataType(41, 16, _interface),
+    # A hash that was cut to a number of slots, in the host's byte order: the kernel computes it.
+    "slot": DataType(4, 4, lambda value: str(int.from_bytes(value, sys.byteorder)), SLOT),
     "nd_target": DataType(4, 16, _hexadecimal, "@th,64,128"),
     # An inner header's source address, where VXLAN has it: after 8 bytes of UDP, 8 of VXLAN, 14 of
     # Ethernet, and 12 of IPv4 or 8 of IPv6 (RFC 7348). For nft these are integers.
@@ -122,7 +131,9 @@ def names_of(number: int, size: int) -> tuple[str, ...]:
 def declaration(types: Sequence[str], data: Sequence[str] = ()) -> str:
     """What stands in a set's or map's declaration: `type ipv4_addr . inet_service`."""
     if any(TYPES[name].number == INTEGER for name in types):
-        return "typeof " + " . ".join(TYPES[name].expression for name in types)
+        words = " . ".join(TYPES[name].expression for name in types)
+        values = " . ".join(TYPES[name].expression for name in data)
+        return f"typeof {words}" + (f" : {values}" if data else "")
     return "type " + " . ".join(types) + (" : " + " . ".join(data) if data else "")
 
 

@@ -1,0 +1,1 @@
+"""Services on this host: what etcd has of them, for the controller."""

@@ -1,0 +1,120 @@
+"""Follows services in etcd for the controller that serves them.
+
+`run` is a task of the event loop; `take` is called by the controller's worker thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from etcd.client import Etcd
+from etcd.connect import EtcdSettings, connect
+from services.follow import KeyChanges, follow
+from services.keys import Keys
+from services.served import KnownServices, ServedService
+
+RETRY_INTERVAL = 2.0  # seconds until a fault of the program is tried again
+
+log = logging.getLogger("agent.services")
+
+
+@dataclass(frozen=True, slots=True)
+class TakenServices:
+    """Services as they are now."""
+
+    services: Mapping[str, ServedService | None]
+    """By name; None: gone."""
+    refused: tuple[str, ...] = ()
+    """Why some keys are not served, a line each."""
+
+
+@dataclass(slots=True)
+class ServiceFeed:
+    """What is known of the services below one prefix."""
+
+    prefix: str
+    on_change: Callable[[], None] = lambda: None
+    """Called in the event loop."""
+    _known: KnownServices = field(init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _changed: set[str] = field(default_factory=set)
+    _listed: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        """Begin with nothing known."""
+        self._known = KnownServices(Keys(self.prefix.rstrip("/")))
+
+    async def run(self, etcd: Etcd) -> None:
+        """Follow until cancelled."""
+        keys = self._known.keys
+        async with asyncio.TaskGroup() as tasks:
+            for prefix, take in (
+                (keys.services, self._known.take_services),
+                (keys.endpoints, self._known.take_endpoints),
+            ):
+                tasks.create_task(self._follow(etcd, prefix, take), name=f"follow {prefix}")
+
+    async def _follow(
+        self, etcd: Etcd, prefix: str, take: Callable[[KeyChanges], set[str]]
+    ) -> None:
+        while True:
+            try:
+                async for changes in follow(etcd, prefix):
+                    self._take_in(changes, prefix, take)
+            except Exception:  # a fault of this part must not stop the daemon
+                log.exception("following %s", prefix)
+                await asyncio.sleep(RETRY_INTERVAL)
+
+    def _take_in(
+        self, changes: KeyChanges, prefix: str, take: Callable[[KeyChanges], set[str]]
+    ) -> None:
+        with self._lock:
+            before = dict(self._known.refused)
+            changed = take(changes)
+            self._changed |= changed
+            first = changes.listed and prefix not in self._listed
+            self._listed.add(prefix)
+            refused = dict(self._known.refused)
+        for key, why in refused.items():
+            if before.get(key) != why:
+                log.warning("%s is not served: %s", key, why)
+        if changed or first or refused != before:
+            self.on_change()
+
+    def take(self, *, whole: bool) -> TakenServices | None:
+        """What has changed since the last call, or everything; None before all was listed once."""
+        with self._lock:
+            if len(self._listed) < 2:
+                return None
+            names = self._known.services.keys() if whole else self._changed
+            services = {name: self._known.get(name) for name in names}
+            self._changed = set()
+            return TakenServices(services, tuple(self._known.refused.values()))
+
+
+def start_following(
+    settings: EtcdSettings | None, feed: ServiceFeed, stack: contextlib.AsyncExitStack
+) -> None:
+    """Follow in a task of its own, on a connection of its own, which `stack` ends.
+
+    Without settings nothing is followed, and no service is ever known.
+    """
+    if settings is None:
+        return
+
+    async def run(etcd: EtcdSettings) -> None:
+        async with connect(etcd) as client:
+            await feed.run(client)
+
+    async def stop() -> None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    task = asyncio.create_task(run(settings), name="follow services")
+    stack.push_async_callback(stop)

@@ -1,0 +1,1 @@
+"""Connection tracking: entries to look at and delete, and which packets are tracked."""
