@@ -17,6 +17,7 @@ if str(REPOSITORY) not in sys.path:
     sys.path.insert(0, str(REPOSITORY))
 
 from docs import config_keys, key_reader  # noqa: E402
+from docs.alerts import ALERTS  # noqa: E402
 from docs.command_reference import exit_statuses, flags_of_commands, output_fields  # noqa: E402
 from docs.markdown import table  # noqa: E402
 
@@ -101,7 +102,11 @@ def metrics() -> str:
     for name, kind, labels, text in _samples():
         rows[name] = (f"`{name}`", kind, labels, text)
     body = table(("metric", "type", "labels", "meaning"), (rows[name] for name in sorted(rows)))
-    return f"# Metrics\n\nAt `/metrics`, with `--healthz-port`.\n\n{body}"
+    alerts = table(("expression", "for", "it means"), ALERTS)
+    return (
+        f"# Metrics\n\nAt `/metrics`, with `--healthz-port`.\n\n{body}\n"
+        f"## What to alert on\n\nExpressions are Prometheus's.\n\n{alerts}"
+    )
 
 
 def _labels_of(name: str) -> str:
