@@ -50,7 +50,7 @@ from agent.status.serve import serve_status
 from agent.systemd.notify import NotifySocket
 from agent.systemd.service import Service
 from base import paths
-from base.command_line import Choice, complete, explained, version_option
+from base.command_line import Choice, color_setting, complete, explained, version_option
 from base.errors import FlatmeshError, one_line
 from base.private_files import open_private
 from hostnet.kernel import Kernel
@@ -165,9 +165,20 @@ log = logging.getLogger("agent")
     type=click.IntRange(min=5),
     help="Seconds a lease lives when nobody renews it.",
 )
-@click.option("--log-level", envvar="FLATMESH_LOG_LEVEL", default="info", type=Choice(logs.LEVELS))
+@click.option(
+    "--log-level",
+    envvar="FLATMESH_LOG_LEVEL",
+    default="info",
+    type=Choice(logs.LEVELS),
+    help="The least important messages that are shown.",
+)
 @flanneld_options
-@click.option("--log-format", default="text", type=Choice(["text", "json"]))
+@click.option(
+    "--log-format",
+    default="text",
+    type=Choice(["text", "json"]),
+    help="A line is key=value pairs, or a JSON object.",
+)
 @click.option("--dry-run", "only_plan", is_flag=True, help="Print what would change, and stop.")
 @click.option(
     "--cleanup",
@@ -298,7 +309,7 @@ def host_controller(
 def main() -> None:
     """Run with Go's way of writing flags understood."""
     try:
-        command(go_flags(sys.argv[1:]), prog_name="flatmeshd")
+        command(go_flags(sys.argv[1:]), prog_name="flatmeshd", color=color_setting(os.environ))
     except (FlatmeshError, OSError) as error:
         click.echo(f"flatmeshd: {one_line(error)}", err=True)
         sys.exit(1)

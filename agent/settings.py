@@ -126,7 +126,9 @@ def etcd_options(
             _file("--etcd-keyfile", "Our private key (PEM), for TLS client authentication."),
             _file("--etcd-certfile", "Our certificate (PEM)."),
             _file("--etcd-cafile", "The CA that signed etcd's certificate (PEM)."),
-            click.option("--etcd-username", envvar="FLANNELD_ETCD_USERNAME"),
+            click.option(
+                "--etcd-username", envvar="FLANNELD_ETCD_USERNAME", help="For etcd's own users."
+            ),
             click.option(
                 "--etcd-password",
                 envvar="FLANNELD_ETCD_PASSWORD",

@@ -37,11 +37,13 @@ class Choice(click.Choice[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Raise click.BadParameter for a word that is none of them."""
-        if value not in self.choices:
+        try:
+            return str(super().convert(value, param, ctx))
+        except click.BadParameter:
             meant = nearest(str(value), [str(one) for one in self.choices])
             hint = f"did you mean {meant!r}? " if meant else ""
-            self.fail(f"{value!r}: {hint}It is one of {', '.join(self.choices)}", param, ctx)
-        return str(value)
+            text = f"{value!r}: {hint}It is one of {', '.join(self.choices)}"
+            raise click.BadParameter(text, ctx, param) from None
 
 
 def explained(
@@ -79,12 +81,17 @@ def epilog_parts(command: click.Command) -> dict[str, tuple[str, ...]]:
 def complete(command: AnyCommand) -> AnyCommand:
     """Show environment variables and exit statuses in --help, of all subcommands, too."""
     for _, one in every_command(command.name or "", command):
-        if not isinstance(one, click.Group) and one.epilog is None:
+        if does_something(one) and one.epilog is None:
             explained()(one)
         for parameter in one.params:
             if isinstance(parameter, click.Option) and parameter.envvar and not parameter.hidden:
                 parameter.show_envvar = True
     return command
+
+
+def does_something(command: click.Command) -> bool:
+    """Whether a command may be called without another word after it."""
+    return not isinstance(command, click.Group) or command.invoke_without_command
 
 
 def every_command(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
@@ -93,6 +100,11 @@ def every_command(name: str, command: click.Command) -> Iterator[tuple[str, clic
     if isinstance(command, click.Group):
         for sub, one in sorted(command.commands.items()):
             yield from every_command(f"{name} {sub}", one)
+
+
+def color_setting(environment: Mapping[str, str]) -> bool | None:
+    """Whether click may use colours: False where NO_COLOR is set, else it looks at the terminal."""
+    return False if environment.get("NO_COLOR") else None
 
 
 def version_option(program: str) -> Callable[[Callback], Callback]:

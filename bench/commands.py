@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from base.command_line import explained
 from base.paths import CNI_BIN_DIR
 
 ROUNDS, SECONDS, PINGS, CALLS = 7, 1, 1.0, 8
@@ -21,6 +22,16 @@ TIME_LIMIT = 540  # seconds: ten minutes less what taking down and drawing need
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
+@explained(
+    "flatmesh bench",
+    "flatmesh bench --quick",
+    "flatmesh bench --only vxlan --save results",
+    "flatmesh bench --between node1,node2",
+    exits={
+        0: "all goals met",
+        1: "a goal missed, or a figure without a sample; or it failed, and one line says why",
+    },
+)
 @click.group("bench", invoke_without_command=True)
 @click.option(
     "--only", multiple=True, metavar="BACKEND", help="And its baselines; may be repeated."
@@ -102,8 +113,6 @@ def bench_group(
     by hand, and flanneld and the reference CNI plugins where they are installed. All are measured
     in turn, round by round: throughput of 1 and 4 TCP streams, 64-byte datagrams, round trips, ADD
     and DEL. Takes less than ten minutes; the machine should do nothing else.
-
-    Exit status: 0 all goals met, 1 a goal missed or a figure without a sample, 2 wrong usage.
     """
     if context.invoked_subcommand is not None:
         return
@@ -154,9 +163,16 @@ def host_pair(text: str) -> tuple[str, str]:
     return first, second
 
 
+@explained("flatmesh bench serve --listen")
 @bench_group.command()
 @click.option("--conflist", type=FILE, help="Of the CNI plugins.  [the installed one]")
-@click.option("--cni-bin", type=click.Path(path_type=Path), default=CNI_BIN_DIR, show_default=True)
+@click.option(
+    "--cni-bin",
+    type=click.Path(path_type=Path),
+    default=CNI_BIN_DIR,
+    show_default=True,
+    help="Where the CNI plugins are.",
+)
 @click.option("--underlay", default="", help="This host's address.  [the default route's]")
 @click.option("--listen", is_flag=True, help="Be the receiving end.")
 @click.option("--calls", default=CALLS, show_default=True, help="ADDs and DELs to time.")

@@ -113,7 +113,11 @@ class DaemonFile:
 @click.option("--write", is_flag=True, help="Put them into --daemon-file; its other keys stay.")
 @click.option("--remove", is_flag=True, help="Take them out of it, and give the part back to pods.")
 @click.option(
-    "--daemon-file", type=click.Path(path_type=Path), default=DAEMON_FILE, show_default=True
+    "--daemon-file",
+    type=click.Path(path_type=Path),
+    default=DAEMON_FILE,
+    show_default=True,
+    help="Docker's configuration.",
 )
 @click.option(
     "--subnet-file",

@@ -22,7 +22,7 @@ from importlib.util import find_spec
 
 import click
 
-from base.command_line import complete, version_option
+from base.command_line import color_setting, complete, explained, version_option
 from base.errors import FlatmeshError, one_line
 from cli.cluster import adopt_host_variables
 from cli.docker_options import docker_options
@@ -34,6 +34,11 @@ from cli.status.commands import peers, pods, status
 from cli.wireguard_commands import wireguard_group
 
 
+@explained(
+    "flatmesh status",
+    "flatmesh lease list -o json",
+    "flatmesh lease list --help     # flags, environment variables and examples of a command",
+)
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @version_option("flatmesh")
 def cli() -> None:
@@ -93,7 +98,7 @@ def main() -> None:
     """Run the command; an error that users can fix is printed as one line."""
     adopt_host_variables(os.environ)
     try:
-        cli(prog_name="flatmesh")
+        cli(prog_name="flatmesh", color=color_setting(os.environ))
     except (FlatmeshError, OSError) as error:
         click.echo(f"flatmesh: {one_line(error)}", err=True)
         sys.exit(1)

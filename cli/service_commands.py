@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from base.command_line import Choice, explained
 from base.output import Column, Output, output_option
 from cli.cluster import cluster_options, with_registry
 from ipam.registry import Registry
@@ -70,6 +71,10 @@ def service_group() -> None:
     """Services: one address or published port for many endpoints."""
 
 
+@explained(
+    "flatmesh service list",
+    "flatmesh service list -o json",
+)
 @service_group.command("list")
 @output_option(SERVICES)
 @cluster_options
@@ -84,6 +89,9 @@ def list_services(output: Output, **flags: Any) -> None:
     output.show(_rows(services, endpoints))
 
 
+@explained(
+    "flatmesh service show web",
+)
 @service_group.command("show")
 @click.argument("name")
 @output_option(sections={"service": SERVICES, "endpoints": ENDPOINTS})
@@ -104,6 +112,10 @@ def show_service(name: str, output: Output, **flags: Any) -> None:
         output.table(ENDPOINTS, rows, title="endpoints")
 
 
+@explained(
+    "flatmesh service set web --port http=80:8080",
+    "flatmesh service set web --port 80:8080 --publish 8088:80 --affinity",
+)
 @service_group.command("set")
 @click.argument("name")
 @click.option(
@@ -127,7 +139,7 @@ def show_service(name: str, output: Output, **flags: Any) -> None:
 @click.option("--affinity", is_flag=True, help="A client's connections go to one endpoint.")
 @click.option(
     "--selection",
-    type=click.Choice(["hash", "random"]),
+    type=Choice(["hash", "random"]),
     default="hash",
     show_default=True,
     help="How an endpoint is chosen for a connection.",
@@ -176,6 +188,9 @@ def set_service(
     click.echo(f"service {name}: {where}")
 
 
+@explained(
+    "flatmesh service remove web",
+)
 @service_group.command("remove")
 @click.argument("name")
 @cluster_options
@@ -191,6 +206,9 @@ def endpoint_group() -> None:
     """Endpoints: the servers behind services."""
 
 
+@explained(
+    "flatmesh endpoint list web",
+)
 @endpoint_group.command("list")
 @click.argument("service", required=False)
 @output_option(ENDPOINTS)
@@ -201,6 +219,10 @@ def list_endpoints(service: str | None, output: Output, **flags: Any) -> None:
     output.show(map(_endpoint_row, found))
 
 
+@explained(
+    "flatmesh endpoint set web web-1 --address 10.5.1.2",
+    "flatmesh endpoint set web web-1 --address 10.5.1.2 --state draining",
+)
 @endpoint_group.command("set")
 @click.argument("service")
 @click.argument("endpoint_id", metavar="ID")
@@ -216,9 +238,19 @@ def list_endpoints(service: str | None, output: Output, **flags: Any) -> None:
     help="Where it serves a port, if not at the service's target. Repeatable.",
 )
 @click.option(
-    "--state", type=click.Choice(["ready", "draining"]), default="ready", show_default=True
+    "--state",
+    type=Choice(["ready", "draining"]),
+    default="ready",
+    show_default=True,
+    help="A draining endpoint gets no new connections.",
 )
-@click.option("--weight", type=click.IntRange(1, MAX_WEIGHT), default=1, show_default=True)
+@click.option(
+    "--weight",
+    type=click.IntRange(1, MAX_WEIGHT),
+    default=1,
+    show_default=True,
+    help="Its share of connections, beside the other endpoints'.",
+)
 @cluster_options
 def set_endpoint(
     service: str,
@@ -244,6 +276,9 @@ def set_endpoint(
     click.echo(f"{where} is {state}")
 
 
+@explained(
+    "flatmesh endpoint remove web web-1",
+)
 @endpoint_group.command("remove")
 @click.argument("service")
 @click.argument("endpoint_id", metavar="ID")

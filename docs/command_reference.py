@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from base.command_line import EXAMPLES, EXITS, USUAL, epilog_parts, every_command
+from base.command_line import EXAMPLES, EXITS, USUAL, does_something, epilog_parts, every_command
 from base.output import Column, OutputOption
 from docs.markdown import table
 
@@ -39,7 +39,7 @@ def programs() -> tuple[tuple[str, click.Command], ...]:
     from cli.main import cli  # noqa: PLC0415
 
     found = (*every_command("flatmeshd", command), *every_command("flatmesh", cli))
-    return tuple((name, one) for name, one in found if not isinstance(one, click.Group))
+    return tuple((name, one) for name, one in found if does_something(one))
 
 
 def flags_of_commands() -> Iterator[str]:

@@ -16,7 +16,7 @@ import click
 from rich.console import Console
 
 from agent.cluster_config.check import CHECKS, check_config
-from base.command_line import explained
+from base.command_line import Choice, explained
 from base.output import Output, documents, output_option
 from ipam.network import parse_config
 from lab import hosts, processes
@@ -59,13 +59,20 @@ def lab_group() -> None:
 @lab_group.command()
 @name_option
 @directory_option
-@click.option("--hosts", "count", default=3, show_default=True, type=click.IntRange(1, 200))
+@click.option(
+    "--hosts",
+    "count",
+    default=3,
+    show_default=True,
+    type=click.IntRange(1, 200),
+    help="How many.",
+)
 @click.option("--pods", default=2, show_default=True, type=click.IntRange(0, 200), help="Per host.")
 @click.option(
     "--backend",
     default="vxlan",
     show_default=True,
-    type=click.Choice(tuple(CHECKS), case_sensitive=False),
+    type=Choice(tuple(CHECKS), case_sensitive=False),
     help="Backend.Type.",
 )
 @click.option("--backend-config", default="{}", help="More keys of Backend, as JSON.")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -13,14 +16,21 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from agent.main import command as daemon
-from base.command_line import EXAMPLES, EXITS, epilog_parts, every_command, explained
+from base.command_line import (
+    EXAMPLES,
+    EXITS,
+    does_something,
+    epilog_parts,
+    every_command,
+    explained,
+)
 from base.version import UNKNOWN, commit_of_checkout
 from cli import shell_files
 from cli.main import cli
 from cli.man_pages import COMMANDS, pages
 
 ALL = [*every_command("flatmeshd", daemon), *every_command("flatmesh", cli)]
-LEAVES = [pytest.param(one, id=name) for name, one in ALL if not isinstance(one, click.Group)]
+LEAVES = [pytest.param(one, id=name) for name, one in ALL if does_something(one)]
 
 
 def run(command: click.Command, *arguments: str) -> str:
@@ -37,6 +47,49 @@ def test_help_ends_with_exit_statuses_and_fits_the_screen(command: click.Command
             variables = parameter.envvar
             first = variables if isinstance(variables, str) else variables[0]
             assert f"env var: {first}" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("command", LEAVES)
+def test_help_has_an_example_and_explains_each_option(command: click.Command) -> None:
+    assert EXAMPLES in epilog_parts(command), "add @explained with an example"
+    options = [one for one in command.params if isinstance(one, click.Option) and not one.hidden]
+    assert [one.opts[0] for one in options if not one.help] == []
+
+
+def test_no_command_uses_colours_where_they_are_not_wanted() -> None:
+    argv = [sys.executable, "-c", "from cli.main import main; main()", "lab", "list", "--dir", "/x"]
+    for wanted, variables in ((False, {"NO_COLOR": "1"}), (True, {})):
+        environment = {**os.environ, "TERM": "xterm-256color", **variables}
+        if wanted:
+            environment.pop("NO_COLOR", None)
+        shown = in_terminal(argv, environment)
+        assert "NAME" in shown, shown
+        assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", shown)
+        assert ("\x1b[1m" in shown) or not wanted
+    assert style_of("NO_COLOR") == "text"
+    assert style_of("OTHER") == "\x1b[31mtext\x1b[0m"
+
+
+def in_terminal(argv: Sequence[str], environment: Mapping[str, str]) -> str:
+    """What a program writes to a terminal."""
+    master, slave = os.openpty()
+    with subprocess.Popen(argv, stdout=slave, stderr=slave, env=environment) as process:
+        process.wait(timeout=60)
+    os.close(slave)
+    text = os.read(master, 1 << 16).decode()
+    os.close(master)
+    return text
+
+
+def style_of(variable: str) -> str:
+    """What click writes to a terminal in red."""
+    code = (
+        "import os, click\nfrom base.command_line import color_setting\n"
+        "with click.Context(click.Command('x'), color=color_setting(os.environ)).scope():\n"
+        "    click.secho('text', fg='red')"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {variable: "1"}
+    return in_terminal([sys.executable, "-c", code], environment).strip()
 
 
 def test_what_is_explained_is_read_back() -> None:
