@@ -41,6 +41,7 @@ from ovs_mesh.devices import (
 from ovs_mesh.errors import OvsError
 from ovs_mesh.host_side import gateway_addresses
 from ovs_mesh.tables.neighbour import ROUTER_IPV4, ROUTER_IPV6, router_neighbours
+from ovs_mesh.tunnel_obstacle import port_obstacle
 
 RT_SCOPE_LINK = 253  # linux/rtnetlink.h
 DEFAULT_RUNDIR = "/var/run/openvswitch"  # ovs-vswitchd(8); OVS_RUNDIR overrides it
@@ -90,13 +91,13 @@ class OvsBackend:
         return ()
 
     def obstacle(self, underlay: Underlay, held: Collection[TunnelPort]) -> str | None:
-        """No ovsdb-server that answers, or no ovs-vswitchd."""
-        del underlay, held
+        """No ovsdb-server that answers, no ovs-vswitchd, or another program with a UDP port."""
+        del underlay
         try:
             Ovsdb(self.rundir).close()
         except OvsError as error:
             return str(error)
-        return None
+        return port_obstacle((t.port for t in self.config.tunnels), {one.port for one in held})
 
     def base(self, own: Lease, underlay: Underlay) -> HostState:
         """The gateways on kbr0 or obr0, veth pairs between bridges, offload, no ICMP redirects."""

@@ -59,6 +59,7 @@ from ovs_mesh.pods import Pod, pods_of_host, veths_of
 from ovs_mesh.rows import ActualBridge, BridgeRow, RowChange, row_changes, without_ports
 from ovs_mesh.rows_watch import RowsWatch
 from ovs_mesh.topology import KnownPeers, Peer
+from ovs_mesh.tunnel_obstacle import unopened_tunnel
 from ovs_mesh.userspace import UserspaceUnderlay, not_opened, underlay_bridge_flows
 from ovs_mesh.watch import Watch
 
@@ -152,8 +153,9 @@ class OvsDataPlane:
             self._applied = AppliedState(rows, ofports, flows, pod_veths)
             at = {pod.host_link: pod.attachment for pod in pods} if self.attaches_pods else {}
             self._pod_ports = {ofports[name]: at[name] for name in at.keys() & ofports.keys()}
-        for watch in self._watches:
-            watch.ready()
+            for watch in self._watches:
+                watch.ready()
+            self._require_tunnels(rows, ofports)
         return lines + [change.line(OBR0) for change in changes]
 
     def plan(self, own: Lease, peers: Sequence[Lease], underlay: Underlay) -> list[str]:
@@ -323,6 +325,14 @@ class OvsDataPlane:
                 self._reported.add(f"{name} {error}")
                 log.warning("obr0: port %s: %s", name, error)
         return there
+
+    def _require_tunnels(self, rows: Sequence[BridgeRow], ofports: Mapping[str, int]) -> None:
+        database, ports = self._database(), (tunnel.port for tunnel in self.config.tunnels)
+        why = unopened_tunnel(database, rows, ofports, ports)
+        if why is not None:
+            self._applied = None
+            database.open_again()
+            raise OvsdbError(why)
 
     # -- flows -------------------------------------------------------------------------
 

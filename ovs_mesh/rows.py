@@ -6,12 +6,18 @@ touched, also when they are ports of such a bridge. Source: ovs-vswitchd.conf.db
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ovs_mesh.errors import OvsError
 
 MARK = "flatmesh"
+EDGE = {"stp-enable": "false", "rstp-port-admin-edge": "true"}
+"""What a port has in other_config that leads to pods. With STP their BPDUs are swallowed. With RSTP
+they are not: Open vSwitch floods nothing to a port that has `rstp-enable` false."""
+VLAN_COLUMNS = ("tag", "trunks", "vlan_mode")
+NO_VLAN = " ".join(VLAN_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +75,32 @@ class RowChange:
         name = self.bridge.name
         match self.verb:
             case "add-br":
-                return f"ovs-vsctl add-br {name} -- set bridge {name} {self._bridge()}"
+                mark = f"external_ids:{MARK}=bridge"
+                return f"ovs-vsctl add-br {name} -- set bridge {name} {self._bridge()} {mark}"
             case "set-br":
                 return f"ovs-vsctl set bridge {name} {self._bridge()}"
             case "del-br":
                 return f"ovs-vsctl del-br {name}"
-        port = self.port
-        if port is None:
+        if self.port is None:
             raise ValueError(f"{self.verb} without a port")
+        return f"ovs-vsctl {self._port(self.port)}"
+
+    def _port(self, port: PortRow) -> str:
         if self.verb == "del-port":
-            return f"ovs-vsctl del-port {name} {port.name}"
-        columns = [f"type={port.type or 'system'}", *_settings("options", port.options)]
-        verb = f"add-port {name} {port.name} -- set" if self.verb == "add-port" else "set"
-        return f"ovs-vsctl {verb} interface {port.name} {' '.join(columns)}"
+            return f"del-port {self.bridge.name} {port.name}"
+        adds = self.verb == "add-port"
+        of_port = [f"external_ids:{MARK}=port"] * adds
+        of_port += _settings("other_config", EDGE) if port.edge else []
+        columns = [f"type={port.type}"] if port.type else ["type='\"\"'"] * (not adds)
+        columns += _settings("options", port.options)
+        columns += _settings("external_ids", port.external_ids)
+        name = port.name
+        commands = [
+            f"add-port {self.bridge.name} {name}" if adds else f"clear port {name} {NO_VLAN}",
+            f"set port {name} {' '.join(of_port)}" if of_port else "",
+            f"set interface {name} {' '.join(columns)}" if columns else "",
+        ]
+        return " -- ".join(filter(None, commands))
 
     def _bridge(self) -> str:
         return " ".join(
@@ -153,4 +172,9 @@ def _ports(bridge: BridgeRow, have: ActualBridge) -> list[RowChange]:
 
 
 def _settings(column: str, values: Mapping[str, str]) -> list[str]:
-    return [f"{column}:{key}={value}" for key, value in sorted(values.items())]
+    return [f"{column}:{key}={_quoted(value)}" for key, value in sorted(values.items())]
+
+
+def _quoted(value: str) -> str:
+    """As a shell and ovs-vsctl take it: a colon would begin another key."""
+    return value if re.fullmatch(r"[\w.-]+", value) else f"'\"{value}\"'"

@@ -28,6 +28,7 @@ from ovs_mesh.pipeline import COOKIE, DROP_TABLE
 from ovs_mesh.tables.spoof import ANTI_SPOOF
 
 OFCTL_TIMEOUT = 10.0  # seconds for one call; a bundle of 15,000 flows takes under two
+PROTOCOL = "OpenFlow14"
 MINE = f"cookie={COOKIE:#x}"
 TABLE, PRIORITY = re.compile(r"\btable=(\d+)"), re.compile(r"\bpriority=(\d+)")
 PORT_STATISTICS = re.compile(r"n_packets=(\d+).*?,in_port=(\d+)")
@@ -57,8 +58,8 @@ class FlowChange:
         """As a command."""
         flow = re.sub(r"\s*cookie=[^\s,]+,?", "", self.flow)
         if self.verb == "add":
-            return f"ovs-ofctl add-flow {bridge} '{flow}'"
-        return f"ovs-ofctl --strict del-flows {bridge} '{flow}'"
+            return f"ovs-ofctl -O {PROTOCOL} add-flow {bridge} '{MINE},{flow}'"
+        return f"ovs-ofctl -O {PROTOCOL} --strict del-flows {bridge} '{flow}'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ class Switch:
         *arguments: str,
         text: str = "",
         expected: Sequence[int] = (0,),
-        protocol: str = "OpenFlow14",
+        protocol: str = PROTOCOL,
     ) -> str:
         argv = ["ovs-ofctl", "--no-names", "-O", protocol, command, *arguments]
         try:

@@ -21,14 +21,20 @@ import ovs.poller
 
 from ovs_mesh.clients.jsonrpc import RefusedError, request, silence_package_log
 from ovs_mesh.errors import OvsError
-from ovs_mesh.rows import MARK, ActualBridge, BridgeRow, PortRow, RowChange
+from ovs_mesh.rows import (
+    EDGE,
+    MARK,
+    VLAN_COLUMNS,
+    ActualBridge,
+    BridgeRow,
+    PortRow,
+    RowChange,
+)
 
 OVSDB_TIMEOUT = 5.0  # seconds for the database to answer, and for ovs-vswitchd after it
 DATABASE = "Open_vSwitch"
-EDGE = {"stp-enable": "false", "rstp-port-admin-edge": "true"}
-"""What a port has in other_config that leads to pods. With STP their BPDUs are swallowed. With RSTP
-they are not: Open vSwitch floods nothing to a port that has `rstp-enable` false."""
-VLAN_COLUMNS = ("tag", "trunks", "vlan_mode")
+DEFAULT_PORTS = {"vxlan": "4789", "geneve": "6081"}
+"""Of tunnels whose options name none."""
 COLUMNS = {
     "Open_vSwitch": ["bridges", "cur_cfg", "next_cfg"],
     "Bridge": [
@@ -124,6 +130,22 @@ class Ovsdb:
             if interface.error
         }
 
+    def twin(self, port: PortRow) -> str | None:
+        """Another port, without our mark, of a tunnel with the same type, key and remote end."""
+        for bridge in self._idl.tables["Bridge"].rows.values():
+            for interface in _interfaces(bridge):
+                theirs = _tunnel_ends(interface.type, interface.options)
+                same = theirs == _tunnel_ends(port.type, port.options)
+                if same and interface.name != port.name:
+                    return f"{interface.name} of bridge {bridge.name}"
+        return None
+
+    def open_again(self) -> None:
+        """Have ovs-vswitchd try once more what it could not open. Raises OvsdbError."""
+        txn = ovs.db.idl.Transaction(self._idl)
+        self._root().increment("next_cfg")
+        self._commit(txn, time.monotonic() + OVSDB_TIMEOUT)
+
     def apply(self, changes: Sequence[RowChange]) -> None:
         """Make the changes in one transaction, and wait for ovs-vswitchd. Raises OvsdbError."""
         if not changes:
@@ -191,6 +213,13 @@ class Ovsdb:
             f"{who} does not answer ({self.socket}): start it "
             "(Debian: apt install openvswitch-switch, systemctl start openvswitch-switch)",
         )
+
+
+def _tunnel_ends(kind: str, options: Mapping[str, str]) -> tuple[str, ...]:
+    """What Open vSwitch tells tunnels apart by, as far as ours use it."""
+    key = options.get("key", options.get("in_key", "0"))
+    port = options.get("dst_port", DEFAULT_PORTS.get(kind, ""))
+    return kind, key, options.get("remote_ip", ""), port
 
 
 def _interfaces(bridge: Any) -> Iterator[Any]:

@@ -28,8 +28,10 @@ def test_new_peer_is_one_port() -> None:
     changes = row_changes(wanted_rows(ovs, 2, 3), found(wanted_rows(ovs, 2)))
     assert [change.line() for change in changes] == [
         (
-            "ovs-vsctl add-port obr0 192.168.64.13 -- set interface 192.168.64.13 "
-            "type=gre options:key=1 options:remote_ip=192.168.64.13"
+            "ovs-vsctl add-port obr0 192.168.64.13 -- set port 192.168.64.13 "
+            "external_ids:flatmesh=port -- set interface 192.168.64.13 "
+            "type=gre options:key=1 options:remote_ip=192.168.64.13 external_ids:flatmesh=tunnel "
+            "external_ids:peer=192.168.64.13 external_ids:subnet='\"10.5.3.0/24\"'"
         )
     ]
 
