@@ -29,6 +29,8 @@ STALL_TIMEOUT = 60.0  # seconds without a heartbeat of the event loop that count
 MAX_CONNECTIONS = 32
 CONNECTION_TIMEOUT = 5.0
 """Seconds that a client may take for each piece of its request, and of the answer."""
+REQUEST_TIMEOUT = 20.0
+"""Seconds for a whole request and its answer: a client that sends a byte now and then ends, too."""
 ACCEPT_RETRY_INTERVAL = 0.05
 """Seconds until accept(2) is tried again after the descriptors have run out."""
 NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -49,8 +51,8 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
     request_queue_size = 128
 
     def __init__(self, address: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
-        self._open: dict[socket.socket, None] = {}
-        """In the order in which they came."""
+        self._open: dict[socket.socket, float] = {}
+        """In the order in which they came; when they did, in monotonic seconds."""
         self._lock = threading.Lock()
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
@@ -81,11 +83,19 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread."""
         with self._lock:
-            self._open[request] = None
+            self._open[request] = time.monotonic()
             full = len(self._open) > MAX_CONNECTIONS
         if full:
             self._close_oldest()
         super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """Close connections that have been open for too long; called twice a second."""
+        begun = time.monotonic() - REQUEST_TIMEOUT
+        with self._lock:
+            late = sum(since < begun for since in self._open.values())
+        for _ in range(late):
+            self._close_oldest()
 
     def _close_oldest(self) -> None:
         with self._lock:

@@ -295,6 +295,22 @@ def network_conflicts(config: NetworkConfig, in_use: Iterable[InUse]) -> list[st
     ]
 
 
+def hidden_networks(config: NetworkConfig, in_use: Iterable[InUse]) -> list[str]:
+    """Which networks in use the cluster's lies inside of, so that it hides a part; a line each.
+
+    That works, as the routes of leases are longer, but not for hosts with such addresses. Pure.
+    """
+    return [
+        f"the cluster's network {n} lies inside {one.text}: hosts there whose addresses are in {n} "
+        "can't be reached from here, and pods can't reach them"
+        for n in config.networks
+        for one in in_use
+        if one.network.version == n.version
+        and one.network.prefixlen < n.prefixlen
+        and one.network.overlaps(n)
+    ]
+
+
 def address_in_use(address: Address, text: str) -> InUse:
     """A single address."""
     return InUse(ip_network(address), text)

@@ -29,7 +29,7 @@ from base import paths
 from base.errors import FlatmeshError
 from base.private_files import write_private
 from hostnet.underlay import Underlay
-from ipam.lease_claims import network_conflicts
+from ipam.lease_claims import hidden_networks, network_conflicts
 from ipam.lease_source import Snapshot
 from ipam.network import ConfigError, NetworkConfig, document, parse_config
 
@@ -74,6 +74,8 @@ class ConfigChoice:
     """The one in force."""
     problem: str | None = None
     """Why the newest is not in force. Replaced, never changed: other threads read it."""
+    remarks: list[str] = field(default_factory=list)
+    """What is odd about the one in force, a line each. Replaced, never changed."""
     backend: Backend | None = None
     memory: ConfigMemory = field(init=False)
     worker: Worker = field(init=False)
@@ -115,8 +117,9 @@ class ConfigChoice:
         return RETRY_INTERVALS[self.config is not None]
 
     def lines(self) -> list[str]:
-        """What /readyz says of a config that is not followed while another is."""
-        return [self.problem] if self.problem is not None and self.config is not None else []
+        """What /readyz says of a config that is not followed while another is, and remarks."""
+        refused = self.problem is not None and self.config is not None
+        return [self.problem or ""] * refused + self.remarks
 
     def samples(self) -> list[MetricSample]:
         """Whether the newest config is followed."""
@@ -150,6 +153,9 @@ class ConfigChoice:
         for name in without_effect(wanted):
             log.warning("cluster config: Backend.%s is no key: it has no effect", name)
         for line in host_warnings(wanted, underlay, self.settings):
+            log.warning("%s", line)
+        self.remarks = hidden_networks(wanted, of_underlay(underlay, ()))
+        for line in self.remarks:
             log.warning("%s", line)
         self.config = wanted
         self.memory.keep(wanted)

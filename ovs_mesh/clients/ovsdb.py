@@ -215,11 +215,11 @@ class Ovsdb:
         )
 
 
-def _tunnel_ends(kind: str, options: Mapping[str, str]) -> tuple[str, ...]:
-    """What Open vSwitch tells tunnels apart by, as far as ours use it."""
-    key = options.get("key", options.get("in_key", "0"))
-    port = options.get("dst_port", DEFAULT_PORTS.get(kind, ""))
-    return kind, key, options.get("remote_ip", ""), port
+def _tunnel_ends(kind: str, column: Mapping[str, str]) -> tuple[str, ...]:
+    """What Open vSwitch tells tunnels apart by, as far as ours use it; from the options column."""
+    key = column.get("key", column.get("in_key", "0"))
+    port = column.get("dst_port", DEFAULT_PORTS.get(kind, ""))
+    return kind, key, column.get("remote_ip", ""), port
 
 
 def _interfaces(bridge: Any) -> Iterator[Any]:

@@ -119,3 +119,18 @@ def test_a_lease_that_another_host_has(one: Lab, on: On, eventually: Eventually)
     assert "192.168.64.99" in readyz(one, on)[1]
     on(one.names.underlay, f"{etcdctl} del /coreos.com/network/subnets/{key}")
     eventually(lambda: readyz(one, on) == ("200", "ok\n"), "/readyz says ok", timeout=60.0)
+
+
+def test_a_network_inside_the_underlays_is_told(one: Lab, on: On, eventually: Eventually) -> None:
+    """It works, as with flanneld: the routes of leases are longer."""
+    host = one.names.host(1)
+    start_anew(one, {"Type": "vxlan"})
+    on(host, "ip addr add 10.200.0.1/8 dev eth0")
+    begin = len(one.log(1))
+    try:
+        one.start_daemon(1, "--healthz-port=9000")
+        told = "10.5.0.0/16 lies inside the underlay 10.0.0.0/8 of eth0"
+        eventually(lambda: readyz(one, on)[0] == "200" and told in readyz(one, on)[1], "told")
+        assert one.log(1)[begin:].count(told) == 1
+    finally:
+        on(host, "ip addr del 10.200.0.1/8 dev eth0")

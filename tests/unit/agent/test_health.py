@@ -71,6 +71,20 @@ def test_a_client_that_takes_no_answer_ends(port: int) -> None:
         assert get(port, "/readyz") == "ok\n"
 
 
+def test_a_client_that_sends_a_byte_now_and_then_ends(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "REQUEST_TIMEOUT", 0.5)
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        deadline = time.monotonic() + 10
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() < deadline:
+                client.sendall(b"G")
+                time.sleep(0.1)
+        assert time.monotonic() < deadline
+    assert get(port, "/healthz") == "ok\n"
+
+
 def test_the_port_serves_ipv6(port: int) -> None:
     del port
     chosen = free_port()

@@ -10,7 +10,14 @@ import pytest
 
 from ipam import lease as codec
 from ipam.lease import Lease
-from ipam.lease_claims import ClaimRules, InUse, LeaseClaims, network_conflicts, relevant
+from ipam.lease_claims import (
+    ClaimRules,
+    InUse,
+    LeaseClaims,
+    hidden_networks,
+    network_conflicts,
+    relevant,
+)
 from ipam.network import NetworkConfig, parse_config
 
 CONFIG = parse_config('{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}')
@@ -199,3 +206,11 @@ def test_a_route_that_came_after_the_lease_is_the_intruder() -> None:
     assert served(LeaseClaims(), A, B, by=rules(CONFIG, None, route)) == {A.key}
     address = InUse(ip_network("10.5.2.1/32"), "address 10.5.2.1 of docker0")
     assert set(claims.take(leases, (), rules(CONFIG, None, address))[0]) == {A.key}
+
+
+def test_a_network_inside_a_wider_one_is_told_and_not_refused() -> None:
+    wide = [InUse(ip_network("10.0.0.0/8"), "the underlay 10.0.0.0/8 of eth0")]
+    assert network_conflicts(CONFIG, wide) == []
+    (line,) = hidden_networks(CONFIG, wide)
+    assert line.startswith("the cluster's network 10.5.0.0/16 lies inside the underlay 10.0.0.0/8")
+    assert hidden_networks(CONFIG, [InUse(ip_network("192.168.64.0/24"), "x")]) == []
