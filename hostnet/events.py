@@ -71,10 +71,10 @@ class Monitor:
             for kind, watcher in found
             if watcher is not None and mark.has(kind.name)
         }
-        self._by_message: dict[int, list[Watcher]] = {}
+        self._by_message: dict[tuple[int, int], list[Watcher]] = {}
         for watcher in self._watchers.values():
             for message in watcher.messages:
-                self._by_message.setdefault(message, []).append(watcher)
+                self._by_message.setdefault((watcher.protocol, message), []).append(watcher)
         self._poll = select.epoll()
         try:
             self._open(netns)
@@ -164,7 +164,7 @@ class Monitor:
         Empty: nothing that concerns us. Never waits. Raises OSError.
         """
         reasons: dict[str, None] = {}
-        for sock in self._sockets.values():
+        for protocol, sock in self._sockets.items():
             while True:
                 try:
                     data = sock.receive()
@@ -176,15 +176,17 @@ class Monitor:
                     reasons["more happened than the socket's buffer holds"] = None
                     continue
                 for message, port, part in messages(data):
-                    reason = None if port in self._ports else self._reason(message, part)
+                    reason = (
+                        None if port in self._ports else self._reason((protocol, message), part)
+                    )
                     if reason and len(reasons) < REASONS:
                         reasons[reason] = None
         return list(reasons)
 
-    def _reason(self, message: int, part: Part) -> str | None:
+    def _reason(self, message: tuple[int, int], part: Part) -> str | None:
         """Why a message is a reason to read the tables, or None."""
         for watcher in self._by_message.get(message, ()):
-            reason = watcher.reason(message, part, self._view)
+            reason = watcher.reason(message[1], part, self._view)
             if reason is not None:
                 return reason
         return None

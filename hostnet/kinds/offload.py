@@ -11,6 +11,7 @@ Sources: linux/ethtool.h; ethtool(8).
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import fcntl
 import socket
@@ -19,12 +20,20 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from hostnet.kinds.kind import DiffContext, Failure, KernelView, PlanPart, Step, step
+from hostnet.kinds.watcher import WatchView
+from hostnet.netlink.attributes import attributes, nested, text_of
+from hostnet.netlink.buffers import Part
+from hostnet.netlink.generic import GENL_HEADER, NETLINK_GENERIC, multicast_group
+from hostnet.netlink.socket import NetlinkSocket
 from hostnet.netns import run_in
 from hostnet.ownership import Mark
 from hostnet.state import HostState
 
 SIOCETHTOOL = 0x8946  # linux/sockios.h
 ETHTOOL_GTXCSUM, ETHTOOL_STXCSUM = 0x16, 0x17
+# linux/ethtool_netlink.h
+ETHTOOL_MSG_FEATURES_NTF = 13
+ETHTOOL_A_FEATURES_HEADER, ETHTOOL_A_HEADER_DEV_NAME = 1, 2
 IFREQ = struct.Struct("16sQ16x")  # struct ifreq: name, pointer; 40 bytes
 NOT_THERE = frozenset({errno.ENODEV, errno.EOPNOTSUPP})  # no such device, or no such setting
 
@@ -51,9 +60,14 @@ class TxChecksumKind:
     types = (TxChecksum,)
     deletes_last = False
 
+    def __init__(self) -> None:
+        self.names: frozenset[str] = frozenset()
+        """The devices that were wanted at the last read."""
+
     def read(self, view: KernelView, wanted: HostState) -> Iterable[TxChecksum]:
         """The settings of the wanted devices that are there. Raises OSError."""
         names = sorted(one.link for one in wanted.of(TxChecksum))
+        self.names = frozenset(names)
 
         def read_all() -> list[TxChecksum]:
             found = ((name, _read(name)) for name in names)
@@ -80,13 +94,54 @@ class TxChecksumKind:
 
         return run_in(view.netns_fd, write_all)
 
-    def watcher(self, mark: Mark) -> None:
-        """The kernel sends no messages on them."""
+    def watcher(self, mark: Mark) -> TxChecksumWatcher | None:
+        """Tells of other settings of a device; nothing where the kernel does not (Linux 5.6)."""
+        if not mark.has(self.name):
+            return None
+        with contextlib.suppress(OSError), NetlinkSocket(protocol=NETLINK_GENERIC) as sock:
+            found = multicast_group(sock, "ethtool", "monitor")
+            if found is not None:
+                return TxChecksumWatcher(self, *found)
+        return None
 
     def line(self, verb: str, one: TxChecksum) -> str:
         """`ethtool -K LINK tx off`."""
         del verb
         return f"ethtool -K {one.link} tx {'on' if one.on else 'off'}"
+
+
+class TxChecksumWatcher:
+    """Of the kernel's messages on offload settings. Fits `hostnet.kinds.watcher.Watcher`."""
+
+    protocol = NETLINK_GENERIC
+
+    def __init__(self, kind: TxChecksumKind, message: int, group: int) -> None:
+        self._kind = kind
+        self.messages = (message,)
+        self.groups = (group,)
+
+    def begin(self, sock: NetlinkSocket, view: WatchView) -> None:
+        """Nothing: a message is judged by itself."""
+
+    def reason(self, message: int, part: Part, view: WatchView) -> str | None:
+        """A device of ours whose settings we have not written just now."""
+        del message
+        data, begin, end = part
+        if data[begin] != ETHTOOL_MSG_FEATURES_NTF:
+            return None
+        found = attributes(data, begin + GENL_HEADER.size, end)
+        header = nested(found.get(ETHTOOL_A_FEATURES_HEADER, b""))
+        name = text_of(header.get(ETHTOOL_A_HEADER_DEV_NAME))
+        if name not in self._kind.names or name in view.written:
+            return None
+        return f"offload of {name} changed"
+
+    def deletion(self, one: object) -> None:
+        """A setting goes with its device."""
+
+    def writing(self, one: object) -> str | None:
+        """The device: the messages have no sender."""
+        return one.link if isinstance(one, TxChecksum) else None
 
 
 def turn_tx_checksum_off(name: str) -> bool:

@@ -6,6 +6,7 @@ Each test starts with a host whose firewall drops what it forwards, as Docker ma
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ import pytest
 
 from lab import processes
 from lab.cluster import Lab
+from lab.time_factor import scaled
+from lab.watched_stream import SEND_INTERVAL, watched_stream
 from tests.scenario.conftest import running_lab
 
 On = Callable[..., str]
@@ -263,6 +266,51 @@ def test_beside_firewalld(
         lab.stop_daemon(1)
         lab.daemon(1).start("--cleanup", "--force").wait(30)
         assert on(host, "firewall-cmd --zone=trusted --list-sources").split() == []
+
+
+@pytest.fixture
+def ufw(tmp_path: Path) -> Callable[[str, str], str]:
+    """Debian's ufw in a host's namespace, with settings of its own."""
+    shutil.copytree("/etc/ufw", tmp_path / "ufw")
+    shutil.copy("/etc/default/ufw", tmp_path / "default")
+    mounts = f"mount --bind {tmp_path}/ufw /etc/ufw && mount --bind {tmp_path}/default"
+
+    def run(netns: str, command: str) -> str:
+        script = f"{mounts} /etc/default/ufw && exec ufw {command}"
+        argv = [*processes.enter(netns), "unshare", "-m", "sh", "-c", script]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_beside_ufw(
+    lab: Lab, host: str, on: On, eventually: Eventually, ufw: Callable[[str, str], str]
+) -> None:
+    """Routed packets are denied; a reload cuts pods until the daemon has looked, and no longer."""
+    first, *_, last = lab.pods
+    ufw(host, "allow 8472/udp")
+    ufw(host, "default deny routed")
+    with watched_stream(first, last) as stream:
+
+        def flows() -> None:
+            before = stream.received
+            eventually(lambda: stream.received > before + 100, "packets arrive again")
+
+        flows()
+        ufw(host, "--force enable")
+        assert "-P FORWARD DROP" in on(host, "iptables -S FORWARD")
+        flows()
+        for _ in range(2):
+            ufw(host, "reload")
+            flows()
+    # three looks, one of them by the clock at the latest
+    assert stream.lost * SEND_INTERVAL < scaled(3 * 6.0)
+    eventually(lambda: unreached(lab) == [], "all pods are reached")
+    assert "10.5.0.0/16" in on(host, "iptables -S FLATMESH-FORWARD")
+    ufw(host, "--force disable")
+    eventually(lambda: unreached(lab) == [], "all pods are reached without it")
 
 
 def _underlay(lab: Lab, on: On, number: int) -> str:

@@ -127,6 +127,8 @@ def _switch(lab: Lab) -> dict[str, Any]:
         "interface": "name,type,options,external_ids",
     }
     found: dict[str, Any] = {}
+    offload = run(lab, "ethtool -k kbr0-obr0", check=False)
+    found["offload"] = [line for line in offload.splitlines() if "tx-checksumming" in line]
     for table, names in columns.items():
         text = show("--format=json", f"--columns={names}", "list", table)
         found[f"OVS {table}"] = sorted(map(json.dumps, json.loads(text)["data"]))
