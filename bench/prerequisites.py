@@ -21,6 +21,7 @@ PACKAGES = {
     "nsenter": "util-linux",
     "ovs-vswitchd": "openvswitch-switch",
     "ping": "iputils-ping",
+    "setpriv": "util-linux",
     "sysctl": "procps",
     "wg": "wireguard-tools",
 }

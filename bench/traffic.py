@@ -28,6 +28,7 @@ from lab.time_factor import scaled
 
 IPERF_PORT = 5201  # iperf3's own default
 SMALL_PORT = 7777
+DIE_WITH_CALLER = ("setpriv", "--pdeathsig", "KILL", "--")
 START_TIMEOUT = 5.0  # seconds for an iperf3 server to listen
 RUN_TIMEOUT = 30.0  # seconds that a measurement may take longer than it was asked to
 SEND_MARGIN = 2  # seconds: the sender of small packets runs so much longer than the receiver
@@ -65,10 +66,13 @@ class TrafficPath:
 
 @contextlib.contextmanager
 def iperf_server(end: TrafficEnd, *flags: str) -> Iterator[None]:
-    """Run an iperf3 server. Raises MeasureError when it does not listen in time."""
+    """Run an iperf3 server. Raises MeasureError when it does not listen in time.
+
+    The kernel ends it with the thread that started it, should this program be killed.
+    """
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(
-            [*end.enter, "iperf3", "--server", "--forceflush", *flags],
+            [*end.enter, *DIE_WITH_CALLER, "iperf3", "--server", "--forceflush", *flags],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

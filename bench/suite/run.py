@@ -25,7 +25,7 @@ from lab.etcd_server import find_etcd
 from lab.files import LabFiles
 from lab.hosts import LabError, Names
 
-NEEDED = ("iperf3", "ip", "nsenter", "ping", "sysctl")
+NEEDED = ("iperf3", "ip", "nsenter", "ping", "setpriv", "sysctl")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import signal
 import sys
 import time
@@ -29,6 +28,7 @@ from bench.prerequisites import require
 from bench.suite import machine
 from bench.traffic import TrafficEnd, in_netns, iperf_server
 from hostnet import netns
+from lab import processes
 from lab.hosts import ip
 from lab.runtime import PluginError, PodInterface, Runtime
 
@@ -69,14 +69,15 @@ def serve(conflist: Path | None, cni_bin: Path, underlay: str, *, listen: bool, 
 
     `conflist` None: the installed one. Raises ClickException, FlatmeshError, MeasureError, OSError.
     """
-    require("ip", "iperf3", "nsenter", "ping")
+    require("ip", "iperf3", "nsenter", "ping", "setpriv")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(143))  # so that the pod is removed
     plugins = read_conflist(conflist)
     runtime = Runtime((cni_bin,), dict(os.environ))
     address = underlay or default_address()
     with contextlib.ExitStack() as stack:
-        name = f"{PREFIX}{secrets.token_hex(4)}"
+        remove_left_behind(runtime, plugins)
+        name = f"{PREFIX}{os.getpid()}"
         stack.callback(netns.remove, name)
         path = netns.create(name)
         pod = PodInterface(name, str(path))
@@ -103,6 +104,18 @@ def serve(conflist: Path | None, cni_bin: Path, underlay: str, *, listen: bool, 
         )
         print(json.dumps(asdict(report)), flush=True)
         sys.stdin.buffer.read()
+
+
+def remove_left_behind(runtime: Runtime, plugins: Mapping[str, Any]) -> None:
+    """Remove the pods of `serve` that were killed: their namespaces are named after dead processes.
+
+    Raises PluginError, NetnsError.
+    """
+    for path in processes.NETNS_DIR.glob(f"{PREFIX}*"):
+        pid = path.name.removeprefix(PREFIX)
+        if pid.isdigit() and not processes.running(int(pid)):
+            runtime.delete(plugins, PodInterface(path.name, str(path)))
+            netns.remove(path.name)
 
 
 def _add(runtime: Runtime, plugins: Mapping[str, Any], pod: PodInterface) -> None:

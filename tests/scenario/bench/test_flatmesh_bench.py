@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 from bench.suite.figures import FIGURES
-from lab import processes
+from lab import hosts, processes
 from lab.cluster import Lab
 from lab.files import DIRECTORY
 
@@ -22,6 +24,11 @@ PNG = b"\x89PNG\r\n\x1a\n"
 TIMEOUT = 170.0  # seconds; 15 on an idle machine
 FLATMESH = (sys.executable, "-I", "-m", "cli.main")
 SERVED = "flatmesh-bench-"
+AS_SSH = """#!/bin/sh
+# as ssh does: the words after the host are joined by spaces, and a shell on the host splits them
+host=$1; shift
+exec {lab_exec} "$host" sh -c "$*"
+"""
 
 
 def namespaces(begin: str) -> list[str]:
@@ -73,7 +80,19 @@ def test_two_hosts_are_measured_through_a_remote_shell(make_lab: MakeLab, tmp_pa
     lab = make_lab(hosts=2, pods_per_host=1)
     place = f"--name={lab.spec.name} --dir={lab.directory.parent}"
     command = " ".join(FLATMESH)
-    shell = f"{command} lab exec {place}"
+    shell = str(tmp_path / "shell")
+    Path(shell).write_text(AS_SSH.format(lab_exec=f"{command} lab exec {place}"))
+    Path(shell).chmod(0o755)
+    killed = subprocess.Popen(
+        [shell, "h2", f"{command} bench serve --calls 1 --listen --cni-bin={lab.bin_dir}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert killed.stdout is not None
+    assert killed.stdout.readline()
+    (left,) = namespaces(SERVED)
+    os.kill(int(left.removeprefix(SERVED)), signal.SIGKILL)  # its pod and its address are left
+    killed.communicate()
     done = bench(
         *("--quick", "--between=h1,h2", "--shell", shell, "--flatmesh", command),
         *("--serve-options", f"--cni-bin={lab.bin_dir}", "--save", str(tmp_path)),
@@ -94,6 +113,9 @@ def test_two_hosts_are_measured_through_a_remote_shell(make_lab: MakeLab, tmp_pa
     assert refused.returncode == 1
     assert "h1" in refused.stderr.splitlines()[-1]
     assert namespaces(SERVED) == []
+    for number in (1, 2):
+        bridge = hosts.ip("-n", lab.names.host(number), "-br", "link", "show", "master", "kbr0")
+        assert bridge.count("\n") == 1  # the lab's own pod
     assert lab.pods[0].name == "p1"
 
 
