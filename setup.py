@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The C extension of the udp backend, and the commit; everything else is in setup.cfg.
 
 It is optional: where there is no compiler or no Python header, the install succeeds without

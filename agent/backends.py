@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The backends there are, by the `Type` of the cluster config.
 
 A factory imports its backend when it is called: a daemon loads the one backend it runs (udp

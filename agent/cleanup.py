@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmeshd --cleanup`: no lease, no peers, so nothing of ours is wanted on this host.
 
 Refuses while pods run here, unless told otherwise. Goes on past errors and reports each. What other

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a controller is: one part of the host that is kept as the inputs say.
 
 A controller has three parts, and the loop (`agent.loop`) drives them:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The data plane of the current backend, shared by the two controllers that drive it.
 
 Both run in one worker thread, so that the data plane is used by one at a time. When the cluster

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmeshd --dry-run`: what this host's daemon would change now, as commands.
 
 Reads the lease source and the kernel, writes neither. For a host without a lease it prints only

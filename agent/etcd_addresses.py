@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The addresses of etcd's members, which pods may not reach.
 
 Names are looked up by the system's resolver in a thread of their own, as that takes as long as the

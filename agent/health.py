@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """/healthz, /readyz and /metrics over HTTP, for probes and Prometheus.
 
 /healthz says that the daemon's event loop runs: 200, or 503 when it has not for a minute.

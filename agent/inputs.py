@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the desired state of a host follows from: values only, made by the loop.
 
 `HostInputs` is everything but the peers, `ReconcileInputs` has the leases too. Controllers run in

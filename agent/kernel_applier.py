@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Applies the part of the kernel's state that one owner has, and tells what others do to it.
 
 Each owner (`hostnet.ownership`) has marks of its own, so that a sweep takes away only what that

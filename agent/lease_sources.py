@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The lease sources there are, by name: a source is one factory and one line here.
 
 A factory imports its source when it is called, and returns a `LeaseSource`, so that mypy compares

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Log lines: one per event, `key=value` for people and grep, JSON for collectors."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One host of the cluster: the loop that keeps it as the leases say.
 
 The loop holds the inputs, and marks controllers dirty; these are applied in threads of their own

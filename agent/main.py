@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmeshd`: the daemon's command line.
 
 Exit status: 0 after a stop that was asked for (SIGTERM, SIGINT), after --cleanup, --dry-run;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the daemon counts, for Prometheus. One registry per daemon, so tests can run several."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The CNI server of this host, told what the daemon knows."""
 
 from __future__ import annotations

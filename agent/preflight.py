@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the daemon needs of this host before anything else: directories, and the port of /healthz.
 
 `flatmeshd` makes the directories; `--dry-run` only looks whether that would be possible.

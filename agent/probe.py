@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Asks a question whose answer may not come, so that whoever wants to know never waits for long.
 
 A data plane that is asked how it is asks another program, which may be stopped. /readyz and

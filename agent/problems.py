@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is wrong now, by topic: logged once until it changes.
 
 A cause that lasts must not fill the disk. Used from the event loop's thread; `text` and `all` may

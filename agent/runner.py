@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Drives one controller: waits until it is dirty, applies it in its worker thread, tries again.
 
 A controller that fails or hangs reports itself here, and keeps nobody else waiting.

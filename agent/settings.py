@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an operator can set: flanneld's flags and environment names where they mean the same.
 
 Each flag has an environment variable, `FLANNELD_` plus the flag in capitals (flanneld's

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which underlay device the operator's flags mean."""
 
 from __future__ import annotations

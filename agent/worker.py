@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Threads in which controllers are applied, so that nothing else waits for them.
 
 An apply talks to other programs, and any of these can be stopped or slow. The thread is a daemon

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the daemon asks of a way to carry packets between hosts."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How peers' packets arrive at a host: what the filter of its nftables table lets in.
 
 Each backend names its tunnel ports, and what of a packet to one is compared with the leases. A

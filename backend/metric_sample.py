@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One value for Prometheus, read when it asks: of a counter or gauge that another part keeps."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every backend offers the daemon.
 
 A backend is pure where it can be: leases and the underlay go in, kernel objects come out

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the command lines of flatmesh have in common: --help, --version, choices.
 
     @command("list")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The base of every error that is told to the operator.
 
 A subclass says what went wrong and where; its text is one line: what, where, and the mend.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One typed reader for JSON objects that people write: cluster config, backend options, CNI config.
 
     options = Fields(document, "cluster config: Backend.", ConfigError, ignore_case=True)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`-o table|json|yaml|wide`: how the commands print what they list.
 
 A command declares its columns, and gets an `Output` that prints rows of them:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Default paths and the names of all files that more than one part of flatmesh reads or writes.
 
 Strings, not `Path` objects: the CNI executable's slow path imports this module, and `pathlib`

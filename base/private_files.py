@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files and directories that only their owner (root) can use, whatever the caller's umask is.
 
 A file that others can open can also be locked by them: a read lock on the address store fails

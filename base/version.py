@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The version and the commit that flatmesh was built from."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long a runtime waits for a pod's network, beside the reference plugins.
 
     python -m bench.cni_latency [--pods 1,100,500] [--samples 30] [--json FILE]

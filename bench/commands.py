@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmesh bench`: how fast pods talk here, beside what others make.
 
 Imported by every `flatmesh` command, so that it imports click alone; what measures is imported

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes leases of made-up hosts into etcd, on command; runs beside the etcd it writes to.
 
 One command a line on stdin, one answer a line on stdout: `put FIRST COUNT` and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programming many VXLAN peers: our reconcile beside `ip -batch` and `bridge -batch`.
 
     python -m bench.netlink_batch [--peers 1000 --peers 5000 ...] [--rounds 3] [--json FILE]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our netlink code beside pyroute2's, part by part: what stays hand-written has its figure here.
 
     python -m bench.netlink_libraries [--routes 1000] [--rounds 5] [--json FILE]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Elements of an nftables map: our packed messages beside `nft -f`.
 
     python -m bench.nft_elements [--elements 100000] [--rounds 3] [--json FILE]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a benchmark needs on this machine, looked for before anything is made."""
 
 from __future__ import annotations

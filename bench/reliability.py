@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What faults and live changes cost running traffic, and how long the cluster takes to converge.
 
     python -m bench.reliability [--json FILE]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One format for every measurement: rows of a figure, compared with a named baseline.
 
 An absolute figure depends on the machine and on what else it does at the moment; the ratio to

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One real daemon among many leases in a real etcd.
 
     python -m bench.scale [--leases 100 --leases 1000 --leases 5000] [--json FILE]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Many small UDP datagrams, as fast as the kernel accepts them, and how many of them arrive.
 
     python -m bench.small_packets receive PORT SECONDS

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pod-to-pod throughput over each kernel backend, as a ratio to the raw underlay.
 
     python -m bench.throughput [--seconds 5] [--json FILE]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measuring between two ends: throughput, small packets, round trips.
 
 An end is a network namespace, of this machine or of another: a command prefix that runs a

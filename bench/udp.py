@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The udp backend beside the others, and beside itself moving packet by packet.
 
     python -m bench.udp [--seconds 2] [--rounds 3] [--only NAME]... [--json FILE]

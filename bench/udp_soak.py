@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random data through a backend, both ways at once, hashed at both ends.
 
     python -m bench.udp_soak [--gib 100] [--streams 4]

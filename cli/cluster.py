@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which cluster a command means, so that it needs no flags on a configured host.
 
 Each setting of etcd is taken from the first of:

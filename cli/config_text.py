@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cluster config as an operator types it, checked more strictly than daemons do.
 
 Daemons tolerate keys that they don't know, as flanneld does; who writes one is told.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmesh docker-options`: what makes Docker's default bridge be kbr0, with addresses of its own.
 
 Docker gives the addresses of its default bridge itself, from a part of this host's lease. That part

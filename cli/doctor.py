@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmesh doctor`: what this host lacks or what hinders flatmesh here, and how to fix it.
 
 Reads only. Exit status 1 when something keeps pods from being served; what only limits

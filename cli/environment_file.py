@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 r"""Reads `/etc/default/flatmeshd` as systemd does (systemd.exec(5), EnvironmentFile=).
 
     # a comment; lines that begin with ; are comments, too

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmesh config`: reads and checked changes of the cluster config in etcd."""
 
 from __future__ import annotations

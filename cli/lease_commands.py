@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmesh lease`: who owns which subnet."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmesh`: what an operator types.
 
     flatmesh lab up|status|exec|down|list     clusters on this machine

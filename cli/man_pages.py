@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Man pages (man(7)), made from the commands: one for `flatmeshd`, one for each of `flatmesh`.
 
 Own, since click-man writes no environment, examples and exit statuses, and does not escape text.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """systemd-networkd: whether it removes routes and rules that it did not set itself.
 
 With its defaults it does, from the devices that it manages, each time it configures one of them

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmesh service` and `flatmesh endpoint`: services in etcd, as schedulers write them, too."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Man pages and shell completion: written at install time, from the commands of this version.
 
     python -m cli.shell_files --share /usr/local/share --list /opt/flatmesh/shell-files

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmesh wireguard`: this host's WireGuard key."""
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """CNI plugins: plug one pod into this host's network."""

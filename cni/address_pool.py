@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where an attachment's addresses come from: the ranges of its config, or the lease's subnets.
 
 Addresses of the lease are one pool for all networks of a host, because they are routed to the

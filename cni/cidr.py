@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """IP addresses and networks as integers: parse, print, and test whether one contains another.
 
 Used instead of `ipaddress`, whose import takes 5 ms of every call that is answered without a

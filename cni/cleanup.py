@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pods' part of `flatmeshd --cleanup`: bridge, veth pairs, nftables tables, address store.
 
 What is ours is told by its mark alone (hostnet.ownership), not by any record. Running pods

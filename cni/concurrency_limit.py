@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many CNI calls are worked on at the same moment.
 
 Python runs one thread at a time, and a thread that returns from a system call may wait 5 ms

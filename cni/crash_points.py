@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Named steps of ADD and DEL at which a test can kill this process.
 
 With FLATMESH_CRASH_AT=NAME in the environment of the daemon or the executable, the process

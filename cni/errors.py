@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The error codes of the CNI specification, and the exception that carries one.
 
 Whoever finds a fault raises `CniError` with the code of the specification and one line of text:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Typed reading of JSON objects from a runtime or a plugin, with the error codes of CNI.
 
 `base.fields` reads the plain types; added here are the specification's codes, nested objects,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a call to its answer: shared by the daemon and by the executable without a daemon.
 
 The answer is an exit status and one JSON document for stdout; every fault becomes an error

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the plugins find this host's files, and what the daemon tells them about its health.
 
 The daemon makes one `PluginHost` with its own paths and a live `status`. An executable without a

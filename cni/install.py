@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Put the CNI executables into a directory where runtimes look for them.
 
     python -m cni.install --bin-dir /opt/cni/bin [--uninstall]

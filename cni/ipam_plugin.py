@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmesh-ipam`: addresses from this host's store, for the main plugin of any network.
 
 Below the reference bridge plugin (or macvlan, ptp, ...) it does what host-local does; where

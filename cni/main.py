@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Answer one call in this process, where no daemon answers.
 
     python -I -m cni.main flatmesh < conf.json        with the CNI_* variables set

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Another device with the gateway's address, or in its network: flannel's cni0, mostly.
 
 The kernel then has two connected routes to one subnet, and pods on one of the two devices are dead

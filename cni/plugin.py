@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every CNI plugin of this program offers: one function for each command.
 
 A plugin is a module. `plugin_table` returns each one as a `Plugin`, so mypy refuses a module

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The plugins by the name of their executable.
 
 Each is made by a function that imports the plugin's module when it is called: a process that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parts of the lease that another program gives addresses from: Docker, on its default bridge.
 
 `flatmesh docker-options` writes them into `docker.json` in the state directory:

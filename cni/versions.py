@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The versions of the CNI specification that we support, and the commands of each."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What of the metrics to alert on; docs/generate.py puts it behind the table of all."""
 
 from __future__ import annotations

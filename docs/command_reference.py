@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The references that come from the click commands: flags, exit statuses, fields of the output."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What each config key means. A unit test compares the keys with those that the code reads.
 
 Types, defaults and limits of the backends' options come from the code (`docs/key_reader.py`) unless

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Write the references in docs/reference from the code.
 
 python docs/generate.py            write them

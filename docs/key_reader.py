@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Find in the source which config keys are read, with type, default and limits."""
 
 from __future__ import annotations

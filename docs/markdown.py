@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Markdown, as the references need it."""
 
 from __future__ import annotations

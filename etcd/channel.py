@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """gRPC channels to an etcd cluster: endpoints, TLS, login, deadlines, and errors in one line.
 
 Theory of operation

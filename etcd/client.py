@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A thin asyncio client for etcd's v3 API: the calls flatmesh makes, and no others.
 
 Theory of operation

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ranges of keys, and the comparisons that transactions begin with."""
 
 from __future__ import annotations

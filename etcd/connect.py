@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A connection to etcd as settings describe it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What can go wrong with etcd, for callers that do different things about it."""
 
 from __future__ import annotations

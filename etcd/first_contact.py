@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Why no member of etcd can be reached: asked before the first answer, told within 2 s.
 
 gRPC takes seconds to give up on an address where nobody answers, and its words for a wrong name or

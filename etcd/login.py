@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The user that etcd is told, and where the password comes from."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The certificate files of a TLS connection to etcd, as they are on disk now."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several keys changed in one step, if they are as the writer has last seen them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The nftables table that keeps pods' packets from leaving a host unencrypted.
 
 With an encrypting backend a packet for a pod of another host leaves by the tunnel's device, or not

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What pods and strangers on the underlay can't send to this host, or through it, as nft rules.
 
 Closed to pods (`closed`): the tunnel ports, etcd's, the daemon's metrics and the scheduler's, at

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """host-gw: no tunnel at all, each host is the gateway of its subnet.
 
     10.5.76.0/24 via 192.168.64.3 dev eth0

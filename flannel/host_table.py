@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The nftables table of a host: what is filtered, and what gets the host's address.
 
 One table that is wholly ours, `inet flatmesh`; its text is replaced whole, its sets stay. In the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which pod traffic gets the host's address: only what leaves the cluster.
 
 The rules, in order, for each family (P: this host's pod subnet, C: the cluster network);

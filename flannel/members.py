@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who the members of the cluster are, as elements of the sets that the host's filter looks up.
 
     protected4    PublicIPs of all leases, addresses of this host and of etcd: closed to pods

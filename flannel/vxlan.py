@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VXLAN: the kernel tunnels, we keep three tables.
 
 Every host has a VTEP device `flannel.<VNI>` that learns nothing and floods nothing. A

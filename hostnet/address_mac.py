@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hardware addresses that follow from IP addresses.
 
 An address that is given to another pod later keeps its hardware address, so no neighbour cache

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames that tell neighbours which MAC an address has: gratuitous ARP, and unsolicited ND.
 
 A neighbour that knows the address with another MAC goes on sending there until it has asked in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Do a plan, and reconcile: make this namespace agree with a desired state.
 
 Theory of operation

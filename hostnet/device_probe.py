@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which kinds of network device this kernel can make: tried, in a namespace that ends at once.
 
 pyroute2 does it, as nobody waits for it: see docs/decisions/0001-netlink-by-hand-or-pyroute2.md.

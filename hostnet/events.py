@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tells when the kernel's tables have to be read again, from the messages it sends on changes.
 
 Theory of operation

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Find one device: all that the kernel tells of it, or only whether it is there."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """firewalld: the pods' networks are sources of its zone `trusted`.
 
 firewalld rejects what is forwarded and comes from no trusted zone, in an nftables table that it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Linux bridge with the pods' gateway addresses, as the CNI plugins would make it.
 
 A daemon that has to attach something to the bridge may be there before the first pod. Made

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One namespace's kernel tables: the dumping half of a reconcile.
 
 Theory of operation

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What keeps a link from taking routes from whoever sends to it (CVE-2020-10749, ip-sysctl.rst)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads devices of another namespace that is known by its number in ours only.
 
 The kernel gives each namespace that a veth pair leads to a number in the namespace at the pair's

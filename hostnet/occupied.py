@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which networks this host uses itself, beside the overlay: its addresses, and others' routes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a restarted daemon, or an operator, knows that a kernel object is ours.
 
 Every kind of object carries a mark that survives its maker:

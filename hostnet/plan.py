@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From two states to the changes between them: pure, and printable.
 
 Theory of operation

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which program, or which device of the kernel, has a TCP or UDP port: for messages."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs another program that has to end within a time, and tells a failure in one line."""
 
 from __future__ import annotations

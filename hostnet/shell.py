@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Changes as an operator would type them: each line can be given to a shell.
 
 The lines of plans and logs leave out quotes, for readers. nft(8) takes a command of several words

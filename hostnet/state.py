@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a host's network stack holds, as values.
 
 Theory of operation

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sysctls of a network namespace.
 
 /proc/sys/net shows the namespace of the thread that opens a file below it, so files are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a tunnel's device could be made now: tried, and taken away at once.
 
 The kernel decides only when it is asked: a VXLAN device with a VNI that another one has is refused

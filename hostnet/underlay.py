@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The network between the hosts, as seen from this host.
 
 flatmesh calls the network that carries tunnel packets the underlay. Everything a backend

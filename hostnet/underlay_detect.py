@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Find this host's place on the underlay.
 
 As flanneld does it (flannel, pkg/ipmatch): the device asked for by name, address or regular

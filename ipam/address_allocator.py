@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which address a pod gets: a requested one, the one it had, or the next of its ranges.
 
 The search starts after the address given last and wraps around, so an address that was freed

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The SQLite file of the address store: schema, connections, transactions, errors.
 
 The file is write-ahead logged. Every change is one `BEGIN IMMEDIATE` transaction: any number of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Puts attachments that are alive but not recorded back into the address store.
 
 A file that is lost, emptied or older than the pods lacks some of them, and would give their

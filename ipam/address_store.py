@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The address store: which pod of this host holds which address, on disk.
 
 Theory of operation

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What etcd knows of a lease beside what the lease says: kept in `Lease.origin`."""
 
 from __future__ import annotations

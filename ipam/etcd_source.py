@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Leases in etcd, as flanneld keeps them: fits `ipam.lease_source.LeaseSource`.
 
 `ipam.lease_view` follows all leases, `ipam.registry` writes, `ipam.lease_holder` holds this

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Addresses that the reference's host-local plugin has given on this host.
 
 host-local keeps a file for each address below a directory for each network:

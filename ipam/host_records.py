@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What each host says of itself beside its lease: its name, version, and whether it is ready.
 
 A lease in etcd has flannel's format, which has no room for a host's name. So there is a key of

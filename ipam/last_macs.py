@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which MAC each address had last: whether neighbours may know it with another one.
 
 Pods' MACs follow from their IPv4 addresses, so that mostly it is the same again; where it follows

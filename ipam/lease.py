@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The lease of a subnet to a host: its etcd key and value.
 
 A lease says: this host owns this pod subnet, and this is how to reach it. Key and value are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which subnets one transaction asks for, and which leases may be this host's. Pure."""
 
 from __future__ import annotations

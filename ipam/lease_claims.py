@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which leases this host believes: a lease says what it claims, and others have claims, too.
 
 Whoever can write to the lease source can claim a subnet that others use, and every host would send

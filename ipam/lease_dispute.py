@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two hosts that want one lease: who is asked, how often, and when this one gives way.
 
 Two hosts come to one lease when both have one PublicIP, or when one was cloned from the other

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """This host's own lease in etcd: find it, take it, keep it, notice its loss.
 
 The lease view tells what etcd holds under our key; the holder compares that with the lease it

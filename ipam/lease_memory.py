@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which lease was ours, on disk: so that a host whose address changed still knows its own.
 
 In etcd a lease names its host by PublicIP. When that changes while the daemon is down, the

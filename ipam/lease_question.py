@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Asks whether the host that a lease names is alive, before a second one with its address uses it.
 
 A lease in etcd names its host by PublicIP alone. A host that finds one under its own address, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where leases come from: the protocol that etcd, and every other source, fits.
 
 The daemon asks a source for two things: what all leases are, and that this host has one. How a

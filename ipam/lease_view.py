@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All leases and the cluster config, always whole, however the watch broke.
 
 Theory of operation: one list and one watch of the whole prefix. Events only tell which keys to

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cluster config: one JSON document in etcd that all hosts share.
 
     <prefix>/config   {"Network":"10.5.0.0/16","SubnetLen":24,"Backend":{"Type":"vxlan"}}

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Leases in etcd: take one, keep it, change it, give it back.
 
 Theory of operation: every write is a transaction with a compare. A key is created only where

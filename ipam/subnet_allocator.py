@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which subnets a host asks for, and in which order. Pure.
 
 flanneld's order (flannel, pkg/subnet/etcd/local_manager.go): the lease we already hold; the

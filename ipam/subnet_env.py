@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """subnet.env: the lease as shell variables, for CNI plugins and Docker.
 
     FLANNEL_NETWORK=10.5.0.0/16

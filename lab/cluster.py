@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A whole cluster on one machine: underlay, etcd, a daemon per host, pods.
 
 Nothing about a running lab is kept in memory: its namespaces are found by their names, its

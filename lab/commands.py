@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmesh lab`: make a cluster, show that every pod reaches every pod, take it down."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """flatmeshd on one host of a lab."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real etcd as a process that can be stopped, frozen, killed, wiped and restored.
 
 Everything about a member is in its directory (`data/`, `etcd.log`,

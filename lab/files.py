@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A lab's directory: the lock of the process that changes the lab, and the lab's state.
 
 The state tells a lab that was made to the end from one whose maker died; the lock tells a

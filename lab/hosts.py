@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hosts as network namespaces on one underlay.
 
     fm-LAB-net    the underlay: bridge `br0`, 192.168.64.1/24 and fd00:1::1/64; etcd is here

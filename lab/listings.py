@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `flatmesh lab status` and `flatmesh lab list` show: rows and their columns."""
 
 from __future__ import annotations

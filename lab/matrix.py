@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who reaches whom, how fast, and under which address.
 
 Each pod gets an echo socket inside its namespace, held by this process. For every pair one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The reachability matrix as an operator sees it: a table of round trips, and the verdict."""
 
 from __future__ import annotations

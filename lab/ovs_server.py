@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Open vSwitch for one host of a lab: its own database, sockets and logs in one directory.
 
 The path of a Unix socket has at most 107 bytes; a directory that is too long is refused.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Processes of a lab: started inside a network namespace, and found again by it.
 
 A lab that died leaves processes whose pids are written nowhere. Each of them is still in one

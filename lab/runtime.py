@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Call CNI plugins as a container runtime does.
 
 A conflist is a chain: on ADD each plugin gets the result of the one before as `prevResult`,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a lab is made of: its description, and the pods that were added to it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Waiting times on a slow machine, such as an emulated one.
 
 Labs and tests give up after a time that is generous on a machine of today. Where all is slower,

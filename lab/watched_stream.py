@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Datagrams from one pod to another at a constant rate, counted at both ends.
 
 What a change, a crash or a fault costs running traffic is the difference between the two

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a reconcile applied to Open vSwitch, as the next one may take it for granted."""
 
 from __future__ import annotations

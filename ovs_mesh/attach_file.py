@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tells the CNI plugins that pods become ports of obr0 (`cni.pod.attach_mode` reads it).
 
 There is no file where pods are ports of kbr0. It is in the run directory, because it holds

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The `ovs` backend: its objects in the kernel. `ovs_mesh.data_plane` has those in Open vSwitch.
 
     pod --veth-- kbr0 (gateway address) --veth-- obr0 (Open vSwitch) == tunnels == peers

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ovs backend's options in the cluster config, checked.
 
     {"Type":"ovs","Tunnel":"vxlan","Mesh":"flow"}

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The mesh in Open vSwitch, made to agree with the leases.
 
 Each reconcile is the same: rows of OVSDB against the desired rows, one transaction; port

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which datapath Open vSwitch can use here: the kernel's, or its own in userspace.
 
 Source: linux/openvswitch.h, OVS_DATAPATH_FAMILY.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The OVSDB rows that a host should have, from config, leases and pods. Pure."""
 
 from __future__ import annotations

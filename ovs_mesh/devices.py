@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of the bridges and devices of the mesh on a host.
 
 Names stay from one version to the next: a running mesh is found by them after an upgrade.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The base of what can go wrong with Open vSwitch."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What obr0's OpenFlow connection tells of changed flows and ports, read and foretold.
 
 The connection asks for a flow monitor (NXST_FLOW_MONITOR, a Nicira extension) and gets an

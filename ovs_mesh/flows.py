@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The flows of obr0: the tables in their order, and the flows of all of them. Pure.
 
     number name        what it does

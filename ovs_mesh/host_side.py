@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """This host as obr0 must know it: read from the kernel, the lease and the pods."""
 
 from __future__ import annotations

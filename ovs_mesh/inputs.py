@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the flows of obr0 are built from: this host, its pods, its peers. Values only."""
 
 from __future__ import annotations

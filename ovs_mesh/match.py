@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Matches of flows that have one form for IPv4 and one for IPv6, in ovs-fields(7) syntax."""
 
 from __future__ import annotations

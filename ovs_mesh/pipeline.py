@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An OpenFlow pipeline as an ordered list of named tables: pure.
 
 A table says in which stage it stands, which traffic it carries, and what becomes of a packet

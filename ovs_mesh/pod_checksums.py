@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checksum offload of pods that are ports of a userspace switch.
 
 Such a switch reads packets as the pod's stack wrote them. With checksum offload on, a packet

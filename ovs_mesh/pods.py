@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """This host's pods as obr0 must know them: from the address store on disk.
 
 The CNI plugins write the store whether or not the daemon runs; so a daemon that was away

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OVSDB rows as values: desired, actual, and the changes between them. Pure.
 
 Bridges and ports that flatmesh made have `flatmesh` in their external_ids. All others are never

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Notices when another program changes rows of ours in Open vSwitch's database.
 
 One thread holds a connection of its own, to which the server sends every change, whoever made it.

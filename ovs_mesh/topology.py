@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which tunnels a host has, from the config and the leases. Pure.
 
     static     a tunnel port per peer, named by the peer's address; an L2 mesh. Frames travel

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What keeps a tunnel of the mesh from being opened: another program has what it needs.
 
 - The UDP port, with Open vSwitch's kernel datapath: a program's socket, or a VXLAN or Geneve

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the userspace datapath reaches the underlay.
 
 With the userspace datapath Open vSwitch sends and receives tunnel packets itself, and only

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Notices when another program changes Open vSwitch: a restart, a port, a flow.
 
 One thread holds a connection to obr0's OpenFlow socket, which tells of every change of a flow

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Services as elements of nftables maps: no chain and no rule for a service or an endpoint.
 
     virtual4_tcp_hash_32     (virtual address, port, slot) -> (endpoint's address, port)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Services and endpoints as JSON, as they are in etcd. Everything read is checked.
 
     {"VirtualIP": "10.96.0.5", "VirtualIPv6": "fd96::5",

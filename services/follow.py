@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All services and endpoints as they are in etcd now, however a watch broke.
 
 Each of the two prefixes is listed and then watched behind the list; a watch that ended, for

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where services are in etcd, below the cluster's prefix.
 
     <prefix>/services/<name>                        a service

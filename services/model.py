@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a service and an endpoint are: values only. `services.codec` reads and writes them.
 
 A service is reached under virtual addresses (one of a family at most), on ports; an endpoint is one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Services and endpoints in etcd: what `flatmesh service` and schedulers read and write with.
 
     async with connect(settings) as etcd:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The nftables table of the load balancer: a rule for each map, and hooks for all services.
 
     prerouting     pods' and strangers' packets: the endpoint's address in place of the virtual one,

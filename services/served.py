@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which services a host serves: what is in etcd, as far as it is right and nobody else's.
 
 Two services with one published port or virtual address can't both be served; the older one is, on

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which endpoint gets which connections: a table of slots, the same on every host.
 
 A connection's hash is cut to a slot, and the slot names an endpoint. The table is consistent

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which tracked connections lead to endpoints that are gone. Pure.
 
 A connection's translation is made once; when its endpoint goes, packets would still be sent there:

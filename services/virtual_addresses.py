@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which virtual address a new service gets. Pure but for the random start."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real etcd servers for tests, each on a loopback address of its own; they end with the test.
 
 Also what holds for all tests: which need a kernel feature, and time-outs on a slow machine.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What another cluster config would change, for people: before it is written. Pure."""
 
 from __future__ import annotations

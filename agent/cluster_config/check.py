@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a cluster config can be used: the same check for its writer and for every daemon.
 
 `ipam.network.parse_config` reads what concerns all backends; here are the backend's own keys, and

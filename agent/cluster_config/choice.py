@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which cluster config this host follows: the newest that can be used here.
 
 A config is taken only when `check_config` passes it, its network is free, and its backend says that

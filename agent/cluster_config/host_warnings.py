@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is probably a mistake on this host, though it can be followed: told, and no reason to stop.
 
 A PublicIP that no device has is right behind 1:1 NAT; an MTU above the device's is right where the

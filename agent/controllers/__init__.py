@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The controllers of this daemon, in the order in which a host is first set up.
 
 A new controller is a module here and a line in `CONTROLLERS`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks that the cluster had before, which stay closed to clear text while pods have addresses.
 
 A daemon that is started after the cluster's Network was changed reads here which networks the one

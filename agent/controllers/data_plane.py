@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The data plane controller: the part of a backend that lives outside kernel tables.
 
 Open vSwitch's rows and flows, WireGuard's peers, the udp process's table.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The devices controller: devices that only another program can make, before routes name them.
 
 Open vSwitch makes obr0, wireguard-go its TUN device. All other devices are objects of the overlay

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The encryption controllers: with an encrypting backend no pod's packet leaves in clear.
 
 Two, as one can't be both before and after the others: `encryption` puts the table in place before

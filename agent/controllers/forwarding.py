@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The forwarding controller: forwarding, masquerade, and the filter against forged packets.
 
 The table's text follows from the host's own inputs, its sets' elements from the leases. A changed

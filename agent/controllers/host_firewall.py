@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The host firewall controller: other programs' firewalls let the pods' packets through.
 
 iptables (in both forms), and with it Docker and ufw; firewalld; and what is left of nftables is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The overlay controller: what the backend wants in kernel tables, for this host and its peers.
 
 The desired state is `base | peer(a) | peer(b) | ...`, and each peer's part is remembered, so

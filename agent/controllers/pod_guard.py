@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pod guard controller: what pods may send, and that their gateways take no routes from them.
 
 CNI calls add and delete a pod's elements themselves. This repairs what others have changed, takes

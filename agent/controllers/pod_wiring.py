@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pod wiring controller: pods stay connected to their bridge, and the bridge to the host.
 
 CNI calls make the bridge and the pods' ports themselves. This repairs what others have changed

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The publish controller: subnet.env tells the CNI plugins this host's subnets.
 
 Its format is flannel's. It is written before the routes to peers are made, as flanneld does:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ready controller: a file tells whoever waits for the daemon that pods can be served."""
 
 from __future__ import annotations

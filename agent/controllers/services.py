@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The services controller: the load balancer of this host.
 
 While no service is configured there is no table, and nothing is asked of a packet.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether the devices that a backend wants are there and up.
 
 The kernel's refusal is a line for each change; here is what it means for the host: without its

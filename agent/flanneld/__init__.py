@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """What flanneld's command lines have and ours lack."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Flags and variables of flanneld that flatmeshd has not: named with what to do instead.
 
 A flag that flatmeshd can't follow is refused, as the host would otherwise be set up in another way

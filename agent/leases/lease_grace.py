@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Peers whose leases vanished although nobody released them: traffic to them goes on for a while.
 
 An expired lease means that its host didn't reach the lease source for a day, not that the host or

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether the state directory was made on this machine, or came here in an image or a copy.
 
 A virtual machine that is cloned, and a disk that is restored elsewhere, bring the state of another

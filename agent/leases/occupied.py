@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What this host and etcd use themselves: by it leases and the cluster's network are judged."""
 
 from __future__ import annotations

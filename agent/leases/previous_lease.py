@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The subnets of the last run, as subnet.env tells them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tells about leases that are not served: a line each, and a metric; never many lines at once.
 
 Whoever writes to the lease source may write as often as he likes.

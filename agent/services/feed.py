@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Follows services in etcd for the controller that serves them.
 
 `run` is a task of the event loop; `take` is called by the controller's worker thread.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ports of hosts that no service may be published on: it would take over the cluster's own."""
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the daemon tells root about itself, and how commands ask for it."""

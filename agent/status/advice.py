@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is wrong with a host, and the mend: a line each, from what its report says. Pure."""
 
 from __future__ import annotations

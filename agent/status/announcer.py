@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tells the other hosts this one's name, version and whether it is ready (`ipam.host_records`)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Asks this host's daemon something: see `agent.status.server` for the protocol.
 
 A daemon that is stopped or stuck accepts a connection and answers nothing, so every wait has an

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The settings that the daemon of this host was started with, for commands that need the same.
 
     settings = ask_settings(run_dir())

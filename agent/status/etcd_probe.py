@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which of etcd's members answer this host now, each asked alone."""
 
 from __future__ import annotations

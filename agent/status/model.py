@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is told of a host: `flatmesh status`, `pods` and `peers` print it.
 
 The daemon sends it as JSON. A command of another version may read it: what is missing, or of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The report on a host whose daemon does not answer: from files, and from the kernel's tables."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pods of this host, as its address store has them; the daemon need not run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The daemon's report on its host, put together when somebody asks.
 
 Everything that may hang (etcd, a switch's daemon, the disk) is asked at the same time and waited

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Echo requests to many addresses at once: ICMP (RFC 792) and ICMPv6 (RFC 4443).
 
 One raw socket per family. All requests are sent at once, and answers are taken as they come, so

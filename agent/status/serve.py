@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which questions the daemon answers on its status socket."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The daemon's answers to `flatmesh status` and its like: a unix socket for root.
 
     request   one line of JSON, {"ask": "settings"}, at most MAX_REQUEST bytes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several questions asked at once, none of which may keep the answer waiting."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """systemd's notification socket (sd_notify(3)): one datagram of `NAME=value` lines at a time.
 
 By hand, because it is one sendto(2): of the packages on PyPI, sdnotify has had no release since

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The daemon as a service of systemd: Type=notify, a watchdog, `systemctl reload`.
 
 - READY=1 is sent when pods can be served for the first time, as `/readyz` and the file `ready`

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ovs backend beside a switch that somebody set up by hand, and among many leases.
 
     python -m bench.ovs [--seconds 1] [--rounds 5] [--tunnel gre]... [--only traffic|scale]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes leases of made-up ovs hosts into etcd, on command; runs beside the etcd it writes to.
 
     python -m bench.ovs.leases ENDPOINT

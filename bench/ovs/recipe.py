@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The baseline: Open vSwitch as an operator sets it up by hand, after the classic recipe.
 
 Each host's NIC and address are moved into `br-phy`; `br0` has one tunnel port and switches as it

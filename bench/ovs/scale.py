@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One real daemon with the ovs backend among many leases in a real etcd."""
 
 from __future__ import annotations

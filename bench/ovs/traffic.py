@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Throughput and latency of the ovs backend's meshes, from pod to pod between two hosts."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measure between two real hosts that run flatmesh already.
 
 On each host `flatmesh bench serve` is started by a remote shell, `ssh` unless told otherwise, and

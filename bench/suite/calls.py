@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ADD and DEL: how long a runtime waits for a pod's network.
 
 The hosts, and the way a call is timed, are those of `bench.cni_latency`: flatmesh by the daemon's

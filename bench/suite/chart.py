@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The chart of a run: a panel per figure, a bar per subject.
 
 A bar is the median; the thin line over its end goes from the lowest round to the highest. Bars of

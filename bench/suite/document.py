@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run as JSON: everything that the table, the chart and the README's section are made from.
 
 format       1

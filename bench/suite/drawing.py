@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rectangles, lines and words, written as SVG and as PNG.
 
 The two files show the same: both are made from one list of shapes. Coordinates are pixels of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is measured, and the samples of a run.
 
 A run has rounds. In each round every subject gives one sample of every figure, so that a subject's

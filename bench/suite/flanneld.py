@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A baseline where it is installed: the real flanneld, `flanneld` on PATH.
 
 Two hosts as namespaces, an etcd, flanneld on each host, and on each a bridge with one pod, whose

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The baselines: what an operator makes with `ip` and `wg` so that pods of two hosts talk.
 
 Two hosts as namespaces. On each a bridge with one pod, 10.9.NUMBER.2, and one way to the other's:

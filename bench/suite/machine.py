@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run was taken on and with: versions, processors, kernel, programs."""
 
 from __future__ import annotations

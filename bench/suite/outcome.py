@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is made of a run: tables on stdout, files, the README's section."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bring up all subjects that carry packets, and take them down again.
 
 Labs and hand-made hosts have names that begin with the run's, so that a run which was killed is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run does now, on stderr.
 
 On a terminal one line that is rewritten, with the share done and the time since the start;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The section of a Markdown file that a run rewrites, between two marks."""
 
 from __future__ import annotations

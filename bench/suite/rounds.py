@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rounds of a run: every figure of every path, then once more.
 
 Within a round the paths are measured one after the other for the same figure, each beside its

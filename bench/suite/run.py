@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One run on this machine: bring everything up, measure, take it down."""
 
 from __future__ import annotations

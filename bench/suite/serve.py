@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmesh bench serve`: one end of a measurement between two real hosts.
 
 It attaches a temporary pod by the host's own CNI plugins, starts iperf3 servers in the pod and on

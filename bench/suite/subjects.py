@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who is measured, beside whom, and what is missing here to measure it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run as text: tables of at most 80 columns, and the README's section."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rows of pods, peers, controllers and members of etcd, for tables and for programs."""
 
 from __future__ import annotations

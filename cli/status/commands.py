@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmesh status`, `flatmesh pods`, `flatmesh peers`.
 
 They ask this host's daemon by its socket, and answer within two seconds whatever hangs. Where

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gets the report on this host: from its daemon, or where that does not answer, from files."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmesh status` for people: the verdict first, then one line for each matter, then tables."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Deletions that the address store could not take: full, read-only or damaged.
 
 A DEL takes down the pod all the same, and what it can't write into the store it writes here, into

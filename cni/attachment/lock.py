@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One call at a time per attachment, in whichever process it runs.
 
 A lock is a flock(2) on one of SLOTS files in the run directory, chosen by a hash of the

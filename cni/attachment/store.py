@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The record of this host's attachments, in the terms of the plugins.
 
 A thin layer over `ipam.address_store`, which has the transactions: it translates CNI's names and

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a call says (environment, stdin): read and checked once, into typed values."""

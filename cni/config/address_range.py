@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ranges of addresses in the syntax of the reference's host-local plugin.
 
     {"subnet": "10.1.0.0/16", "rangeStart": ..., "rangeEnd": ..., "gateway": ...}

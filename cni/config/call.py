@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One call of a plugin as it arrives, before anything of it is checked."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The CNI_* variables of a call: which a command requires, and what they may hold.
 
 | command | required variables beside CNI_COMMAND |

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The keys that the `flannel` plugin reads.
 
     {"subnetFile": "/run/flannel/subnet.env", "dataDir": "/var/lib/cni/flannel",

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The `ipam` section of a config: who gives the addresses, and the keys that we read ourselves.
 
     no section                      addresses of the lease's subnets, from this host's own store

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything that ADD and CHECK of `flatmesh` read from a config, as one value."""
 
 from __future__ import annotations

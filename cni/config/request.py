@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A call whose environment and stdin are read and checked; nothing on the host is changed yet.
 
 The checks and their order are those of libcni's plugin skeleton, which runtimes were written

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the runtime asks for beside the config of the network.
 
 It has three ways, here from the weakest to the strongest: the variable CNI_ARGS, the config's

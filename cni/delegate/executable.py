@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Find another plugin's executable and run it.
 
 A plugin is looked for on CNI_PATH by its `type` (CNI SPEC 1.1.0, section 4), gets its config

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is kept of a delegated plugin's ADD, and its DEL made from that.
 
 GC and the sweep at a daemon's start get no config of the attachment from the runtime, so the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Call another plugin for a request: the IPAM of a config, or a main plugin below `flannel`.
 
 The delegated plugin gets the whole environment of our call; the command alone is changed, to

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flannel`: a drop-in for the flannel meta-plugin."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The config that the `flannel` plugin calls its delegate with.
 
 It is the config's `delegate` section, completed from the lease: MTU, masquerading, ranges and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Refuses to call the reference bridge plugin while another device has the gateway's address.
 
 That plugin does not look; with two devices in one subnet the pods of one of them are not reached.

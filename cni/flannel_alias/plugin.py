@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flannel`: a drop-in for the flannel meta-plugin; existing conflists work unchanged.
 
     {"name": "cbr0", "cniVersion": "0.3.1", "type": "flannel",

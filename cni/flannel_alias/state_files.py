@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the `flannel` plugin keeps of each attachment: the config of its delegate.
 
 A file in `dataDir`, until the delegate's DEL has succeeded, so that a DEL can be repeated. The

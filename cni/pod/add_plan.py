@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an ADD will do: everything that can be refused is refused here, before any change."""
 
 from __future__ import annotations

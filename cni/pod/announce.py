@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tells the neighbours of a new pod its MAC, before the pod can send itself.
 
 An address that another pod had with another MAC would be cut off otherwise, until its neighbours

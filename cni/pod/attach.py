@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The changes of an ADD, in order: record, bridge, veth pair, addresses, nftables, `ready`.
 
 Whatever fails in between, the caller undoes it with `removal.detach`, which works from the

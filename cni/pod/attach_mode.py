@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether this host's pods are attached to a Linux bridge or to another switch.
 
 Usually the plugin makes the host's end of a veth pair a port of a Linux bridge. A daemon that

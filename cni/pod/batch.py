@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several netlink requests sent as one packet, with the `ip` command of each for its error."""
 
 from __future__ import annotations

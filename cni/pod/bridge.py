@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Linux bridge that pods are ports of, with the gateway addresses of their subnets."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CHECK: compare an attachment with what ADD, and the plugins after it, made.
 
 The prevResult, the chain's last result, says what is expected: later plugins may have changed

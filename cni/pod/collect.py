@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Remove attachments that nobody uses any more: the runtime's GC, and the sweep.
 
 The sweep is done when a daemon starts and every half a minute, and by an ADD that finds no free

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The container's network namespace, opened and checked.
 
 A namespace that does not exist any more is an error for ADD and CHECK, and none for DEL. The

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """nftables for single pods: masquerading (`ipMasq`) and the MAC spoof check (`macspoofchk`).
 
 Two tables, made when the first pod needs them. A pod is an element of sets, never a rule, so

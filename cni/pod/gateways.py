@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The gateway of each of a pod's addresses, and the pod's default routes."""
 
 from __future__ import annotations

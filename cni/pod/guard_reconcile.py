@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Brings the source guard of all pods in line with the records of their attachments.
 
 The kernel is read before the records: an ADD records a pod before it adds elements, so that what

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds the pods that are attached to this host without asking the address store.
 
 It is for a store that is lost, emptied, older than the pods, or can't be read. What tells:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Interface names and hardware addresses that follow from the attachment.
 
 The host interface's name follows from the attachment, so DEL finds it without any record. A

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Adds and deletes elements of the pods' nftables tables, which are made when they are needed.
 
 The modules of nftables are imported inside the functions: a call that needs none of them, in a

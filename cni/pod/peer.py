@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds one end of a pod's veth pair from the other, and so the attachment that it belongs to.
 
 A container's namespace is known by the path in the record of its ADD. The path may be gone since,

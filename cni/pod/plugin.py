@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmesh`: attach a container to the host's network, and detach it again.
 
 Theory of operation

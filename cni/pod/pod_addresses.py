@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pod's end of the veth pair: brought up, with its addresses and routes, in one batch."""
 
 from __future__ import annotations

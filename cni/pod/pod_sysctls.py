@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sysctls that an ADD needs: forwarding on the host, IPv6 in the pod."""
 
 from __future__ import annotations

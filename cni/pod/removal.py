@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Remove a pod from the host, however much of its ADD was made.
 
 `detach` gets the record of the attachment and trusts none of it: each step looks whether there

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a pod may send: frames from its own MAC and addresses, and nothing that only routers send.
 
 One table for all pods, `bridge flatmesh_guard`. A pod is elements of its sets, keyed by the name of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The result of an ADD, kept until the runtime has it.
 
 A client that is killed, or a daemon that dies behind its last step, loses the answer of an ADD

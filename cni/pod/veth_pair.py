@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The veth pair between a pod's namespace and the host.
 
     pod namespace             host namespace

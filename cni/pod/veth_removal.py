@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Delete veth pairs without waiting until the kernel has freed their memory.
 
 Half a millisecond after `ip link del` of a veth, both ends have left their namespaces and the

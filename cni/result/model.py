@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The result of an ADD as values, in the terms of the newest specification (1.1.0).
 
 `cni.result.render` writes it as JSON of any version, `cni.result.read` reads it from any.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Read a result from decoded JSON: a `prevResult`, or what a delegated plugin printed.
 
 The shape tells the version: up to 0.2.0 a result has `ip4` and `ip6`, later ones have `ips`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A result as JSON, in the shape of the version that the request's config names.
 
     0.1.0, 0.2.0   `ip4`, `ip6`: one address each, with its routes

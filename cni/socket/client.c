@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The executable that a container runtime calls: flatmesh, flatmesh-ipam or flannel. The name
  * it is called by tells which.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The CNI executable of a host without a compiler: client.c in Python.
 
 `cni.install` copies this file under the plugins' names, after a line `#!<python> -ISE`. It

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Takes the elements of deleted pods out of the source guard, many in one transaction.
 
 nftables waits for an RCU grace period in each transaction that deletes elements, some 13 ms, in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Connections to the CNI socket on which nothing has been sent yet.
 
 A client sends its request as soon as it is connected. A connection without one is taken off the

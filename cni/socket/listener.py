@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The unix sockets on which the daemon listens: for CNI calls, and for who asks how it is."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The protocol of the daemon's socket: one request and one answer per connection.
 
     request   "FMQ1", then three lengths (plugin, environment, stdin), then these three;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The daemon's side of the CNI executables: a unix socket, a fixed number of workers.
 
 Each worker thread waits for the one listening socket, accepts a connection, reads one request,

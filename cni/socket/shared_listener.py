@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One listening socket, and many threads that take connections from it.
 
 The kernel wakes one thread per connection: with EPOLLEXCLUSIVE (epoll_ctl(2)) the one that has

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How pods are connected on the host: what an ADD records of it, and what differs from it now.
 
     bridge   there, up, with the gateways' addresses; ours also with its MAC and MTU

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Puts back what pods need in the tables of `cni.pod.firewall` and another program has changed.
 
 Rules are made as they were; of the elements only what is missing is added, as they go with the DEL

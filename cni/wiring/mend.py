@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Puts right how pods are connected on the host, where another program has changed it.
 
 The kernel is asked once, whatever the number of pods; nothing is changed where nothing differs.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which flags and VLANs a pod's port should have, and how they differ from those it has. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """UDP: pod packets as the payload of UDP datagrams, moved by a process of flatmesh.
 
 It works on any kernel and over any network that carries UDP. The way of a packet:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The protocol between daemon and udp data-plane process: a JSON line each way a connection.
 
     {"op": "status"}                      -> {"build", "pid", "settings", "index", "digest",

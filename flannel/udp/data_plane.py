@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The udp backend's data-plane process, made to agree with the leases.
 
 The process belongs to the host, not to the daemon: it outlives the daemon, and is found again

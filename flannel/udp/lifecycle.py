@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Starts, replaces and ends the udp data-plane process, from the daemon's side.
 
 The process outlives the daemon, and is found again by its lock and its socket

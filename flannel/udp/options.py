@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The udp backend's options in the cluster config, checked."""
 
 from __future__ import annotations

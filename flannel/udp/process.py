@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The udp data plane's own process: packets go on while the daemon restarts.
 
     python -m flannel.udp.process --run-dir DIR (--settings JSON | --take-over)

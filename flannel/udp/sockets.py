@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The descriptors that the udp data plane works on: TUN queues, UDP and ICMP sockets."""
 
 from __future__ import annotations

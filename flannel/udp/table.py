@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which subnet is reached at which host: from leases to the table that the threads search.
 
 A table is a value, and travels as JSON between the daemon and the data-plane process:

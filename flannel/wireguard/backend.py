@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """WireGuard: pod packets between hosts, encrypted and authenticated.
 
 Each host has a device `flannel-wg` (and `flannel-wg-v6` for IPv6 over IPv6, unless `Mode`

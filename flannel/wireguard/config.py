@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The wireguard backend's options, and what a lease says of a host's WireGuard.
 
 Names, defaults and meanings are flannel's (Documentation/backends.md, pkg/backend/wireguard):

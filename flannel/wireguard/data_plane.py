@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """WireGuard on this host: devices, their keys and peers, made to agree with the leases.
 
 `reconcile` reads each device, compares (`flannel.wireguard.plan`), and writes the difference in

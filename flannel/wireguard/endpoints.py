@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which endpoint a peer's packets go to: the one in its lease, or the one it was heard from.
 
 WireGuard sends to where a peer was last heard from, so a device may rightly hold an endpoint

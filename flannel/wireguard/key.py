@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """This host's WireGuard key: made once, kept in a file that only root reads.
 
     <state_dir>/wireguard.key        base64 as `wg genkey` prints it, mode 0600

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From leases to what a WireGuard device should hold, and from there to a change. Pure.
 
 A change never touches a peer that is right already: its session, its counters and the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A wireguard-go process per device: started, found again, stopped.
 
 The process outlives the daemon, and packets go on. It is found again by asking the kernel: it

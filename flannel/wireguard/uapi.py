@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The text protocol by which a WireGuard process is read and changed (UAPI).
 
 Source: https://www.wireguard.com/xplatform/. A request is `get=1` or `set=1` with `key=value`

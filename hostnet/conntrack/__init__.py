@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Connection tracking: entries to look at and delete, and which packets are tracked."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether packets between the ports of one bridge are tracked (bridge netfilter).
 
 A pod's answer to a pod on the same bridge is switched, not routed. Where the request was sent to a

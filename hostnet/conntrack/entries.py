@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tracked connections: list them, delete some (linux/netfilter/nfnetlink_conntrack.h).
 
 Only those of protocols with ports are read. A deletion names both the connection and its id, so

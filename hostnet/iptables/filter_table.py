@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table `filter` as iptables-save(8) prints it.
 
 *filter

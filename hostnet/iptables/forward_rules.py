@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which rules let the pods' packets through a host's `filter FORWARD`, and where they stand.
 
 A chain of ours in nftables can't do that: a packet that one table's chain accepts still passes the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs iptables-save and iptables-restore of each family and form, and says which are needed.
 
 One kernel has two places for iptables' rules: nftables tables named `filter` (iptables-nft, the

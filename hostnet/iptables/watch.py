@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which of the kernel's messages on nftables tell of chains that forwarded packets pass.
 
 iptables-nft's tables are among these; the older ip_tables tells nothing, so it has to be looked at

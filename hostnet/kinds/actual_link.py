@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network device as the kernel describes it (rtnetlink(7), linux/if_link.h)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Addresses on devices: the kind; its messages are in `hostnet.netlink.address_messages`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Steps on the kernel's large tables, in as few system calls as it takes."""
 
 from __future__ import annotations

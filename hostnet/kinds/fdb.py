@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FDB entries of VXLAN devices in rtnetlink: encode and parse, fast for thousands.
 
 What `bridge fdb` does (rtnetlink(7), linux/neighbour.h): RTM_*NEIGH messages of family AF_BRIDGE.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The device with the pods' gateway addresses, as a kind of object: a bridge, or a switch's device.
 
 A bridge belongs to the pods: it bears their mark, its addresses bear none, and no sweep removes it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a kind of kernel object is: the protocol that every module in `hostnet.kinds` fits.
 
 A kind knows how its values are read from the kernel, compared, written, and printed as commands.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Network devices as a kind of object: which are ours, what has to be changed, and how.
 
 What is special to one kind of device is in `hostnet.kinds.links`; messages that every device takes

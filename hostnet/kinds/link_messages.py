@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Network devices in rtnetlink: make, change, delete, and read them back.
 
 Sources: rtnetlink(7), linux/if_link.h. Builders return a

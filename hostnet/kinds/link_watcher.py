@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tells that a network device was made, changed or deleted."""
 
 from __future__ import annotations

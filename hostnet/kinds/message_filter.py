@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The socket filter that keeps our own messages, and those on ARP and ND at work, in the kernel."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Neighbours in rtnetlink: encode and parse, fast for thousands.
 
 What `ip neigh` does (rtnetlink(7), linux/neighbour.h). All that we write is permanent: nothing

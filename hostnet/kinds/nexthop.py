@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Nexthop objects in rtnetlink (linux/nexthop.h; `ip nexthop`, Linux 5.3 on).
 
 Routes with a distinct gateway each on one device cost the kernel time quadratic in their number:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Elements of nftables sets and maps: the difference is sent, packed, in one transaction."""
 
 from __future__ import annotations

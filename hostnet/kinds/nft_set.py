@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """nftables sets and maps of ours: their declarations. `hostnet.kinds.nft_element` has the elements.
 
 A set lives in a table of ours, and chains of that table's text (`hostnet.kinds.nft_table`) refer to

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """nftables tables of ours, each replaced in one transaction.
 
 A table's name is its mark: the kernel keeps no owner for one. What an earlier version of flatmesh

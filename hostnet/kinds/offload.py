@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Transmit checksum offload of a device: `ethtool -K DEV tx off`.
 
 A packet that leaves the kernel for a userspace switch must be finished: with offload on, its

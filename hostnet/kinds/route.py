@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Unicast routes as a kind of object, with the nexthop objects that they share.
 
 A key (destination, metric, table) is free, or ours, or another program's: then it is never

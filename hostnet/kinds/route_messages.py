@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Routes in rtnetlink: encode and parse, fast for thousands.
 
 Sources: rtnetlink(7), linux/rtnetlink.h. Where a route refers to a nexthop object

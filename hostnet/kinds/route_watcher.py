@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tells that a route was changed, or a nexthop object."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Policy routing rules in rtnetlink: `ip rule` (linux/fib_rules.h, net/core/fib_rules.c).
 
 The kernel takes any number of rules of one priority. Two are the same rule where all of their

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sysctls as a kind of object; reading and writing them is in `hostnet.sysctl`."""
 
 from __future__ import annotations

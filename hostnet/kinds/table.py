@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kinds of kernel object there are, in the order in which a plan makes them.
 
 Each thing comes after what it refers to; a plan deletes in the reverse order. A new kind is a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Multi-queue TUN devices: made, attached to, taken away.
 
 A TUN device hands packets to whoever has a *queue* of it attached. Ours are persistent: the

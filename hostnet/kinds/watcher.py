@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What tells that objects of a kind were changed: the protocol that watchers fit.
 
 The kernel sends a message for each change. A watcher never acts on what a message says; it only

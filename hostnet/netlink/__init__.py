@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Netlink messages and sockets: what is sent to the kernel in bulk."""

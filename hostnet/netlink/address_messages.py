@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Addresses in rtnetlink: encode and parse (rtnetlink(7), linux/if_addr.h).
 
 IPv6 addresses are added without duplicate address detection (IFA_F_NODAD): we hand out

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Netlink attributes: pack and unpack (netlink(7), linux/netlink.h: struct nlattr).
 
 An attribute is a length, a type and a payload, padded to four bytes. Numbers are in the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a bridge has a port with a hardware address: one question, whatever the number of ports.
 
 A bridge holds the address of each port in its forwarding table, as an entry that does not age

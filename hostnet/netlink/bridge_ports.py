@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Flags and VLANs of bridge ports in rtnetlink (linux/if_link.h, linux/if_bridge.h).
 
 Messages of the family AF_BRIDGE have both; others have the flags.

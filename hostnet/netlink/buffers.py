@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Netlink messages in the buffers that a socket received (linux/netlink.h: struct nlmsghdr)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Generic netlink: families by name (linux/genetlink.h).
 
 Asking for a family makes the kernel load its module, where it has one.

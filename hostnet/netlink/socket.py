@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Netlink: many requests in one system call, errors mapped back to the request.
 
 Theory of operation

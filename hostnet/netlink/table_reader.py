@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Read a large table again and again, parsing only what is new.
 
 A reconcile that finds nothing to do is the common one, and at 5,000 peers it reads 20,000

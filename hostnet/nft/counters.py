@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counters of nftables, read over netlink: a table's named ones, and those of a set's elements.
 
 `nft list counters` gives the same as text, at the price of all rules and sets of the table, which

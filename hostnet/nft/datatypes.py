@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data types of nftables sets and maps: how a value is laid out in a key, and how it is printed.
 
 The numbers are libnftables' own (nftables, include/datatype.h, enum datatypes); the kernel only

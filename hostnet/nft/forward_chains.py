@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which nftables chains drop the packets that this host forwards for pods.
 
 iptables' own tables are left out (`hostnet.iptables`), and so are ours.

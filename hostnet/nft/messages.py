@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """nf_tables messages, packed with `struct`: tables, sets, maps and their elements.
 
 Theory of operation

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """nftables sets and maps whose elements change one by one, with no text on the way.
 
 An `NftSet` says what a set is, an `NftElement` what is in it. Both are values like all others

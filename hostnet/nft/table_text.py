@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A table as `nft list table` prints it, compared with the text that it was made of. Pure."""
 
 from __future__ import annotations

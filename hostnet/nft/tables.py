@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """nftables through libnftables, in-process: a whole table is replaced in one transaction.
 
 Theory of operation

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tells when nftables tables were changed, by the kernel's messages."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The network device of a WireGuard tunnel, however WireGuard itself is done.
 
 In the kernel it is a device of its own kind. wireguard-go works on a TUN device, which we

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernel WireGuard through generic netlink: is it there, read a device, change one.
 
 Sources: linux/wireguard.h, linux/genetlink.h. A device is read by a dump whose messages may

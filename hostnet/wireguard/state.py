@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A WireGuard device and its peers as values, for the kernel and for wireguard-go alike.
 
 Keys are base64 text as wg(8) prints them; networks and addresses are canonical text. A

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Commands to a running ovs-vswitchd over its control socket, as ovs-appctl(8) sends them."""
 
 from __future__ import annotations

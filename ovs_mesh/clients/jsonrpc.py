@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One JSON-RPC request to a server of Open vSwitch, with a deadline.
 
 ovsdb-server and the control sockets of all servers speak it (RFC 7047, ovs-appctl(8)). The

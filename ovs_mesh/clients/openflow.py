@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The flows of a bridge: read, compared and changed by ovs-ofctl.
 
 `ovs-ofctl diff-flows` compares flows by their meaning, however they are written, so nothing

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Open vSwitch's database, through the IDL of the `ovs` package.
 
 A connection keeps a replica of the rows it watches. `actual` reads it, `apply` makes all

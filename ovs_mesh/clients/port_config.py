@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What OpenFlow forbids a port: `ovs-ofctl mod-port BRIDGE PORT no-forward` and the like.
 
 Nothing of ours is forbidden anything. The database does not have these flags. OpenFlow 1.0 is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Table `classify`: a frame comes from this host, from a pod, or from a tunnel of the mesh.
 
 Anything else (a port that somebody added to obr0) is dropped.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Table `dropped`: a flow per drop reason, so that its packet counter tells how many."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Table `ingress`: a frame from a tunnel has an inner source that belongs to its sender.
 
 Neighbour discovery and ARP come only from where frames travel as they are (`static`), and a peer

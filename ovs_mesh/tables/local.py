@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Table `local`: delivery to this host's pods, directly or through kbr0 or the gateway.
 
 What this host sends to others goes on to `remote`; what came from a tunnel ends here, so that

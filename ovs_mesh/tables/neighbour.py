@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables `neighbour` and `answer`: ARP requests and neighbour solicitations.
 
 In `flow` and `combined` meshes obr0 is a router, and answers for every address that is not on

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables `remote` and `flood`: packets of this host to the peer that owns the destination.
 
 In `flow` and `combined` meshes obr0 routes: TTL goes down by one, MACs are rewritten, and the

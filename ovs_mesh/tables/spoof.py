@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Table `anti-spoof`: a frame of this host carries only addresses that its sender may use.
 
 The host may send from its subnets and its underlay addresses, a pod from its own addresses,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Write inputs that reach deep into the packet code: python -m tests.fuzz.make_seeds DIRECTORY."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fuzzer of the udp data plane for some seconds; tests/fuzz/run is the long form."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`tests/run --kernel`: run tests in a virtual machine with one of Debian's stock kernels.
 
 Without arguments for pytest these are the tests that are skipped on this machine because its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Debian's stock kernels: fetched by apt into a directory of the caller, never installed.
 
 The machine's own apt is asked only for its mirror. Lists and packages of the release go below the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernel features that some tests need: `@pytest.mark.kernel("openvswitch")`.
 
 This is the only place that decides whether the kernel has a feature. A test whose kernel lacks one

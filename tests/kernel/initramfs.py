@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The file system that the kernel starts from: busybox, the modules for 9p, and `init`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A virtual machine that has this machine's files, read-only, and another kernel.
 
 QEMU emulates the processor in software, or uses KVM where it can. The guest has no network. Its

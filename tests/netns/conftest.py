@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real network namespaces for tests: made for each test, removed also when it fails.
 
 `netns` is the name of one; `make_netns()` makes more. When a test fails, what an operator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The count of datagrams that other tests rely on loses none by itself."""
 
 from __future__ import annotations

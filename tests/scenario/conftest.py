@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labs for the tests: a real etcd, real daemons, real pods, each lab with a name of its own.
 
 When a test fails, what an operator would look at is printed: links, routes, neighbours, FDB,

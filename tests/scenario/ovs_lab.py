@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the tests of the OVS mesh share: configs, and what a host's switch holds."""
 
 from __future__ import annotations

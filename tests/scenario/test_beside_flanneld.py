@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host run by flanneld joins: its lease and its kernel are what flanneld makes (FACTS 1, 3).
 
 flanneld's half is made by hand, byte for byte and command for command: the key in etcd with

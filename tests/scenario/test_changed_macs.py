@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An address comes back with another MAC: no peer and no neighbour loses it, on any backend.
 
 Whoever has learned an address believes here for ten minutes that it is right. So a neighbour that

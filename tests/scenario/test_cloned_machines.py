@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """State that was copied from another host: the copy takes a subnet, a key and a MAC of its own."""
 
 from __future__ import annotations

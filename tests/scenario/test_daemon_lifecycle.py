@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A daemon stops, dies, starts again or starts too early: pods' traffic goes on."""
 
 from __future__ import annotations

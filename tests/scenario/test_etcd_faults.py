@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """etcd fails in several ways: pods' traffic goes on, and the cluster converges afterwards."""
 
 from __future__ import annotations

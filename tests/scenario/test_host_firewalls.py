@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Firewalls of other programs on the hosts: they let the pods' packets through, and only these.
 
 Each test starts with a host whose firewall drops what it forwards, as Docker makes it.

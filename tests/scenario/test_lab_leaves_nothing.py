@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`lab down` leaves no namespace, process, link, mount or file, whatever happened before."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cluster config changes while everything runs: no daemon and no pod is restarted."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A running mesh that changes: another mesh, another tunnel, another backend and back."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packets with addresses that their sender may not use: dropped by the switch, and counted."""
 
 from __future__ import annotations

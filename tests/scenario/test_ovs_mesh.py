@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The mesh in Open vSwitch, every tunnel with every mesh, on the datapath that is here.
 
 One lab per combination; the tests of a combination run in it one after the other, and each

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each rule of the pipeline, asked of Open vSwitch itself: `ovs-appctl ofproto/trace`.
 
 A case is a packet and the way it must go: the tables it meets, each with the priority of the

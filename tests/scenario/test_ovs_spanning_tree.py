@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A static mesh under a spanning tree: loops are blocked, and traffic avoids a broken path."""
 
 from __future__ import annotations

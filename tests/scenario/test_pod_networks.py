@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Limits: an exhausted pool, two networks on one host, an ADD that fails half-way."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every pod reaches every pod, and every host every pod, without NAT."""
 
 from __future__ import annotations

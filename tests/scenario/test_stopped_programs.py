@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A program that the daemon talks to is stopped (SIGSTOP): only what needs it waits.
 
 SIGTERM ends the daemon, /readyz answers at once with the reason, a lease change is made in the

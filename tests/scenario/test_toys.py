@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A controller and a lease source are each added by one module and one line in a table.
 
 The real daemons of two hosts run on them, with no etcd: `tests.scenario.toys.daemon`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A cluster on the udp backend: data arrives unchanged, counters are exported."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A running cluster is upgraded by a new wheel: no packet is lost, no pod changes its address.
 
 The old version is the last commit before the rooms were redesigned; its wheel is built from

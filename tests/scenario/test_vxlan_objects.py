@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a vxlan host holds is exactly what flanneld would have put there (FACTS section 3)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A cluster on WireGuard: whatever dies or changes, traffic goes on, and always encrypted."""
 
 from __future__ import annotations

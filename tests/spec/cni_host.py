@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host in a network namespace of its own, called as a container runtime calls it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixtures of the CNI tests: hosts, container ids, network configs.
 
 Every test here runs on both paths: through the daemon's socket with the compiled client, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Debian's containernetworking-plugins (1.1.1: specification 1.0.0), as tests call them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An address that comes back with another MAC is reached at once, by the host and by other pods."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything a runtime, or a person, can get wrong: the code, one line, and nothing touched."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An address store that can't be written or read: DEL takes the pod down, STATUS tells."""
 
 from __future__ import annotations

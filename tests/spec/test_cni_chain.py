@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Chains: plugins of others that follow ours."""
 
 from __future__ import annotations

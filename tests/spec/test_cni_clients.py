@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The executables, compiled and in Python: with a daemon, without one, and with a broken one."""
 
 from __future__ import annotations

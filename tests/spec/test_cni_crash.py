@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Killed at any step, by SIGKILL: DEL, GC or the next start leaves nothing.
 
 `FLATMESH_CRASH_AT` kills the process at a named step (`cni.crash_points`); it is given to the

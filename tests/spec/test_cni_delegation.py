@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """IPAM plugins of others that we call: host-local, static, dhcp, and broken ones."""
 
 from __future__ import annotations

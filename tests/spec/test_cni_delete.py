@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DEL of what was added under another name, and of what was never added."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flannel`: existing conflists, with the reference bridge plugin or our own."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host moves from flannel to flatmesh while its pods run: docs/from-flannel.md.
 
 The old pods are made by the real `bridge` and `host-local`, as flannel's meta-plugin calls them.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Installing the executables, and removing them."""
 
 from __future__ import annotations

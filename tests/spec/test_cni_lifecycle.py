@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a pod gets, in every version of the specification, and how it goes away again."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An address store that is lost, emptied or older than the pods: no address is given twice."""
 
 from __future__ import annotations

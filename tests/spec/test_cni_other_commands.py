@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """GC, STATUS and VERSION, and a person who calls a plugin by hand."""
 
 from __future__ import annotations

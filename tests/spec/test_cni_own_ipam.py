@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """flatmesh-ipam: below the reference bridge plugin, and with host-local's config."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Another program takes away what connects a pod: the daemon's functions put it back."""
 
 from __future__ import annotations

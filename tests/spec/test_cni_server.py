@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The daemon's socket: who is answered, with what, and what happens to junk."""
 
 from __future__ import annotations

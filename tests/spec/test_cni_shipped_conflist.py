@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The conflist that is shipped, as an operator copies it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The bytes between client and daemon, as the first installed versions wrote them.
 
 During an upgrade an old executable meets a new daemon, and a new executable an old daemon. So

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pods that go without a DEL, and ADDs whose answer nobody got."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parts in C are compiled with what a distribution compiles its own programs with."""
 
 from __future__ import annotations

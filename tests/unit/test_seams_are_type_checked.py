@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A renamed or re-signed method at a central seam fails mypy --strict.
 
 The product is copied, one method of an implementation is changed where it is defined, and mypy

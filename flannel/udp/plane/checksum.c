@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The inner loop of the Internet checksum: every payload byte passes through it once, so it is
  * the only arithmetic here that shows in a profile. 32-bit words are added up in 64 bits (no

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The inverse of segmentation. A segment joins its flow's super-packet only if cutting that
  * again (as segment.c or the kernel does) gives back what came in, byte for byte. So, as in

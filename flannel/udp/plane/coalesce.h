@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * From packets of the wire to super-packets for a TUN device: consecutive segments of a flow
  * become one, so that the kernel's stack is walked once for up to 64 KiB.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the data plane counts. Each worker thread has a set of its own, in which only it writes;
  * readers add them up. "tx" is from pods to the underlay, "rx" from the underlay to pods.

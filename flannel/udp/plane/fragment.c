@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A fragment's header is the packet's with length, offset and "more" set. The second and later
  * fragments carry only options that have the "copied" flag; the others are overwritten with

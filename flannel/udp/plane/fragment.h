@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * IPv4 fragmentation (RFC 791), for packets without DF that are larger than their path takes.
  */

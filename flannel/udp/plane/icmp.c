@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Errors leave through raw sockets, not through the TUN device: the kernel drops packets that
  * come in with one of its own addresses as source. For a socket it also chooses the source address

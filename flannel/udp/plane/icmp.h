@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * ICMP errors to pods: what a router in our place would say about a packet it can't forward.
  */

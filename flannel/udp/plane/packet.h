@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the udp data plane knows of a packet: its network header, and what the kernel says
  * about it through a TUN device with IFF_VNET_HDR.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Longest-prefix match by binary search. Prefixes may lie within each other; flannel/udp/table.py
  * cuts the longer ones out of the shorter, which leaves disjoint ranges. So one search finds the

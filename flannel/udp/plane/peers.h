@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Subnets of the cluster, and the underlay addresses of the hosts that lease them.
  *

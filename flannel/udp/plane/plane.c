@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A worker serves one queue: it sleeps in poll() until the TUN device or a socket is readable,
  * and reads a batch from each that is. It holds the peer table only while it works on the batch.

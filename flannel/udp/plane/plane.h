@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The data plane: worker threads that move packets between TUN queues and UDP sockets.
  */

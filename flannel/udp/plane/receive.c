@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * With UDP_GRO a socket hands out up to 64 datagrams of one sender and size as one message.
  * Each datagram is a packet. It has to be well-formed, to come from the underlay address of the

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * From peers to pods: datagrams are received many a call, checked, and written to the TUN device
  * as super-packets.

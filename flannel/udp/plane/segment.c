@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Segmentation as a network card does it (and as Linux does in tcp_gso_segment() and
  * __udp_gso_segment()): each segment gets a copy of the headers in which only these differ:

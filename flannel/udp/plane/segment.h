@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * From what a TUN device hands out to packets for the wire: a super-packet of up to 64 KiB is
  * cut into segments, a checksum left open is completed.

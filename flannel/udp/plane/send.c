@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Messages leave by sendmmsg(), each with UDP_SEGMENT: the kernel carries it down its stack as
  * one, and the card (or the kernel, last thing) cuts it. Where a device can't do that, packets

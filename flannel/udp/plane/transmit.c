@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A super-packet of 64 KiB becomes one or two messages, which send.c sends with UDP_SEGMENT.
  * Nothing is copied here: a message is a list of views, headers made by segment.c and payload

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * From pods to peers: the TUN device is read, packets leave as UDP datagrams, many a call.
  */

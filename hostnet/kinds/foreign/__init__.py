@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """What other programs do to objects of ours: they replace, shadow or change them."""

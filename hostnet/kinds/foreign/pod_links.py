@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tells when another program has disconnected pods: from the kernel's messages on links, addresses.
 
 `hostnet.events` overlooks what comes and goes with pods. Here the opposite is asked: of the links

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Other programs' routes to the destinations of ours.
 
 A route of another program is never displaced where it was before ours. One that came later, while

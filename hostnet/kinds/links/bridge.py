@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Linux bridges (linux/if_link.h: IFLA_BR_*)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a kind of network device is: the protocol that the modules in this folder fit.
 
 A device whose kind has no module here is made without settings of its own (`dummy`).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kinds of network device that have settings of their own: a module and a line each."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Persistent TUN devices (linux/if_tun.h, linux/if_link.h: IFLA_TUN_*).
 
 The kernel makes none by netlink (RTM_NEWLINK answers EOPNOTSUPP): a device is made by attaching a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """veth pairs whose two devices are both in one namespace (veth(4))."""
 
 from __future__ import annotations

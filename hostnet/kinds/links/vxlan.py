@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VXLAN devices (linux/if_link.h: IFLA_VXLAN_*)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run a test's coroutine with a client of real etcd members."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The etcd client with real members: failover, deadlines, lost answers."""
 
 from __future__ import annotations

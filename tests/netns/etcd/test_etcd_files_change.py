@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Certificate files that are replaced while the client runs, and names in /etc/hosts."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The etcd client with members that want certificates or passwords."""
 
 from __future__ import annotations

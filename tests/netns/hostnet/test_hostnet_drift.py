@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each kind of object, changed in each way by another program: told by an event, and put right."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernel's tables are read whole, however long they are and whoever changes them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a host has once: the pods' bridge, TUN devices, offload settings."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What another program has made is never displaced: it is reported, with the mend."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A new kind of network device is one module (`toys.macvlan`) and one line in a table."""
 
 from __future__ import annotations

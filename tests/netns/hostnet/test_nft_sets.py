@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sets and maps of nftables by packed messages, in real namespaces, read back by nft itself."""
 
 from __future__ import annotations

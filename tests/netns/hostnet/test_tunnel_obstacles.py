@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a tunnel could be made here: devices and programs in the way are found and named."""
 
 from __future__ import annotations

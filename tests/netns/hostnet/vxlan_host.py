@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host's VTEPs and their peers, and what `ip` and a fresh daemon see of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An etcd with a cluster in it."""
 
 from __future__ import annotations

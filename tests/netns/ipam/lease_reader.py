@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A lease view of a real etcd, followed as the daemon does, and writers of leases."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hosts that lease subnets in a real etcd."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hosts' names and readiness in a real etcd, beside their leases."""
 
 from __future__ import annotations

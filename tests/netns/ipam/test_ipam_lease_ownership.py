@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who owns a lease: renewals, deleted keys, outages, partitions, joins that break off."""
 
 from __future__ import annotations

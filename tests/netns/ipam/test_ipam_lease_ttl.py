@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A daemon that is started again with another --subnet-lease-ttl."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a lease view tells: leases and the config as they come, change and go."""
 
 from __future__ import annotations

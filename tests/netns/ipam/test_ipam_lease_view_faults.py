@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A lease view whose etcd is stopped, wiped, restored, compacted or frozen."""
 
 from __future__ import annotations

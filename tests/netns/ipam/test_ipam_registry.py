@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Leases in a real etcd: joining, and coming back as the same host."""
 
 from __future__ import annotations

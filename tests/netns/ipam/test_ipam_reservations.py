@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reservations: used by their host only, and never expiring."""
 
 from __future__ import annotations

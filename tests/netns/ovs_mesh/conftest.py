@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host with an Open vSwitch of its own, driven as the daemon drives it: no etcd, no lab."""
 
 from __future__ import annotations

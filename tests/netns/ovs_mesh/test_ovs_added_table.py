@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A table put between two stages, on a real ovs-vswitchd: packets go through it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Services in a real etcd: no port and no address is ever two services'."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hosts that reconcile as the daemon does, with the udp backend only.
 
 A `Mesh` is an underlay, hosts on it and a pod on each, as namespaces: the same as for

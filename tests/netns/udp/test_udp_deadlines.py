@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A data-plane process does not answer: calls end in time; later ones apply what is missing."""
 
 from __future__ import annotations

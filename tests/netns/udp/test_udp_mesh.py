@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The udp backend end to end: real devices, processes and packets."""
 
 from __future__ import annotations

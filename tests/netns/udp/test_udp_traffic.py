@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real TCP, UDP and ICMP through the udp data plane, and its ICMP errors."""
 
 from __future__ import annotations

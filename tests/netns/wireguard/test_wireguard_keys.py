@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hosts get new keys, addresses and ports: peers follow, and no packet is lost."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Daemon and wireguard-go stop, crash and start; devices are changed by hand: all is repaired."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hosts reach each other's pods through WireGuard, in every mode."""
 
 from __future__ import annotations

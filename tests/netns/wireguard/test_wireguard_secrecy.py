@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is seen on the underlay: nothing unencrypted, not even while something is broken."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A running wireguard-go is recognised, however often its descriptors come and go."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Forged frames with a name each, and which of them reach a victim.
 
 A frame's name follows its last header as a trailer, so that ARP and neighbour discovery have one,

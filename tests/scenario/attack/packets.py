@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Send forged frames from a namespace, and look at what arrives in another.
 
 Frames are built with scapy in the test's own process and sent through a packet socket (packet(7))

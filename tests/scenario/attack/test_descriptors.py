@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The daemon runs out of file descriptors: it survives, and goes on when there are some again."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Somebody who can write to etcd: what a lease or the config claims is not believed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A user without privileges on a host: no file of ours can be read, locked or held by him."""
 
 from __future__ import annotations

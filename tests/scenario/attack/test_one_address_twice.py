@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two hosts with one PublicIP: the second one refuses to serve the first one's subnet."""
 
 from __future__ import annotations

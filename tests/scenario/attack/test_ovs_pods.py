@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A pod at a port of obr0 sends what is not its own: nobody gets it, and it is counted."""
 
 from __future__ import annotations

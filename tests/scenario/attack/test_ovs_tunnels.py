@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tunnel packets from strangers, and from a member with what is not its own: nobody gets them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A pod that forges: addresses of others, ARP, neighbour discovery, and what only routers send.
 
 Every pod is guarded by the same table on its host, whatever carries packets to other hosts. So one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Forged tunnel packets reach no pod; pods reach no closed port of hosts.
 
 Each attack is sent as real packets; `tests.scenario.attack.tunnel_room` makes them.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A lab under attack: forged packets for its backend, and what of them arrives.
 
 A datagram that must arrive is sent after the forged ones: what has not come by then was dropped.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmesh bench`: the short run, and a measurement between two hosts. Never the figures."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Commands on a configured host need no flags; `lease list` and `release` on a real cluster.
 
 One lab serves all tests of this module. A test that stops a daemon starts it again.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A cluster config that can't be followed: the last good one stays in force, and why is told."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmeshd --dry-run`: one line for what is wrong; else commands that can be typed."""
 
 from __future__ import annotations

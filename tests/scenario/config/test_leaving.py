@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files that can't be written, ports that are taken, and a host that leaves the cluster."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ovs backend: what another program has of a tunnel is told; `--dry-run` can be typed."""
 
 from __future__ import annotations

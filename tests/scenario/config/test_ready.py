@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ready is a host whose pods reach others: what is in the way of that is told, by /readyz too."""
 
 from __future__ import annotations

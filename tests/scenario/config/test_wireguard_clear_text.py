@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """With wireguard configured no packet between pods is ever seen in clear on the underlay.
 
 Pods of two hosts send marked datagrams to each other throughout, in both families, and so do the

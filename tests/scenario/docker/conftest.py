@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two hosts with the real dockerd each, shared by all tests of this folder."""
 
 from __future__ import annotations

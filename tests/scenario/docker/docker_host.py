@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A lab's host on which the real dockerd runs, in mount and process namespaces of its own."""
 
 from __future__ import annotations

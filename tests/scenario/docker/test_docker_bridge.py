@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Docker's default bridge is kbr0: `flatmesh docker-options`, as in the pictures with docker0."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All that flatmesh makes on a host, and what becomes of it when another program changes it.
 
 `test_drift.py` does each to a running host of each backend. docs/drift.md is made from this table

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a host holds, to be compared before and after; and what to do to it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Somebody changes a host's network by hand: the daemon puts it right when netlink tells of it."""
 
 from __future__ import annotations

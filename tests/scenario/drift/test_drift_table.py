@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every kind of change by another program to all that flatmesh makes: put right, on every backend.
 
 The table is `cases.py`. One lab for each backend; the daemon's resync is a day away, so that it is

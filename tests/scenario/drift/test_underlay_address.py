@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host's underlay address changes: it is published in the same lease, and peers follow."""
 
 from __future__ import annotations

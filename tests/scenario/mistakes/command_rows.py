@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mistakes with `flatmesh config`, `lease`, `wireguard` and `lab`."""
 
 from __future__ import annotations

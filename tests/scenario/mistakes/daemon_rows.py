@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mistakes with flatmeshd, also with --dry-run, where each is final."""
 
 from __future__ import annotations

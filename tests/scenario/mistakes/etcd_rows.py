@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mistakes about etcd: the same words from every command, the daemon's plan, and the daemon."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The machine on which the mistakes are made: one namespace, three etcds, a web server.
 
 192.168.64.11/24 on eth0; 192.0.2.0/24 is routed to where nobody answers

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mistakes with the CNI executables: their answer is an error of the CNI specification."""
 
 from __future__ import annotations

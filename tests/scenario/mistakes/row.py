@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One ordinary mistake, and the line that it must be answered with."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A lab that can't come up, is interrupted, or has died says so at once, and how to go on."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ordinary mistakes are answered by one line, what, where and the mend, within two seconds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real systemd as the first process of a namespace of its own, in one host of a lab."""
 
 from __future__ import annotations

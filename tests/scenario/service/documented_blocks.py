@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The `sh` blocks of the documents: which are run by test_documented_commands.py, and which not."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """deploy/install as an operator calls it: what is on a production host, and what --lab adds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What README and docs tell to type is typed: `sh` blocks, literally, on one host."""
 
 from __future__ import annotations

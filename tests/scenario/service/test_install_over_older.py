@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """deploy/install over an older version, as an operator upgrades a host: pods run on."""
 
 from __future__ import annotations

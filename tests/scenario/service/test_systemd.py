@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """flatmeshd as a service of a real systemd, with the units that are shipped."""
 
 from __future__ import annotations

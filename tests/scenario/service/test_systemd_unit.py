@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The systemd unit: how much it allows, and that the daemon works with no more."""
 
 from __future__ import annotations

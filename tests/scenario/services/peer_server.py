@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A server in a pod that tells each client who it is, and which address it saw."""
 
 from __future__ import annotations

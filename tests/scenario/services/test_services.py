@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Services: from pods, hosts and outside, over each backend, TCP and UDP, both families."""
 
 from __future__ import annotations

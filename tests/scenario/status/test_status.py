@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmesh status`, `pods` and `peers` on hosts that are well, and on some that are not.
 
 Whatever hangs, there is an answer; a test on a busy machine allows it more time than the two

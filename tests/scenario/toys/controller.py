@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Toy controllers: all that adding one takes is a module like this and a line in the table."""
 
 from __future__ import annotations

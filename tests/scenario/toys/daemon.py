@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The real daemon with one more line in two of its tables: a toy controller, a toy lease source.
 
 TOY_LEASES=DIRECTORY python -m tests.scenario.toys.daemon [--dry-run | --cleanup]

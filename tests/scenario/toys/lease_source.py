@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A toy lease source: a JSON file that says which host has which subnet.
 
 As with Kubernetes nodes, a lease lives as long as its entry, and somebody else has chosen its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two hosts on which real container runtimes run, and the image of their containers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host on which a real container runtime runs: a lab's host with namespaces of its own.
 
 A runtime needs more of a host than its network: mounts (its /sys shows this network's devices,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """containerd and runc, through the interface that a kubelet uses (CRI v1 over gRPC)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """podman with network_backend "cni": it asks for versions, reloads networks, joins second ones."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inputs that unit tests of the agent share: one host of a vxlan cluster, and its peers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is refused in a cluster config, what a change is previewed as, what is remembered."""
 
 from __future__ import annotations

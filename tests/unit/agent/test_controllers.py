@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What each controller wants, from inputs alone: nothing is touched."""
 
 from __future__ import annotations

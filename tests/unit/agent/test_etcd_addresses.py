@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The addresses of etcd's members, from the endpoints."""
 
 from __future__ import annotations

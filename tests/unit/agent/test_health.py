@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The port of /healthz and /metrics beside clients that only hold connections."""
 
 from __future__ import annotations

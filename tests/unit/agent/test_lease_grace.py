@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Leases that vanished without a release: how long their hosts are served."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a state directory was made on this machine."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Questions and jobs that may never end: nobody waits for them, and the process can end."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A problem that lasts is logged once, until it changes or comes back."""
 
 from __future__ import annotations

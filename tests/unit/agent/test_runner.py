@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How controllers are driven: dirty flags, order, deadlines, failures. Real threads and loop."""
 
 from __future__ import annotations

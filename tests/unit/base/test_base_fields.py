@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """JSON objects that people write: read by type, refused in one line that names the key."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`-o table|json|yaml|wide`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of ours are closed to others under any umask, also those that an old version left open."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmesh wireguard rotate-key`: a request that the daemon finds in its state directory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What all commands have: help with examples and exit statuses, near words, versions, man pages."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What Docker is told, and that daemon.json keeps what is not ours."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """/etc/default/flatmeshd is read as systemd reads it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`flatmesh lease`: how subnets may be written, which lease is meant, what fits the screen."""
 
 from __future__ import annotations

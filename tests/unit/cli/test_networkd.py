@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What systemd-networkd is configured to remove."""
 
 from __future__ import annotations

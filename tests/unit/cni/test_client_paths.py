@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The clients import nothing of ours, so paths and limits stand in them a second time."""
 
 from __future__ import annotations

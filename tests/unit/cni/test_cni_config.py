@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From config to kernel objects, without a kernel: keys, ranges, routes, names, delegates."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a call must hold, and the code of each fault."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Result shapes of every version, and reading them back."""
 
 from __future__ import annotations

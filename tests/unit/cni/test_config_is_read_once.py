@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A config is read in cni/config alone; elsewhere it is passed on to other plugins as it is."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of plugins is complete, and loads a plugin only when it is called.
 
 That each module fits the protocol is tested in tests/unit/test_seams_are_type_checked.py.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a pod may send, from its record alone; and the comparison with the kernel's elements."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is stored or named on a host stays what earlier versions wrote and looked for.
 
 During an upgrade, pods that the version before attached are detached by this one, and an

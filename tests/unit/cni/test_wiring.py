@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How pods are connected: what is recorded, and what is found wrong. Pure."""
 
 from __future__ import annotations

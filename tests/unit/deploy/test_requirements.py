@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The locked requirements are those of setup.cfg, each with hashes, and name no place."""
 
 from __future__ import annotations

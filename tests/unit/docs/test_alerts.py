@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The alerts name metrics that there are."""
 
 from __future__ import annotations

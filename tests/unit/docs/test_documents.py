@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Links in all Markdown files lead somewhere, and what the documents name is in the code."""
 
 from __future__ import annotations

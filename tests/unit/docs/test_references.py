@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The generated references are up to date, and describe every key and variable that is read."""
 
 from __future__ import annotations

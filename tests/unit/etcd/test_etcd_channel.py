@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What needs no etcd: endpoints, certificate files, the source of the messages."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The text of a host's nftables table: flannel's rules of masquerade, and the filter's."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which elements of the filter's sets follow from leases, and when they go."""
 
 from __future__ import annotations

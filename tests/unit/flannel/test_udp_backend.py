@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the udp backend wants on a host, against FACTS: names, numbers, addresses."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cutting super-packets and putting them together again: the C functions themselves.
 
 The one property that matters: whatever arrives, cutting what coalescing made of it gives back

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From leases to the table that the data plane searches, and the search itself."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The worker threads with real UDP sockets on loopback, and a socket pair for a TUN device.
 
 The other end of the pair reads what the data plane writes to pods, and writes what pods send.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The wireguard backend's options, leases and host state: flannel's names and numbers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From leases to WireGuard peers, and from what is there to the change."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The host's key: made once, replaced only on request, never readable by others."""
 
 from __future__ import annotations

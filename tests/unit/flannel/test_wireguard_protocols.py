@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What goes to wireguard-go as text and to the kernel as netlink, and what comes back.
 
 pyroute2, which has its own tables of linux/wireguard.h, decodes our messages and encodes replies.

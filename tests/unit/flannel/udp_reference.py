@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packets built and read in plain Python, to compare the C code's with."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The frames that announce an address, read by another implementation."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages about forwarding entries, as Linux 5.10 sent them (`bridge monitor fdb`)."""
 
 from __future__ import annotations

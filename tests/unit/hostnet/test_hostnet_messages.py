@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Netlink messages against bytes written out by hand from linux/rtnetlink.h, little endian."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the accepts go in iptables' FORWARD, from dumps alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The address store: real files, real processes."""
 
 from __future__ import annotations

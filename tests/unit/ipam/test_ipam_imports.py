@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an executable without the daemon imports: gRPC alone would take 50 ms."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keys and values, byte for byte as flanneld writes them."""
 
 from __future__ import annotations

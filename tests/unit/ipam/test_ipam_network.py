@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cluster config: flanneld's defaults and limits, and one clear line for everything else."""
 
 from __future__ import annotations

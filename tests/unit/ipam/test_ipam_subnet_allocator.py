@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which subnets are asked for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """subnet.env, byte for byte."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which leases are believed, from their claims alone."""
 
 from __future__ import annotations

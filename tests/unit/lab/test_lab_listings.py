@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `flatmesh lab status` shows fits a screen of 80 columns, with many hosts, too."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which namespaces are a lab's, whatever the names of other labs are."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Waiting times are multiplied on a slow machine."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A cluster config and leases of numbered hosts, to plan a mesh from."""
 
 from __future__ import annotations

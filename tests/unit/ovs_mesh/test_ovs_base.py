@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the ovs backend wants in the kernel whoever its peers are: all of it is in --dry-run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Flow changes, and the flow updates by which the switch tells of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The flows of obr0 for a config, leases and pods."""
 
 from __future__ import annotations

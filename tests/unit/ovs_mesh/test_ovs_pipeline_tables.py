@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pipeline as a list of named tables: numbers, ways, and a table put between two others."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OVSDB rows: desired, actual, and the changes between them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which tunnels a host wants."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What OpenFlow forbids ports, as ovs-ofctl prints it."""
 
 from __future__ import annotations

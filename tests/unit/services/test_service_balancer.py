@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Services as elements, and which tracked connections lead to endpoints that are gone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Services and endpoints as JSON: what is written is read the same; what is wrong is one line."""
 
 from __future__ import annotations

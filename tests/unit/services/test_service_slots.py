@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Slots: one endpoint that goes moves its own connections and few others."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The Python module `flannel.udp._plane`: a class for the running data plane, functions for its
  * computing parts, and constants.

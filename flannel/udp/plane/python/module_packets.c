@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The parts of the data plane that only compute, as Python functions: tests compare them with
  * other implementations.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The class `DataPlane`: worker threads, seen from Python.
  *

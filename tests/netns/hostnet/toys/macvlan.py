@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MACVLAN devices (linux/if_link.h: IFLA_MACVLAN_*): a kind of device that flatmesh has no use for.
 
 All that hostnet needs to know of it is in this module.

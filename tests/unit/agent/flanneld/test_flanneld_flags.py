@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Flags and variables of flanneld: as Go writes them, and what to do instead of those we lack."""
 
 from __future__ import annotations

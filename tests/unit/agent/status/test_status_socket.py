@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The daemon's status socket: for root alone, bounded, and never a wait without an end."""
 
 from __future__ import annotations

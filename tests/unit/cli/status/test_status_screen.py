@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `flatmesh status`, `pods` and `peers` print: within 80 columns, with 20 hosts, too."""
 
 from __future__ import annotations
