@@ -12,13 +12,14 @@ import time
 from collections.abc import Iterable, Sequence
 
 from agent.controller import Change, Dirty, Report
-from agent.inputs import ReconcileInputs
+from agent.inputs import HostInputs, ReconcileInputs
 from backend.metric_sample import MetricSample
 from base.paths import ADDRESS_STORE
 from cni.attachment.store import AttachmentRecord, AttachmentStore
 from cni.host import PluginHost
 from cni.pod import guard_reconcile, source_guard
 from hostnet import link_sysctls, sysctl
+from hostnet.kinds.link import Link
 from hostnet.nft.messages import FAMILIES, NFT_MSG_NEWSETELEM
 from hostnet.nft.watch import NftWatch
 from hostnet.sysctl import Sysctl
@@ -59,10 +60,12 @@ class PodGuardController:
         self._looked = 0.0
         self._bridges: frozenset[str] = frozenset()
         """Those that pods were attached to at the last comparison."""
+        self._arrivals: frozenset[str] = frozenset()
+        """Devices by which packets for pods arrive from other hosts."""
 
     def desired(self, inputs: ReconcileInputs, dirty: Dirty) -> bool:
         """Whether the nftables table is compared, too: the records say what is wanted in it."""
-        del inputs
+        self._arrivals = arrival_devices(inputs.host)
         return dirty.whole
 
     def apply(self, desired: bool) -> Report:
@@ -93,13 +96,14 @@ class PodGuardController:
             for name in sorted(GATEWAYS | self._bridges)
             for one in link_sysctls.of_gateway(name)
         }
-        wanted |= {one.path: one for one in _forwarding(sorted(GATEWAYS | self._bridges))}
+        forwarding = GATEWAYS | self._bridges | self._arrivals
+        wanted |= {one.path: one for one in _forwarding(sorted(forwarding))}
         found = sysctl.read(wanted.values())
         return [wanted[one.path] for one in found if one != wanted[one.path]]
 
     def plan(self, inputs: ReconcileInputs) -> list[str]:
         """The commands."""
-        del inputs
+        self._arrivals = arrival_devices(inputs.host)
         lines = guard_reconcile.reconcile(self._records, plan=True)
         return lines + [sysctl.line(one) for one in self._wrong_sysctls()]
 
@@ -129,13 +133,21 @@ class PodGuardController:
         return []
 
 
-def _forwarding(gateways: Sequence[str]) -> list[Sysctl]:
-    """A gateway forwards where the host does, whatever the default for new devices is."""
+def arrival_devices(host: HostInputs) -> frozenset[str]:
+    """The backend's tunnel devices; the underlay's where packets come without a tunnel."""
+    backend = host.backend
+    base = backend.base(host.own, host.underlay)
+    names = {link.name for link in base.of(Link) if link.kind != "veth"}
+    return frozenset(names | {host.underlay.link} if backend.arrivals().plain else names)
+
+
+def _forwarding(devices: Sequence[str]) -> list[Sysctl]:
+    """They forward where the host does, whatever the default for new devices is."""
     found = sysctl.read(Sysctl(path, "1") for path in HOST_FORWARDING.values())
     on = {one.path for one in found if one.value == "1"}
     return [
         Sysctl(f"net/{family}/conf/{name}/forwarding", "1")
         for family, path in HOST_FORWARDING.items()
         if path in on
-        for name in gateways
+        for name in devices
     ]

@@ -148,6 +148,12 @@ DRIFTS = [
         CHECK,
     ),
     Drift(
+        *("sysctl", OVERWRITTEN, "forwarding of the device that packets arrive by"),
+        "sysctl -qw net.ipv4.conf.{arrival}.forwarding=0",
+        (*VXLAN, *HOST_GW, *UDP, *WIREGUARD),
+        CHECK,
+    ),
+    Drift(
         *("sysctl", OVERWRITTEN, "send_redirects"),
         "sysctl -qw net.ipv4.conf.all.send_redirects=1",
         OVS,

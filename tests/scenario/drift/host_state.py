@@ -22,6 +22,12 @@ PORT_FLAGS = (
     *("locked", "guard", "root_block", "neigh_suppress"),
 )
 PORT_CONFIG = re.compile(r"\((\S+)\): addr:.*\n +config: +(.*)")
+ARRIVAL = {
+    "vxlan": "flannel/1",  # sysctl writes a dot so
+    "udp": "flannel0",
+    "wireguard": "flannel-wg",
+    "host-gw": "eth0",
+}
 HOST = 1
 """The host that is disturbed; the other one is its peer."""
 
@@ -75,7 +81,8 @@ def state(lab: Lab) -> dict[str, Any]:
         "sysctls": run(
             lab,
             "sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding"
-            " net.ipv4.conf.all.send_redirects net.ipv4.conf.kbr0.forwarding",
+            " net.ipv4.conf.all.send_redirects net.ipv4.conf.kbr0.forwarding"
+            + "".join(f" net.ipv4.conf.{name}.forwarding" for name in ARRIVAL.values()),
             check=False,
         ),
         "subnet.env": (run_dir(lab) / "subnet.env").exists(),
@@ -213,7 +220,7 @@ def words(lab: Lab) -> dict[str, str]:
     """What the words in braces of the table mean on this host."""
     kind = lab.spec.backend["Type"]
     subnet = lab.subnet(2)
-    device = {"vxlan": "flannel.1", "udp": "flannel0", "wireguard": "flannel-wg"}.get(kind, "")
+    device = {**ARRIVAL, "vxlan": "flannel.1", "host-gw": ""}.get(kind, "")
     hops = [row for row in rows(lab, "ip -json nexthop") if row.get("protocol") == "102"]
     peers = rows(lab, "ip -json neigh show nud permanent")
     links = rows(lab, "ip -d -json link show type veth")
@@ -223,6 +230,7 @@ def words(lab: Lab) -> dict[str, str]:
     on_obr0 = lab.spec.backend.get("PodAttach") == "obr0"
     return {
         "device": device,
+        "arrival": ARRIVAL.get(kind, ""),
         "net": "10.5.0.0/16" if kind == "udp" else subnet,
         "net6": next(iter(routes6), ""),
         "base": subnet.partition("/")[0],
