@@ -103,9 +103,9 @@ ROWS = (
         for name, (flags, words) in CONNECTIONS.items()
     ),
     *(
-        Mistake(f"--dry-run: {name}", f"flatmeshd --dry-run {flags}", f"flatmeshd: {words}")
+        Mistake(f"--dry-run: {name}", f"flatmeshd --dry-run {flags}", words)
         for name, (flags, words) in CONNECTIONS.items()
-        if words.startswith("etcd http")
+        if name in (*DAEMON, "key of another certificate")
     ),
     *(
         Mistake(f"flatmeshd: {name}", f"flatmeshd {flags}", words, status=None)

@@ -29,6 +29,7 @@ PORTS = {"etcd": 2379, "tls": 2479, "users": 2579, "web": 8080, "silent": 2700}
 PROGRAMS = {
     "flatmesh": (sys.executable, "-I", "-m", "cli.main"),
     "flatmeshd": (sys.executable, "-I", "-m", "agent.main"),
+    "install": (str(Path(__file__).parents[3] / "deploy/install"),),
 }
 GIVE_UP = 20.0  # seconds until a program that says nothing is ended
 CONFIG = '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}'
