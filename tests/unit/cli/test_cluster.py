@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which cluster a command means, and whose password goes where."""
 
 from __future__ import annotations
