@@ -54,6 +54,7 @@ from base import paths
 from base.command_line import Choice, color_setting, complete, explained, version_option
 from base.errors import FlatmeshError, one_line
 from base.private_files import open_private
+from docker_plugin.service import serve_docker
 from hostnet.kernel import Kernel
 from ipam.lease_source import LeaseSource
 
@@ -125,6 +126,12 @@ log = logging.getLogger("agent")
     help="Addresses that host-local has given, to pods of flannel's: no pod gets one of them.",
 )
 @boolean("--ip-masq", envvar="FLANNELD_IP_MASQ", help="Masquerade what leaves the cluster.")
+@click.option(
+    "--docker-plugin",
+    envvar="FLATMESH_DOCKER_PLUGIN",
+    type=click.Path(path_type=Path),
+    help=f"Serve Docker's network and IPAM driver on this socket: {paths.DOCKER_PLUGIN}.",
+)
 @boolean(
     "--docker-bridge",
     envvar="FLATMESH_DOCKER_BRIDGE",
@@ -245,7 +252,9 @@ async def serve(settings: Settings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         source = await stack.enter_async_context(SOURCES[settings.lease_source](settings))
         host = host_controller(settings, source, stack)
-        stack.enter_context(serve_pods(settings, host))
+        pods = stack.enter_context(serve_pods(settings, host))
+        if settings.docker_plugin is not None:
+            stack.enter_context(serve_docker(settings.docker_plugin, pods.host))
         stack.enter_context(serve_status(settings, host))
         if settings.healthz_port:
             stack.callback(

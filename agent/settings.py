@@ -45,6 +45,8 @@ class Settings:
     state_dir: Path = Path(paths.STATE_DIR)
     host_local_dir: Path = Path(paths.HOST_LOCAL_DIR)
     ip_masq: bool = False
+    docker_plugin: Path | None = None
+    """Where dockerd finds our drivers; None: they are not served."""
     docker_bridge: bool = False
     """Whether kbr0 is made before the first pod, and kept."""
     forward_rules: bool = True

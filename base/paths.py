@@ -21,6 +21,8 @@ DEFAULTS_FILE = "/etc/default/flatmeshd"
 """Environment of the daemon's unit; commands read it where no daemon answers."""
 CNI_BIN_DIR = "/opt/cni/bin"
 """Container runtimes look for CNI executables here (CNI SPEC, libcni's default)."""
+DOCKER_PLUGIN = "/run/docker/plugins/flatmesh.sock"
+"""Where dockerd looks for a driver that is called flatmesh."""
 NETNS_DIR = "/run/netns"
 """Named network namespaces (ip-netns(8))."""
 

@@ -24,7 +24,7 @@ from cni.address_pool import lease_sets, read_subnet_env
 from cni.attachment.store import AttachmentRecord
 from cni.config.call import AttachmentKey
 from cni.errors import CniError
-from cni.pod.naming import FOUND, HOST_PREFIX, PLUGIN, attachment_of
+from cni.pod.naming import DOCKER, DOCKER_NETWORK, FOUND, HOST_PREFIX, PLUGIN, attachment_of
 from hostnet.kinds.link import read_links
 from hostnet.netlink.address_messages import RT_SCOPE_UNIVERSE
 from hostnet.netlink.socket import NetlinkSocket
@@ -105,7 +105,8 @@ def _living(
         where = ("", link.name, pod_end.name)
         return LivingAttachment(*where, tuple(held), netns, link.name, metadata)
     ips = _trusted(own, link, guarded)
-    metadata = {"plugin": PLUGIN, "ips": ips, "masquerade": ips}
+    plugin = DOCKER if key.network == DOCKER_NETWORK else PLUGIN
+    metadata = {"plugin": plugin, "ips": ips, "masquerade": ips}
     if pod_end is not None:
         metadata |= {"mac": pod_end.mac, "guard": [link.name, pod_end.mac]}
     if guarded is not None:

@@ -21,6 +21,10 @@ from hostnet.ownership import POD_ALIAS
 
 PLUGIN = "flatmesh"
 """In the metadata of attachments that this plugin made, and in the names of its locks."""
+DOCKER = "docker"
+"""The same of containers that Docker's network driver attached."""
+DOCKER_NETWORK = ".docker"
+"""The network in their attachments: no network of CNI's can be called so."""
 FOUND = "found"
 """The same of attachments that other plugins made, whose addresses are held all the same."""
 POD_PREFIX = GATEWAY_PREFIX

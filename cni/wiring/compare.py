@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from cni import cidr
 from cni.attachment.store import AttachmentRecord
 from cni.config.bridge_config import BridgeConfig
-from cni.pod.naming import PLUGIN, host_interface_alias, host_interface_name
+from cni.pod.naming import DOCKER, PLUGIN, host_interface_alias, host_interface_name
 from cni.wiring.port_settings import (
     Vlans,
     flags_text,
@@ -68,7 +68,7 @@ def to_record(
 
 def recorded(record: AttachmentRecord) -> WiredPod | None:
     """The connection of an attachment; None when it isn't ready, or not known."""
-    if not record.ready or record.plugin != PLUGIN:
+    if not record.ready or record.plugin not in (PLUGIN, DOCKER):
         return None
     name, alias = host_interface_name(record.key), host_interface_alias(record.key)
     said = record.metadata.get(RECORDED)

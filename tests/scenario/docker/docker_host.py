@@ -99,7 +99,9 @@ class DockerHost:
         return self.host.run(sys.executable, "-I", "-m", "cli.main", *arguments)
 
     def start_daemon(self) -> None:
-        self.lab.start_daemon(self.number, "--docker-bridge")
+        self.lab.start_daemon(
+            self.number, "--docker-bridge", f"--docker-plugin={self.plugins}/flatmesh.sock"
+        )
         self.lab.wait_ready(self.number)
 
     def load(self) -> None:

@@ -42,7 +42,7 @@ mount --bind /run/netns /run/netns
 mount --make-shared /run/netns
 hostname "$2"
 : > "$1/ready"
-exec sleep infinity
+while sleep 1000000; do :; done  # as pid 1 it also reaps what a killed runtime leaves
 """
 
 
