@@ -24,24 +24,27 @@ MISSING = [name for name in (DOCKERD, DOCKER, "/bin/busybox") if shutil.which(na
 @pytest.fixture(scope="session")
 def docker_hosts(request: pytest.FixtureRequest) -> Iterator[list[DockerHost]]:
     """Two vxlan hosts with both families; Docker's default bridge is kbr0."""
-    if MISSING:
-        pytest.skip(f"needs {', '.join(MISSING)}")
     with running_docker_hosts(request.config) as made:
         yield made
 
 
 @contextlib.contextmanager
-def running_docker_hosts(config: pytest.Config, **spec: object) -> Iterator[list[DockerHost]]:
+def running_docker_hosts(
+    config: pytest.Config, *, bridge: bool = True, **spec: object
+) -> Iterator[list[DockerHost]]:
+    """Two hosts with dockerd; with `bridge` its default bridge is kbr0."""
+    if MISSING:
+        pytest.skip(f"needs {', '.join(MISSING)}")
     directory = Path(tempfile.mkdtemp(prefix="fm-"))  # short: unix sockets live below it
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         lab = stack.enter_context(
             running_lab(config, directory, hosts=2, pods_per_host=0, ipv6=True, **spec)
         )
-        yield [_docker_host(lab, number, stack) for number in lab.host_numbers]
+        yield [_docker_host(lab, number, stack, bridge=bridge) for number in lab.host_numbers]
 
 
-def _docker_host(lab: Lab, number: int, stack: contextlib.ExitStack) -> DockerHost:
+def _docker_host(lab: Lab, number: int, stack: contextlib.ExitStack, *, bridge: bool) -> DockerHost:
     cgroup = f"fm-{secrets.token_hex(3)}"
     stack.callback(_remove_cgroup, cgroup)
     host = RuntimeHost(lab, number, lab.host_dir(number) / "docker")
@@ -50,7 +53,7 @@ def _docker_host(lab: Lab, number: int, stack: contextlib.ExitStack) -> DockerHo
     lab.stop_daemon(number)
     made.prepare()
     made.start_daemon()
-    made.start(*made.flatmesh("docker-options").split())
+    made.start(*(made.flatmesh("docker-options").split() if bridge else ["--bridge=none"]))
     made.load()
     return made
 

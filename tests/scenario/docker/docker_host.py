@@ -115,7 +115,8 @@ class DockerHost:
 
     def run(self, name: str, *options: str) -> None:
         """Start a container that sleeps."""
-        self("run", "--detach", "--name", name, *options, IMAGE, "sleep", "1000000")
+        stop = "--stop-timeout", "1"  # busybox as pid 1 overhears SIGTERM
+        self("run", "--detach", "--name", name, *stop, *options, IMAGE, "sleep", "1000000")
 
     def address(self, name: str, network: str = "bridge", *, ipv6: bool = False) -> str:
         """A container's address on a network."""

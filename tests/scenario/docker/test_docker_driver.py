@@ -6,9 +6,12 @@ import ipaddress
 import json
 import os
 import signal
+import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -20,6 +23,14 @@ Eventually = Callable[..., None]
 CREATE = "network", "create", "--driver", "flatmesh", "--ipam-driver", "flatmesh"
 DUAL = "--ipv6", "--subnet", "10.5.0.0/16", "--subnet", "fd05::/48"
 """The cluster's networks: the same command on every host."""
+SWEEP = """
+from pathlib import Path
+from cni.host import PluginHost
+from docker_plugin.sweep import sweep
+host = PluginHost(subnet_file=Path("/run/flatmesh/subnet.env"))
+print(*sweep(host, grace=0), sep="\\n")
+"""
+"""What the daemon does every half a minute, without waiting for a minute."""
 
 
 def held(host: DockerHost) -> dict[str, str]:
@@ -36,6 +47,18 @@ def endpoints(host: DockerHost) -> list[str]:
     """The host's ends of veth pairs of our driver, as far as their alias says so."""
     links = json.loads(host.host.run("ip", "-json", "link", "show", "type", "veth"))
     return [one["ifname"] for one in links if ".docker" in one.get("ifalias", "")]
+
+
+def call(host: DockerHost, name: str, body: object) -> Any:
+    """What the driver answers, without dockerd."""
+    text = json.dumps(body)
+    head = f"POST /{name} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n\r\n"
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(60)
+        client.connect(f"{host.plugins}/flatmesh.sock")
+        client.sendall((head + text).encode())
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    return json.loads(answer.partition(b"\r\n\r\n")[2])
 
 
 def clean(host: DockerHost) -> bool:
@@ -244,6 +267,45 @@ def test_what_others_change_of_a_container_is_put_right(
         ),
         "the source guard knows the container again",
     )
+
+
+def test_an_address_that_dockerd_forgot_is_freed(hosts: list[DockerHost]) -> None:
+    """dockerd was killed between its request of an address and the endpoint's creation."""
+    host = hosts[0]
+    before = held(host)
+    pool = str(ipaddress.ip_interface(host.lab.subnet(1)).network)
+    answer = call(host, "IpamDriver.RequestAddress", {"PoolID": pool})
+    forgotten = answer["Address"].partition("/")[0]
+    assert forgotten in held(host)
+    assert f"freed {forgotten}" in host.host.run(sys.executable, "-c", SWEEP)
+    assert held(host) == before
+    assert call(host, "IpamDriver.ReleaseAddress", {"PoolID": pool, "Address": forgotten}) == {}
+
+
+def test_an_endpoint_without_its_veth_pair_is_freed(hosts: list[DockerHost]) -> None:
+    host = hosts[0]
+    before, others = held(host), set(endpoints(host))
+    host.run("cut", "--network", "flat")
+    (name,) = set(endpoints(host)) - others
+    host.host.run("ip", "link", "del", name)
+    assert "removed what was left" in host.host.run(sys.executable, "-c", SWEEP)
+    host("rm", "-f", "cut")
+    assert held(host) == before
+
+
+def test_a_lost_store_is_made_again_with_the_containers(
+    hosts: list[DockerHost], eventually: Eventually
+) -> None:
+    host = hosts[0]
+    box = host.address("box", "flat")
+    host.lab.stop_daemon(1)
+    for file in host.host.state_dir.glob("addresses.sqlite*"):
+        file.unlink()
+    host.start_daemon()
+    eventually(lambda: held(host).get(box) == ".docker", "the container is recorded")
+    host("rm", "-f", "box")
+    assert clean(host)
+    host.run("box", "--network", "flat")
 
 
 def test_dockerd_is_killed(hosts: list[DockerHost]) -> None:
