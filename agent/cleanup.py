@@ -53,6 +53,8 @@ def clean_up(settings: Settings, *, force: bool = False) -> int:
                 problems += remove_all(settings.state_dir, settings.run_dir)
     asyncio.run(_release_lease(settings))
     (settings.state_dir / paths.CONFIG_FILE).unlink(missing_ok=True)
+    if settings.docker_plugin is not None:
+        settings.docker_plugin.unlink(missing_ok=True)
     for problem in problems:
         log.error("%s", problem)
     return 1 if problems else 0
