@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An endpoint of Docker's: a veth pair between kbr0 (or obr0) and a container.
 
 Both ends are made on the host. dockerd moves the other end into the container, renames it, gives it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HTTP on a unix socket, as dockerd's plugin client speaks it: POST, JSON in and out.
 
 Bounded: WORKERS threads, a limit for a body, a deadline for each read. One call per connection.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`IpamDriver.*`: addresses of this host's lease, from the store that pods' come from.
 
 No two of Docker's networks, and no pod, get one address. What Docker holds stays held when dockerd

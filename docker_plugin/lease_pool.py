@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pool of addresses that Docker's networks share with the pods: this host's lease.
 
 Nothing of a pool is stored: its id says all, `10.5.1.0/24` or, with `--ip-range`,

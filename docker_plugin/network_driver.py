@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`NetworkDriver.*`: containers as ports of this host's bridge, like pods.
 
 Nothing is stored of a network: all of Docker's networks with this driver are the flat network. An

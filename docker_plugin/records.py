@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is recorded of Docker's addresses and endpoints, beside the pods' in the address store.
 
     .docker TOKEN address       an address, from RequestAddress to ReleaseAddress

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One call of dockerd, checked: libnetwork's remote protocol (docs/remote.md, docs/ipam.md there).
 
 Keys that a call lacks are empty, as in Go's encoding/json. Others than those read here are left

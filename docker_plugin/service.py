@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The drivers on their socket, and the sweep of what dockerd lost."""
 
 from __future__ import annotations

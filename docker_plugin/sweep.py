@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frees what dockerd lost: it was killed between two calls, or its state was deleted.
 
 An endpoint whose veth pair is gone can send nothing, and an address without an endpoint is nobody's

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`docker network create -d flatmesh --ipam-driver flatmesh`: containers beside pods, on kbr0."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Containers of Docker on the Open vSwitch mesh with GRE tunnels, beside pods."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calls of dockerd: what is no such call is refused in one line, and the server serves on."""
 
 from __future__ import annotations
