@@ -15,11 +15,12 @@ grow with the number of pods:
     trunks       ports with `vlanTrunk`: of tagged frames only the MAC is checked
 
 Refused from every pod: router advertisements and redirects (RFC 4861), ICMP redirects, packets of
-DHCP servers, and frames with a tag of VLAN 0, which receivers overlook, so that these could hide
-behind it. With one of them a pod takes over the routing of its neighbours and of the host
-(CVE-2020-10749). From a pod that is checked also: ARP and neighbour discovery about an address that
-is not its own. It may ask about others' addresses, and look whether its own is in use (RFC 5227,
-RFC 4862).
+DHCP servers, frames of the spanning tree protocol (IEEE 802.1D: a bridge without it lets them
+pass), and frames with a tag of VLAN 0, which receivers overlook, so that these could hide behind
+it. With one of them a pod takes over the routing of its neighbours and of the host
+(CVE-2020-10749), or the tree of a mesh. From a pod that is checked also: ARP and neighbour
+discovery about an address that is not its own. It may ask about others' addresses, and look whether
+its own is in use (RFC 5227, RFC 4862).
 
 A chain of the netdev family on each port, or a tc program, was considered: the kernel of Debian 12
 can't add a device to a chain of that family that is there.
@@ -122,6 +123,7 @@ BODY = """
         goto refused
     }
     chain pod {
+        ether daddr 01:80:c2:00:00:00 goto refused
         iifname @unchecked goto routers
         iifname . ether saddr != @macs goto refused
         ether type vmap {
