@@ -31,6 +31,8 @@ from services.served import ServedService, disputed
 from services.stale import Translations
 
 log = logging.getLogger("agent.services")
+MANY_ELEMENTS = 20_000
+"""As many are compared with the kernel's at each resync."""
 
 
 @dataclass(slots=True)
@@ -87,6 +89,8 @@ class ServicesController:
     def desired(self, inputs: ReconcileInputs, dirty: Dirty) -> WantedServices | None:
         """The whole state, or the elements that change; None: what there is is not known yet."""
         state = self._state
+        if state is not None and state.host == inputs.host and _only_resync(dirty, state):
+            dirty = Dirty()
         whole = dirty.whole or state is None or state.host != inputs.host
         taken = self._feed.take(whole=whole)
         if taken is None:
@@ -231,6 +235,15 @@ class ServicesController:
     def cleanup(self) -> list[str]:
         """Remove the table and the routes."""
         return self._applier.cleanup(log.info)
+
+
+def _only_resync(dirty: Dirty, state: ServedState) -> bool:
+    """Whether nothing has happened, and reading all elements back would take seconds.
+
+    The kernel reads a map from its begin for each 32 KiB of a listing. What other programs change
+    in the table is told, and is a reason of its own.
+    """
+    return dirty.reasons == ["resync"] and len(state.elements.all()) > MANY_ELEMENTS
 
 
 def _used(elements: BalancerElements) -> tuple[frozenset[SlotMap], frozenset[tuple[int, int]]]:

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from hostnet.kinds.kind import DiffContext, Failure, KernelView, PlanPart, Step, ordered, step
 from hostnet.netlink.socket import NetlinkError
 from hostnet.nft.sets import NftElement, NftSet, SetSocket, change_elements
 from hostnet.ownership import Mark
 from hostnet.state import HostState
+
+MAX_TRANSACTION = 16_000
+"""Elements; the kernel's time for one transaction grows with the square of their number."""
 
 
 class NftElementKind:
@@ -48,9 +51,26 @@ class NftElementKind:
         return PlanPart(put=step(self, "put", new, gone) if new else step(self, "delete", gone))
 
     def apply(self, step: Step, view: KernelView) -> list[Failure]:
-        """Change them in one transaction. Raises nothing: a refusal is one failure."""
+        """Change them in one transaction, or in several of `MAX_TRANSACTION` each.
+
+        An element that changes its data is deleted and added in the same one. Raises nothing: a
+        refusal is one failure.
+        """
         gone = step.objects if step.verb == "delete" else step.data
         new = [] if step.verb == "delete" else step.objects
+        if len(gone) + len(new) <= MAX_TRANSACTION:
+            return self._change(gone, new, view)
+        failures, old = [], {one.key: one for one in gone}
+        for some in _chunks(new):
+            replaced = [old.pop(one.key) for one in some if one.key in old]
+            failures += self._change(replaced, some, view)
+        for some in _chunks(list(old.values())):
+            failures += self._change(some, [], view)
+        return failures
+
+    def _change(
+        self, gone: Sequence[NftElement], new: Sequence[NftElement], view: KernelView
+    ) -> list[Failure]:
         try:
             self._socket(view).apply(list(change_elements(gone, new)))
         except NetlinkError as error:
@@ -66,3 +86,8 @@ class NftElementKind:
     def line(self, verb: str, one: NftElement) -> str:
         """`nft add element inet flatmesh NAME { KEY : DATA }`."""
         return one.line("delete" if verb == "delete" else "add")
+
+
+def _chunks(elements: Sequence[NftElement]) -> Iterator[Sequence[NftElement]]:
+    for first in range(0, len(elements), MAX_TRANSACTION):
+        yield elements[first : first + MAX_TRANSACTION]

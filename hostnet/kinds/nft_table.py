@@ -60,7 +60,9 @@ class NftTableKind:
         """
         by_key = {one.key: one for one in wanted.of(NftTable)}
         keys = by_key.keys() | set(view.mark.tables)
-        for (family, name), body in tables.dump(keys, view.netns_fd).items():
+        # a table with sets among the wanted values declares none in its text
+        textual = by_key.keys() - {one.key[:2] for one in wanted.of(NftSet)}
+        for (family, name), body in tables.dump(keys, view.netns_fd, textual).items():
             sets = sorted(one for one in wanted.of(NftSet) if one.key[:2] == (family, name))
             text = tables.without_sets(body, {one.name for one in sets})
             mine = by_key.get((family, name))

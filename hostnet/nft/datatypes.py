@@ -118,7 +118,7 @@ def names_of(number: int, size: int) -> tuple[str, ...]:
     while number:
         numbers.insert(0, number & ((1 << TYPE_BITS) - 1))
         number >>= TYPE_BITS
-    known = {t.number: name for name, t in TYPES.items()}
+    known = {t.number: name for name, t in reversed(TYPES.items())}
     if not all(one in known for one in numbers):
         return ()
     names = [known[one] for one in numbers]
