@@ -60,7 +60,18 @@ RUN = {
 
 IS_CI = "it is what runs this test"
 RUNTIMES = "it changes this machine's packages and runtime; tests/spec/runtimes runs a namespace's"
+DOCKER = "it needs a dockerd and an image; tests of the Docker plugin make the calls"
 NOT_RUN = {
+    (
+        "docs/docker.md",
+        "echo FLATMESH_DOCKER_PLUGIN=/run/docker/plugins/flatmesh.sock >> /etc/default/flatmeshd",
+    ): DOCKER,
+    (
+        "docs/docker.md",
+        "docker network create --driver flatmesh --ipam-driver flatmesh --subnet 10.5.0.0/16 flat",
+    ): DOCKER,
+    ("docs/docker.md", "echo FLATMESH_DOCKER_BRIDGE=true >> /etc/default/flatmeshd"): DOCKER,
+    ("docs/docker.md", "flatmesh docker-options --write"): DOCKER,
     ("README.md", "tests/run"): IS_CI,
     ("CONTRIBUTING.md", "tests/run tests/unit -q"): IS_CI,
     ("CONTRIBUTING.md", "tests/run --kernel"): "takes half an hour; CI runs --kernel --short",

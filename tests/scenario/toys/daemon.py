@@ -18,7 +18,7 @@ from agent.cleanup import clean_up
 from agent.controllers import CONTROLLERS
 from agent.dry_run import dry_run
 from agent.lease_sources import SOURCES
-from agent.main import serve
+from agent.main import only_one, serve
 from agent.settings import Settings
 from ipam.lease_source import LeaseSource
 from tests.scenario.toys.controller import ToyController
@@ -50,7 +50,8 @@ def main(action: str = "") -> None:
         sys.exit(asyncio.run(dry_run(settings)))
     if action == "--cleanup":
         sys.exit(clean_up(settings, force=True))
-    asyncio.run(serve(settings))
+    with only_one(settings.run_dir):
+        asyncio.run(serve(settings))
 
 
 if __name__ == "__main__":
