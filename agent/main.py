@@ -26,6 +26,7 @@ from typing import Any
 import click
 
 from agent import health, logs
+from agent.check.service import taking_part
 from agent.cleanup import clean_up
 from agent.controller import Change
 from agent.controllers import make_controllers, open_resources
@@ -271,6 +272,7 @@ async def serve(settings: Settings) -> None:
         service = Service(manager, host)
         loop.add_signal_handler(signal.SIGHUP, service.reload)
         stack.enter_context(announcing(settings, host))
+        await stack.enter_async_context(taking_part(settings))
         running = asyncio.create_task(host.run(), name="host controller")
         telling = asyncio.create_task(service.run(), name="service manager")
         stopping = asyncio.create_task(stop.wait(), name="stop")

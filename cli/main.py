@@ -7,6 +7,7 @@
     flatmesh service list|show|set|remove     one address or published port for many endpoints
     flatmesh endpoint list|set|remove         the servers behind services
     flatmesh wireguard rotate-key             a new WireGuard key for this host
+    flatmesh check                            who reaches whom, by temporary pods
     flatmesh status|pods|peers                what is going on, and what is wrong
     flatmesh docker-options                   Docker's default bridge becomes kbr0
     flatmesh doctor                           what this host lacks
@@ -25,6 +26,7 @@ import click
 
 from base.command_line import color_setting, complete, explained, version_option
 from base.errors import FlatmeshError, one_line
+from cli.check_command import check
 from cli.cluster import adopt_host_variables
 from cli.docker_options import docker_options
 from cli.doctor import doctor
@@ -87,7 +89,7 @@ cli.add_command(lease_group)
 cli.add_command(service_group)
 cli.add_command(endpoint_group)
 cli.add_command(wireguard_group)
-for _command in (status, pods, peers):
+for _command in (status, pods, peers, check):
     cli.add_command(_command)
 cli.add_command(docker_options)
 cli.add_command(doctor)

@@ -25,19 +25,10 @@ from lab import hosts, processes
 from lab.cluster import Lab
 from lab.runtime import PodInterface
 from lab.time_factor import scaled
-from tests.scenario.conftest import running_lab
 
 Eventually = Callable[..., None]
 LIMIT = 6.0
 """Seconds that an answer may take here; alone on a machine it takes less than two."""
-
-
-@pytest.fixture(scope="module")
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Two hosts, dual stack, a pod each."""
-    directory = tmp_path_factory.mktemp("labs")
-    with running_lab(request.config, directory, hosts=2, pods_per_host=1, ipv6=True) as lab:
-        yield lab
 
 
 def flatmesh(lab: Lab, number: int, *arguments: str) -> tuple[int, str]:
@@ -57,6 +48,21 @@ def flatmesh(lab: Lab, number: int, *arguments: str) -> tuple[int, str]:
 def report(lab: Lab, number: int) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(flatmesh(lab, number, "status", "-o", "json")[1])
     return found
+
+
+def assert_check_is_good(lab: Lab) -> None:
+    """It takes longer than a status: it makes pods."""
+    done = subprocess.run(
+        [
+            *processes.enter(lab.names.host(1)),
+            *(sys.executable, "-m", "cli.main", "check", f"--etcd-endpoints={lab.endpoint}"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **lab.environment(1)},
+    )
+    assert (done.returncode, "all is well" in done.stdout) == (0, True), done.stdout + done.stderr
 
 
 def well(lab: Lab, number: int) -> Callable[[], bool]:
@@ -182,11 +188,13 @@ def test_a_stopped_switch_keeps_no_answer_waiting(
         eventually(lambda: flatmesh(lab, 1, "status")[0] == 1, "it is told", timeout=40.0)
         assert report(lab, 1)["source"] == "daemon"
     eventually(well(lab, 1), "all is well again", timeout=60.0)
+    assert_check_is_good(lab)
 
 
 @pytest.mark.parametrize("kind", ["host-gw", "udp", "wireguard"])
-def test_peers_without_pods_answer(
+def test_peers_without_pods_answer_and_a_check_finds_nothing_wrong(
     make_lab: Callable[..., Lab], eventually: Eventually, kind: str
 ) -> None:
     lab = make_lab(hosts=2, pods_per_host=0, backend={"Type": kind}, ipv6=True)
     eventually(well(lab, 1), "all is well")
+    assert_check_is_good(lab)
