@@ -27,6 +27,11 @@ def endpoint_key(endpoint: str) -> AttachmentKey:
     return AttachmentKey(DOCKER_NETWORK, endpoint, ENDPOINT)
 
 
+def is_address(attachment: tuple[str, str, str]) -> bool:
+    """Whether a record is of an address alone; its endpoint has a record of its own."""
+    return (attachment[0], attachment[2]) == (DOCKER_NETWORK, ADDRESS)
+
+
 def now() -> int:
     """Seconds since boot, sleep included; the clock may be set."""
     return int(time.clock_gettime(time.CLOCK_BOOTTIME))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from agent.status.model import Pod
 from base import paths
+from docker_plugin.records import is_address
 from ipam.address_store import AddressStore, StoredAttachment
 
 LOCK_TIMEOUT = 0.5
@@ -21,7 +22,8 @@ def pods_here(state_dir: Path) -> tuple[Pod, ...]:
         return ()
     links = {name for _, name in socket.if_nameindex()}
     with AddressStore(path, durable=False, lock_timeout=LOCK_TIMEOUT) as store:
-        found = store.list()
+        # of a container of Docker there is a record for its link and one for each address
+        found = [one for one in store.list() if not is_address(one.attachment)]
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     rows = [_pod(one, links) for one in found if one.boot_id in ("", boot)]
     return tuple(sorted(rows, key=lambda row: (row.network, _order(row), row.container)))

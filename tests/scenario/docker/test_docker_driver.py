@@ -109,6 +109,13 @@ def test_a_container_has_the_mtu_and_gateway_of_a_pod(hosts: list[DockerHost]) -
     assert f"0a:58:{suffix}" in host("exec", "box", "ip", "link", "show", "eth0")
 
 
+def test_the_operator_sees_a_container_once(hosts: list[DockerHost]) -> None:
+    host = hosts[0]
+    rows = [row for row in host.flatmesh("pods").splitlines() if host.address("box", "flat") in row]
+    assert len(rows) == 1, host.flatmesh("pods")
+    assert sum("10.5." in row for row in host.flatmesh("pods").splitlines()) == 2  # it and the pod
+
+
 def test_a_forward_chain_that_drops_lets_containers_through(hosts: list[DockerHost]) -> None:
     one, other = hosts
     for tool in ("iptables", "ip6tables"):
