@@ -84,6 +84,8 @@ class ServicesController:
         self._tracked: bool | None = None
         """Whether the pods' bridge was told to track, as far as we know."""
         self._bridged = True
+        self._must_forget = False
+        """Whether connections are still to be forgotten, as an apply before has failed."""
         self._refused: tuple[str, ...] = ()
 
     def desired(self, inputs: ReconcileInputs, dirty: Dirty) -> WantedServices | None:
@@ -176,11 +178,13 @@ class ServicesController:
         """Write what differs, and forget connections that lead nowhere."""
         if desired is None:
             return Report()
-        problems = []
+        problems: list[str] = []
+        self._must_forget |= desired.forget
         self._track(desired.served)
         report = self._applier.apply(desired.change)
-        if desired.forget:
+        if self._must_forget:
             problems = self._forget()
+            self._must_forget = False
         return Report(report.changes, report.lines, [*report.failures, *problems], report.again)
 
     def _track(self, served: bool) -> None:
