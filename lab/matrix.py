@@ -1,27 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who reaches whom, how fast, and under which address.
 
-Each pod gets an echo socket inside its namespace, held by this process. For every pair one
-datagram goes from the sender's socket to the receiver's pod address. The source address with
-which it arrives proves that no NAT is on the way: it must be one of the sender's own. The
-answer's arrival gives the round-trip time.
+Each receiver answers probes inside its namespace, and each sender sends some to all receivers at
+once: those of `flatmesh check` (`agent.check.echo`), but from this process, which may enter all
+namespaces of the lab. The source address that the receiver saw proves that no NAT is on the way: it
+must be one of the sender's own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from agent.check.echo import Arrival, Echo, Prober, Responder, udp_socket
 from hostnet.netns import run_in
 from lab.processes import NETNS_DIR
 from lab.time_factor import scaled
 
 PORT = 7  # echo, RFC 862
-ATTEMPTS = 3  # round trips per pair; the fastest counts, since the first one waits for ARP
-DATAGRAM_TIMEOUT = 0.3  # seconds to wait for one datagram
+ORIGIN = "pod"
+"""Of all probes: a sender has one address of a family."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,63 +68,61 @@ def measure(
     the call.
     """
     deadline = time.monotonic() + scaled(timeout)
+    if not receivers:
+        return []
+    family, token = _family(receivers[0]), os.urandom(8)
     with contextlib.ExitStack() as stack:
-        listeners = {r.name: stack.enter_context(_socket(r, PORT)) for r in receivers}
-        callers = {s.name: stack.enter_context(_socket(s, 0)) for s in senders}
+        responders = {}
+        for receiver in receivers:
+            listener = _open(receiver, family, PORT)
+            responders[receiver.name] = Responder({family: listener}, token)
+            stack.callback(responders[receiver.name].close)
         results = []
-        for sender in senders:
-            for receiver in receivers:
-                if sender.name == receiver.name:
-                    continue
-                sockets = callers[sender.name], listeners[receiver.name]
-                result = _probe(sender, receiver, *sockets)
-                while not result.good and time.monotonic() < deadline:
-                    result = _probe(sender, receiver, *sockets)
-                results.append(result)
+        for number, sender in enumerate(senders):
+            with _open(sender, family) as sock:
+                prober = Prober(sock, family, token, number, ORIGIN)
+                others = [one for one in receivers if one.name != sender.name]
+                found = _probe(prober, sender, others, responders, deadline)
+            results += found
+            for result in found:
                 tick(result)
         return results
 
 
-def _socket(endpoint: MatrixEndpoint, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in endpoint.addresses[0] else socket.AF_INET
-
-    def opened() -> socket.socket:
-        endpoint_socket = socket.socket(family, socket.SOCK_DGRAM)
-        endpoint_socket.settimeout(scaled(DATAGRAM_TIMEOUT))
-        endpoint_socket.bind(("", port))
-        return endpoint_socket
-
-    return run_in(NETNS_DIR / endpoint.netns, opened)
-
-
 def _probe(
+    prober: Prober,
     sender: MatrixEndpoint,
-    receiver: MatrixEndpoint,
-    caller: socket.socket,
-    listener: socket.socket,
+    receivers: Iterable[MatrixEndpoint],
+    responders: Mapping[str, Responder],
+    deadline: float,
+) -> list[PairResult]:
+    """The results of one sender, in the order of the receivers."""
+    results: dict[str, PairResult] = {}
+    waiting = {receiver.addresses[0]: receiver.name for receiver in receivers}
+    order = list(waiting.values())
+    while waiting:
+        for address, echo in prober.probe(waiting, None, PORT).items():
+            name = waiting[address]
+            arrivals = responders[name].arrivals
+            arrival = Arrival(prober.number, ORIGIN, prober.family, large=False)
+            results[name] = _result(sender, name, echo, arrivals.get(arrival))
+        waiting = {a: name for a, name in waiting.items() if not results[name].good}
+        if time.monotonic() > deadline:
+            break
+    return [results[name] for name in order]
+
+
+def _result(
+    sender: MatrixEndpoint, receiver: str, echo: Echo, arrived_from: str | None
 ) -> PairResult:
-    best, seen = None, None
-    for attempt in range(ATTEMPTS):
-        token = f"{sender.name}>{receiver.name} {attempt} {time.monotonic_ns()}".encode()
-        started = time.perf_counter()
-        try:
-            caller.sendto(token, (receiver.addresses[0], PORT))
-            source = _receive(listener, token)
-            seen = source[0]
-            listener.sendto(token, source)
-            _receive(caller, token)
-        except OSError:  # timed out, or the kernel knows no route
-            continue
-        rtt = time.perf_counter() - started
-        best = rtt if best is None else min(best, rtt)
-    return PairResult(
-        sender.name, receiver.name, best, seen, seen is not None and seen not in sender.addresses
-    )
+    seen = echo.seen or arrived_from
+    rtt = None if echo.milliseconds is None else echo.milliseconds / 1000
+    return PairResult(sender.name, receiver, rtt, seen, bool(seen) and seen not in sender.addresses)
 
 
-def _receive(endpoint_socket: socket.socket, token: bytes) -> tuple[str, int]:
-    """Wait for this very datagram; late ones of earlier attempts are dropped."""
-    while True:
-        data, source = endpoint_socket.recvfrom(2048)
-        if data == token:
-            return str(source[0]), int(source[1])
+def _family(endpoint: MatrixEndpoint) -> int:
+    return 6 if ":" in endpoint.addresses[0] else 4
+
+
+def _open(endpoint: MatrixEndpoint, family: int, port: int = 0) -> socket.socket:
+    return run_in(NETNS_DIR / endpoint.netns, partial(udp_socket, family, port))

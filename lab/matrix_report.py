@@ -90,14 +90,22 @@ def _table(
     receivers: list[MatrixEndpoint],
     family: int,
 ) -> Table:
-    table = Table(title=f"round trip in ms, IPv{family}", title_justify="left")
-    table.add_column("from \\ to")
+    table = Table(
+        title=f"round trip in ms, IPv{family}",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        header_style="bold",
+    )
+    table.add_column("FROM", no_wrap=True)
+    table.add_column("ADDRESS", no_wrap=True)
     for receiver in receivers:
-        table.add_column(f"{receiver.name}\n{receiver.addresses[0]}", justify="right", no_wrap=True)
+        table.add_column(receiver.name, justify="right", no_wrap=True)
     by_pair = {(result.sender, result.receiver): result for result in results}
     for sender in senders:
         row = [by_pair.get((sender.name, receiver.name)) for receiver in receivers]
-        table.add_row(sender.name, *(_result_text(result) for result in row))
+        table.add_row(sender.name, sender.addresses[0], *(_result_text(result) for result in row))
     return table
 
 

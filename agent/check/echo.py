@@ -12,6 +12,7 @@ sent whatever the kernel believes of the path's MTU.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import struct
@@ -34,10 +35,13 @@ IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, IPV6_DONTFRAG = 10, 23, 62
 PORT = 8475
 """In the temporary pods only."""
 ATTEMPTS = 6
+WANTED_ANSWERS = 2
+"""Of each address: the first one waits for ARP on the way."""
 LARGE_ATTEMPTS = 3
 ATTEMPT_TIMEOUT = 0.35
-"""Seconds for the answers of one attempt; the first one waits for ARP on the way."""
-POLL_INTERVAL = 0.2
+"""Seconds for the answers of one attempt."""
+CLOSE_TIMEOUT = 5.0
+"""Seconds for a responder to end."""
 MAX_ARRIVALS = 1024
 
 
@@ -75,7 +79,7 @@ class Responder:
         """`sockets` by family; they are closed with it."""
         self._sockets = sockets
         self._token = token
-        self._closing = threading.Event()
+        self._closing = os.eventfd(0, os.EFD_CLOEXEC)
         self.arrivals: dict[Arrival, str] = {}
         """And the address that each came from."""
         self._thread = threading.Thread(target=self._run, name="check responder", daemon=True)
@@ -83,18 +87,21 @@ class Responder:
 
     def close(self) -> None:
         """Stop answering."""
-        self._closing.set()
-        self._thread.join(2 * POLL_INTERVAL)
+        os.eventfd_write(self._closing, 1)
+        self._thread.join(CLOSE_TIMEOUT)
+        os.close(self._closing)
         for sock in self._sockets.values():
             sock.close()
 
     def _run(self) -> None:
         poll = select.poll()
         families = {sock.fileno(): family for family, sock in self._sockets.items()}
-        for descriptor in families:
+        for descriptor in (*families, self._closing):
             poll.register(descriptor, select.POLLIN)
-        while not self._closing.is_set():
-            for descriptor, _ in poll.poll(POLL_INTERVAL * 1000):
+        while True:
+            for descriptor, _ in poll.poll():
+                if descriptor == self._closing:
+                    return
                 family = families[descriptor]
                 with contextlib.suppress(OSError):
                     self._answer(self._sockets[family], family)
@@ -119,6 +126,9 @@ class Echo:
     """What came of the requests to one address."""
 
     milliseconds: float | None = None
+    """The fastest round trip."""
+    answers: int = 0
+    """To small requests."""
     seen: str = ""
     large: bool | None = None
 
@@ -131,7 +141,8 @@ class Prober:
     ) -> None:
         """`number` is the end's own; the caller closes the socket."""
         self._sock = sock
-        self._family = family
+        self.family = family
+        self.number = number
         self._head = (token, number, ORIGINS.index(origin))
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
@@ -139,12 +150,12 @@ class Prober:
     def probe(self, addresses: Iterable[str], mtu: int | None, port: int = PORT) -> dict[str, Echo]:
         """Ask all addresses at once, again where no answer comes; `mtu` None: small ones only."""
         found = {address: Echo() for address in addresses}
-        for attempt in range(ATTEMPTS):
-            silent = [a for a, echo in found.items() if echo.milliseconds is None or attempt < 2]
+        for _ in range(ATTEMPTS):
+            silent = [a for a, echo in found.items() if echo.answers < WANTED_ANSWERS]
             if silent:
                 self._round(silent, port, SMALL, found, large=False)
         if mtu is not None:
-            size = mtu - IP_HEADERS[self._family]
+            size = mtu - IP_HEADERS[self.family]
             for echo in found.values():
                 echo.large = None if echo.milliseconds is None else False
             for _ in range(LARGE_ATTEMPTS):
@@ -184,7 +195,8 @@ class Prober:
         if large:
             echo.large = True
             return
+        echo.answers += 1
         took = round((now - started[address]) * 1000, 3)
         echo.milliseconds = min(took, echo.milliseconds or took)
-        packed = data[HEADER.size : SMALL][: 4 if self._family == 4 else 16]
-        echo.seen = socket.inet_ntop(FAMILIES[self._family], packed)
+        packed = data[HEADER.size : SMALL][: 4 if self.family == 4 else 16]
+        echo.seen = socket.inet_ntop(FAMILIES[self.family], packed)

@@ -71,6 +71,20 @@ def test_a_small_matrix_is_a_table() -> None:
     assert "h3-p1" in "".join(text_of(console))
 
 
+def test_the_default_labs_matrix_fits_the_screen_with_ipv6_too() -> None:
+    console = screen()
+    pods = [
+        MatrixEndpoint(f"h{host}-p{pod}", "", (f"fd05:0:0:12{host}0::{pod}",))
+        for host in (1, 2, 3)
+        for pod in (1, 2)
+    ]
+    found = [PairResult(a.name, b.name, 0.0123, "") for a in pods for b in pods if a is not b]
+    assert show_results(console, found, pods, pods, 6)
+    lines = text_of(console)
+    assert any(pods[0].addresses[0] in line and "12.30" in line for line in lines)
+    assert max(map(len, lines)) <= SCREEN
+
+
 def test_of_a_large_matrix_the_bad_pairs_are_listed() -> None:
     console = screen()
     found, pods = results(20, bad=MOST_PAIRS + 5)
