@@ -13,6 +13,7 @@ import errno
 import os
 import select
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,8 @@ class SharedListener:
         self._inode = path.stat().st_ino
         # readable for ever once it is written: unlike the listener's end it wakes every thread
         self._ended = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._spare = os.dup(self._ended)
+        self._spare_lock = threading.Lock()
 
     def is_at_its_path(self) -> bool:
         """Whether the socket's file is there, and still this socket's."""
@@ -56,10 +59,32 @@ class SharedListener:
                 except OSError as error:
                     if error.errno in (errno.EINVAL, errno.EBADF):
                         return
-                    # no descriptor is left: other calls close theirs when they end
-                    time.sleep(RETRY_INTERVAL)
+                    if not self._refuse_one():
+                        time.sleep(RETRY_INTERVAL)
                     continue
                 yield connection
+
+    def _refuse_one(self) -> bool:
+        """Close a connection with the spare descriptor, as there is no other left.
+
+        Its client then answers the call in its own process; in the backlog it would wait. Returns
+        whether there was one.
+        """
+        with self._spare_lock:
+            self._close_spare()
+            try:
+                self._socket.accept()[0].close()
+            except OSError:
+                return False
+            finally:
+                with contextlib.suppress(OSError):  # a call was faster: the next try gets one
+                    self._spare = os.dup(self._ended)
+        return True
+
+    def _close_spare(self) -> None:
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
 
     def end(self) -> None:
         """Take no more connections. Those in the backlog are reset."""
@@ -71,3 +96,4 @@ class SharedListener:
         """Close the descriptors, which no thread may be using any more."""
         self._socket.close()
         os.close(self._ended)
+        self._close_spare()
