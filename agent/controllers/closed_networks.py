@@ -14,6 +14,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from base.errors import FlatmeshError
 from base.paths import ADDRESS_STORE, CLOSED_NETWORKS
+from base.private_files import write_private
 from cni.attachment.store import AttachmentStore
 from cni.host import PluginHost
 
@@ -59,7 +60,7 @@ class ClosedNetworks:
             return
         try:
             if networks:
-                self._file.write_text("".join(f"{one}\n" for one in networks))
+                write_private(self._file, "".join(f"{one}\n" for one in networks))
             else:
                 self._file.unlink(missing_ok=True)
         except OSError as error:
