@@ -115,5 +115,7 @@ def _alone(settings: RunSettings) -> Iterator[None]:
                 "another `flatmesh bench` runs on this machine, and both would measure each other; "
                 "wait for its end"
             ) from None
-        yield
-    files.remove_lock()
+        try:
+            yield
+        finally:
+            files.remove_lock()

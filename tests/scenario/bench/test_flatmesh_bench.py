@@ -140,3 +140,4 @@ def test_a_second_run_of_a_name_is_refused(tmp_path: Path) -> None:
         first.communicate(timeout=TIMEOUT)
     assert first.returncode == 143
     assert namespaces(f"fm-{name}") == []
+    assert list(DIRECTORY.glob(f"{name}*")) == []
