@@ -21,7 +21,10 @@ from lab.files import lab_names
 from lab.spec import LabSpec
 from lab.time_factor import scaled
 
-LAB = (sys.executable, "-I", "-m", "cli.main", "lab")
+LAB = (
+    *("env", "--default-signal=INT"),  # a shell's background job, as CI may be, ignores it
+    *(sys.executable, "-I", "-m", "cli.main", "lab"),
+)
 
 
 @dataclass(frozen=True)
