@@ -21,6 +21,7 @@ from rich.console import Console
 
 from agent.controllers.host_firewall import WantedAccepts, look
 from base.command_line import explained
+from base.output import Column, Output, output_option
 from base.paths import CNI_BIN_DIR
 from cli import networkd
 from cni.host import host_from_environment, socket_path
@@ -145,24 +146,46 @@ def tools() -> Iterator[Finding]:
         yield Finding(program, found is not None, found or why, fatal=False)
 
 
+FINDINGS = (
+    Column("what", "What was looked at."),
+    Column("good", "Whether it is as it should be."),
+    Column("fatal", "Whether pods can't be served without it."),
+    Column("text", "What was found; where it is not good, how to mend it."),
+)
+
+
+def release() -> Iterator[Finding]:
+    """The kernel, and whether it has nexthop objects."""
+    with Kernel() as kernel:
+        kind = "there" if kernel.nexthop_objects else "none: plain routes, slower with many peers"
+    yield Finding("kernel", good=True, text=f"{os.uname().release}, nexthop objects {kind}")
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    *(release, kernel_kinds, nft, host),
+    *(gateways, device_managers, tools),
+)
+
+
 @explained("flatmesh doctor", exits={1: "something keeps pods from being served; or it can't look"})
 @click.command()
-def doctor() -> None:
+@output_option(FINDINGS)
+def doctor(output: Output) -> None:
     """Look for what this host lacks, and print how to fix it."""
     if os.geteuid() != 0:
         raise PermissionError("looking at the kernel needs root: run it with sudo")
-    console, fatal = Console(highlight=False, soft_wrap=True), False
-    with Kernel() as kernel:
-        kind = "there" if kernel.nexthop_objects else "none: plain routes, slower with many peers"
-        console.print(f"[green]ok [/green]  kernel {os.uname().release}, nexthop objects {kind}")
-    checks: tuple[Callable[[], Iterator[Finding]], ...] = (
-        *(kernel_kinds, nft, host),
-        *(gateways, device_managers, tools),
-    )
-    for check in checks:
+    console, findings = Console(highlight=False, soft_wrap=True), []
+    for check in CHECKS:
         for finding in check():
-            bad = "[red]BAD[/red]" if finding.fatal else "[yellow]no [/yellow]"
-            mark = "[green]ok [/green]" if finding.good else bad
-            console.print(f"{mark}  {finding.what}: {finding.text}")
-            fatal |= finding.fatal and not finding.good
-    sys.exit(1 if fatal else 0)
+            findings.append(finding)
+            if not output.machine:  # at once: some checks take a while
+                console.print(f"{_mark(finding)}  {finding.what}: {finding.text}")
+    if output.machine:
+        output.show(findings)
+    sys.exit(1 if any(one.fatal and not one.good for one in findings) else 0)
+
+
+def _mark(finding: Finding) -> str:
+    if finding.good:
+        return "[green]ok [/green]"
+    return "[red]BAD[/red]" if finding.fatal else "[yellow]no [/yellow]"

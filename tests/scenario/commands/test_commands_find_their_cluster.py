@@ -68,6 +68,16 @@ def test_the_daemon_says_where_etcd_is(lab: Lab) -> None:
     assert json.loads(on_host(lab, 2, "config", "show").stdout)["Backend"]["Type"] == "vxlan"
 
 
+def test_doctor_tells_programs_what_it_tells_people(lab: Lab) -> None:
+    shown = on_host(lab, 1, "doctor")
+    listed = on_host(lab, 1, "doctor", "-o", "json")
+    assert (shown.returncode, listed.returncode) == (0, 0), shown.stdout
+    findings = {one["what"]: one for one in json.loads(listed.stdout)}
+    assert findings["lease"]["good"]
+    assert f"ok   lease: {findings['lease']['text']}" in shown.stdout.splitlines()
+    assert len(shown.stdout.splitlines()) == len(json.loads(listed.stdout))
+
+
 def test_the_file_does_where_no_daemon_runs(lab: Lab) -> None:
     lab.daemon(1).stop()
     try:
