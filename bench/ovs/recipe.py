@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.traffic import TrafficPath, in_netns
-from bench.wait import wait_until
+from bench.wait import wait_for_ping
 from lab import hosts, processes
 from lab.hosts import Names, ip
 from lab.ovs_server import OvsServer
+from lab.removal import remove_namespaces
 from ovs_mesh.config import IANA_PORT, OVERHEAD
 
 HAND_MADE = "hand-made OVS"
@@ -78,31 +79,19 @@ def make_host(names: Names, number: int, tunnel: str, server: OvsServer) -> None
         subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
 
 
-def remove_hosts(names: Names) -> None:
-    """Remove what `hand_made` makes, also what a killed run left."""
-    present = names.present()
-    processes.stop(processes.in_namespaces(present))
-    for name in present:
-        hosts.remove(name)
-
-
 @contextlib.contextmanager
 def hand_made(tunnel: str, directory: Path, name: str = "benchovshand") -> Iterator[TrafficPath]:
     """Two hosts of the recipe; from the pod of one to the pod of the other."""
     names = Names(name)
     try:
-        remove_hosts(names)
+        remove_namespaces(names)
         hosts.make_underlay(names, UNDERLAY_MTU, ipv6=False)
         for number in (1, 2):
             server = OvsServer(directory / f"hand-{tunnel}{number}", names.host(number))
             make_host(names, number, tunnel, server)
         sender, receiver = (in_netns(names.pod(number, "p1")) for number in (1, 2))
         path = TrafficPath(HAND_MADE, sender, receiver, "10.9.2.2")
-        ping = [*sender.enter, "ping", "-qnc1", "-W1", path.address]
-        wait_until(
-            lambda: subprocess.run(ping, check=False, capture_output=True).returncode == 0,
-            f"a ping over the {HAND_MADE} {tunnel} tunnel",
-        )
+        wait_for_ping(sender, path.address, f"the {HAND_MADE} {tunnel} tunnel")
         yield path
     finally:
-        remove_hosts(names)
+        remove_namespaces(names)

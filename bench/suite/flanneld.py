@@ -16,13 +16,14 @@ from typing import Any
 
 import click
 
-from bench.suite.hand_made import UNDERLAY_MTU, attach_pod, remove_hosts, wait_for_ping
+from bench.suite.hand_made import UNDERLAY_MTU, attach_pod
 from bench.traffic import TrafficPath, in_netns
-from bench.wait import wait_until
+from bench.wait import wait_for_ping, wait_until
 from ipam.subnet_env import SubnetEnv
 from lab import hosts, processes
 from lab.etcd_server import EtcdServer
 from lab.hosts import Names
+from lab.removal import remove_namespaces
 
 PREFIX = "/coreos.com/network"
 NETWORK = "10.5.0.0/16"
@@ -34,7 +35,7 @@ def flanneld(
 ) -> Iterator[TrafficPath]:
     """Two hosts run by flanneld; from the pod of one to the pod of the other."""
     names = Names(name)
-    remove_hosts(names)
+    remove_namespaces(names)
     own = directory / name
     own.mkdir()
     endpoint = f"http://{hosts.UNDERLAY_IPV4}.1:2379"
@@ -56,7 +57,7 @@ def flanneld(
         wait_for_ping(client, addresses[2], label)
         yield TrafficPath(label, client, server, addresses[2])
     finally:
-        remove_hosts(names)
+        remove_namespaces(names)
 
 
 def _host(names: Names, number: int, directory: Path, endpoint: str) -> str:

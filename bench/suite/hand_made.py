@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from pathlib import Path
 
-from bench.traffic import MeasureError, TrafficEnd, TrafficPath, in_netns
-from bench.wait import wait_until
+from bench.traffic import MeasureError, TrafficPath, in_netns
+from bench.wait import wait_for_ping, wait_until
 from hostnet.device_probe import missing_kind
 from lab import hosts, processes
 from lab.hosts import Names, ip
+from lab.removal import remove_namespaces
 
 UNDERLAY_MTU = 1500  # bytes
 VXLAN_OVERHEAD = 50  # bytes
@@ -142,19 +143,11 @@ VXLAN = Recipe(UNDERLAY_MTU - VXLAN_OVERHEAD, _vxlan)
 WIREGUARD = Recipe(UNDERLAY_MTU - WIREGUARD_OVERHEAD, _wireguard)
 
 
-def remove_hosts(names: Names) -> None:
-    """Remove the namespaces of these names and what runs in them, also after a killed run."""
-    present = names.present()
-    processes.stop(processes.in_namespaces(present))
-    for name in present:
-        hosts.remove(name)
-
-
 @contextlib.contextmanager
 def hand_made(label: str, recipe: Recipe, name: str, directory: Path) -> Iterator[TrafficPath]:
     """Two hosts connected by a recipe; from the pod of one to the pod of the other."""
     names = Names(name)
-    remove_hosts(names)
+    remove_namespaces(names)
     try:
         hosts.make_underlay(names, UNDERLAY_MTU, ipv6=False)
         addresses = {}
@@ -167,13 +160,4 @@ def hand_made(label: str, recipe: Recipe, name: str, directory: Path) -> Iterato
         wait_for_ping(client, addresses[2], label)
         yield TrafficPath(label, client, server, addresses[2])
     finally:
-        remove_hosts(names)
-
-
-def wait_for_ping(client: TrafficEnd, address: str, label: str) -> None:
-    """Wait until the first answer. Raises ClickException after `bench.wait`'s time."""
-    ping = [*client.enter, "ping", "-qnc1", "-W1", address]
-    wait_until(
-        lambda: subprocess.run(ping, check=False, capture_output=True).returncode == 0,
-        f"a ping over {label}",
-    )
+        remove_namespaces(names)

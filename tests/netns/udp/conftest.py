@@ -29,8 +29,9 @@ from hostnet.sysctl import Sysctl
 from hostnet.underlay import Underlay
 from ipam.lease import Lease, LeaseAttributes
 from ipam.network import NetworkConfig, parse_config
-from lab import hosts, processes
+from lab import hosts
 from lab.matrix import MatrixEndpoint, measure
+from lab.removal import remove_namespaces
 
 FORWARD = frozenset(
     [Sysctl("net/ipv4/ip_forward", "1"), Sysctl("net/ipv6/conf/all/forwarding", "1")]
@@ -192,7 +193,7 @@ def make_mesh(tmp_path: Path) -> Iterator[MakeMesh]:
             **options: Any,
         ) -> Mesh:
             names = hosts.Names(f"u{secrets.token_hex(4)}")
-            stack.callback(remove, names)
+            stack.callback(remove_namespaces, names)
             hosts.make_underlay(names, 1500, ipv4=underlay_ipv4, ipv6=underlay_ipv6)
             document = {
                 "EnableIPv4": ipv4,
@@ -221,14 +222,6 @@ def make_mesh(tmp_path: Path) -> Iterator[MakeMesh]:
             return Mesh(names, made)
 
         yield make
-
-
-def remove(names: hosts.Names) -> None:
-    """End all processes in the mesh's namespaces, and remove the namespaces."""
-    present = names.present()
-    processes.stop(processes.in_namespaces(present))
-    for name in present:
-        hosts.remove(name)
 
 
 @pytest.fixture

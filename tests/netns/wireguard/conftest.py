@@ -38,6 +38,7 @@ from ipam.lease import Lease, LeaseAttributes
 from ipam.network import NetworkConfig, parse_config
 from lab import hosts, processes
 from lab.matrix import MatrixEndpoint, PairResult, measure
+from lab.removal import remove_namespaces
 from lab.time_factor import scaled
 
 MakeMesh = Callable[..., "Mesh"]
@@ -233,7 +234,7 @@ def build(
     document |= {"EnableIPv6": True, "IPv6Network": "fd05::/48"} if ipv6 else {}
     config = parse_config(json.dumps(document))
     names = hosts.Names(f"w{secrets.token_hex(4)}")
-    stack.callback(take_down, names)
+    stack.callback(remove_namespaces, names, grace=1.0)
     hosts.make_underlay(names, 1500)
     made = []
     for number in range(1, count + 1):
@@ -310,13 +311,6 @@ class Stream:
     @property
     def lost(self) -> set[int]:
         return set(range(self.sent)) - self.arrived
-
-
-def take_down(names: hosts.Names) -> None:
-    present = names.present()
-    processes.stop(processes.in_namespaces(present), grace=1.0)
-    for name in present:
-        hosts.remove(name)
 
 
 @pytest.fixture
