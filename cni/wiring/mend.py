@@ -19,6 +19,7 @@ from cni.pod.veth_pair import VethPair, port_requests
 from cni.wiring.compare import (
     BridgeChange,
     PortChange,
+    WiredPod,
     bridge_changes,
     has_link_local,
     port_changes,
@@ -69,14 +70,15 @@ def rewire(records: Iterable[AttachmentRecord], *, plan: bool = False) -> Rewire
         return done
     with NetlinkSocket() as sock:
         links = {link.name: link for link in read_links(sock)}
-        vlans = _vlans(sock)
+        vlans = _vlans(sock, pods, links)
         bridges = bridge_changes(pods, links, _addresses(sock, links, done.bridges), vlans)
         done.lines += [change.line() for change in bridges]
         for bridge in () if plan else bridges:
             with _failing(done, bridge):
                 _mend_bridge(sock, bridge)
         if bridges and not plan:
-            links, vlans = {link.name: link for link in read_links(sock)}, _vlans(sock)
+            links = {link.name: link for link in read_links(sock)}
+            vlans = _vlans(sock, pods, links)
         ports = port_changes(pods, links, vlans)
         done.lines += [change.line() for change in ports]
         for port in () if plan else ports:
@@ -85,8 +87,17 @@ def rewire(records: Iterable[AttachmentRecord], *, plan: bool = False) -> Rewire
     return done
 
 
-def _vlans(sock: NetlinkSocket) -> dict[int, dict[int, int]]:
-    """The VLANs of all bridges and their ports, by index."""
+def _vlans(
+    sock: NetlinkSocket, pods: Iterable[WiredPod], links: Mapping[str, ActualLink]
+) -> dict[int, dict[int, int]]:
+    """The VLANs of all bridges and their ports, by index.
+
+    Not asked for where no bridge of the pods filters them, or should: most hosts.
+    """
+    bridges = [pod.bridge for pod in pods if pod.bridge is not None]
+    filtering = {name for name, link in links.items() if link.vlan_filtering}
+    if not any(one.vlan_filtering or one.bridge in filtering for one in bridges):
+        return {}
     request = dump_ports()
     parts = sock.dump(request.type, request.body, "bridge vlan show")
     return {index_of(part): parse_vlans(vlan_bytes(part)) for part in parts}
