@@ -21,12 +21,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from base.background_task import background_task
 from etcd.client import CompactedError, EtcdAuthError, EtcdError, KeyValue, WatchBatch
+from etcd.retry_pause import RetryPause
 from ipam.host_records import HostRecord, hosts_prefix, parse_record
 from ipam.lease import Lease, LeaseError
 from ipam.lease_question import question_key
@@ -35,8 +36,6 @@ from ipam.network import ConfigError, NetworkConfig, parse_config
 from ipam.registry import Registry, no_config
 
 COALESCE = 0.002  # seconds to let a burst of events become one snapshot
-RETRY = (0.1, 2.0)  # seconds: first and longest wait between two tries
-AUTH_RETRY = 5.0  # seconds: each login costs etcd a bcrypt, and somebody has to mend it first
 
 log = logging.getLogger("ipam.lease_view")
 
@@ -78,14 +77,14 @@ class LeaseView:
         return self._said or None
 
     async def __aiter__(self) -> AsyncIterator[Snapshot]:
-        pause = RETRY[0]
+        pause = RetryPause()
         while True:
             try:
                 if not self._resumable:
                     yield await self._list()
                 async with contextlib.aclosing(self._follow()) as snapshots:
                     async for snapshot in snapshots:
-                        pause = RETRY[0]
+                        pause.reset()
                         yield snapshot
             except CompactedError as error:
                 log.info("listing all leases again: %s", error)
@@ -95,10 +94,8 @@ class LeaseView:
                     log.error("%s (trying again)", error)  # noqa: TRY400 - a known cause, told in one line
                 self._said = str(error)
                 if isinstance(error, EtcdAuthError):
-                    pause = AUTH_RETRY
-            # a cluster's daemons must not all come at the same moment
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
-            pause = min(pause * 2, RETRY[1])
+                    pause.refused()
+            await pause.wait()
 
     async def _list(self) -> Snapshot:
         found, revision = await self.registry.etcd.list(f"{self.registry.prefix}/")
@@ -144,8 +141,7 @@ class LeaseView:
 
     async def _follow(self) -> AsyncGenerator[Snapshot]:
         queue: asyncio.Queue[WatchBatch | EtcdError] = asyncio.Queue()
-        task = asyncio.create_task(self._pump(queue), name="watch leases")
-        try:
+        async with background_task(self._pump(queue), "watch leases"):
             while True:
                 batches = [await queue.get()]
                 await asyncio.sleep(COALESCE)
@@ -165,10 +161,6 @@ class LeaseView:
                     yield self._snapshot(changed, before, released)
                 if failure is not None:
                     raise failure
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
     async def _pump(self, queue: asyncio.Queue[WatchBatch | EtcdError]) -> None:
         """Fill the queue, so that the stream never waits for a busy reader."""

@@ -8,17 +8,13 @@ makes no difference so: the list is the truth.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from etcd.client import CompactedError, Etcd, EtcdAuthError, EtcdError, KeyValue
-
-RETRY = (0.1, 2.0)  # seconds: first and longest wait between two tries
-AUTH_RETRY = 5.0  # seconds: each login costs etcd a bcrypt, and somebody has to mend it first
+from etcd.retry_pause import RetryPause
 
 log = logging.getLogger("services.follow")
 
@@ -35,12 +31,13 @@ class KeyChanges:
 
 async def follow(etcd: Etcd, prefix: str) -> AsyncIterator[KeyChanges]:
     """Yield all keys, then each change; never ends. Trouble with etcd is logged, and tried on."""
-    pause, told = RETRY[0], ""
+    pause, told = RetryPause(), ""
     while True:
         try:
             async with contextlib.aclosing(_once(etcd, prefix)) as changes:
                 async for one in changes:
-                    pause, told = RETRY[0], ""
+                    pause.reset()
+                    told = ""
                     yield one
         except CompactedError as error:
             log.info("listing %s again: %s", prefix, error)
@@ -49,10 +46,8 @@ async def follow(etcd: Etcd, prefix: str) -> AsyncIterator[KeyChanges]:
                 log.warning("%s: %s; trying on", prefix, error)
                 told = str(error)
             if isinstance(error, EtcdAuthError):
-                pause = AUTH_RETRY
-        # a cluster's daemons must not all come at the same moment
-        await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
-        pause = min(pause * 2, RETRY[1])
+                pause.refused()
+        await pause.wait()
 
 
 async def _once(etcd: Etcd, prefix: str) -> AsyncGenerator[KeyChanges]:

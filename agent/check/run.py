@@ -27,6 +27,7 @@ from agent.check.keys import (
 from agent.check.own_end import own_key
 from agent.check.service import CheckService
 from agent.check.verdict import Verdict, judge
+from base.background_task import background_task
 from base.errors import FlatmeshError
 from cni.host import PluginHost
 from etcd.client import Etcd
@@ -163,7 +164,7 @@ class Check:
                 with contextlib.suppress(FlatmeshError):
                     await self.etcd.keep_alive(self.lease)
 
-        async with _task(renew()):
+        async with background_task(renew(), "keep the check"):
             yield
 
     @contextlib.asynccontextmanager
@@ -178,19 +179,10 @@ class Check:
                     self.etcd, self.registry.prefix, self.host, name, by_daemon=False
                 )
                 self.report("this host's daemon does not answer: this command is its end")
-                async with _task(service.follow(ready.set)):
+                async with background_task(
+                    service.follow(ready.set), "own end", ignoring=(FlatmeshError,)
+                ):
                     await asyncio.wait_for(ready.wait(), 5)
                     yield
                 return
         yield
-
-
-@contextlib.asynccontextmanager
-async def _task(work: object) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, FlatmeshError):
-            await task

@@ -32,6 +32,7 @@ from agent.check.keys import (
 from agent.check.own_end import OwnEnd, own_key
 from agent.settings import Settings
 from agent.worker import Worker
+from base.background_task import background_task
 from base.errors import FlatmeshError, one_line
 from cni.host import PluginHost
 from etcd.client import Etcd, EtcdAuthError, EtcdError, KeyValue
@@ -166,13 +167,8 @@ async def taking_part(settings: Settings) -> AsyncIterator[None]:
         return
     host = PluginHost(settings.run_dir, settings.state_dir, settings.subnet_file)
     name = settings.host_name or socket.gethostname()
-    task = asyncio.create_task(_follow(settings.etcd, host, name), name="checks")
-    try:
+    async with background_task(_follow(settings.etcd, host, name), "checks"):
         yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 async def _follow(settings: EtcdSettings, host: PluginHost, name: str) -> None:
