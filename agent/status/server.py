@@ -16,26 +16,22 @@ import contextlib
 import json
 import logging
 import os
-import select
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from base.errors import FlatmeshError, one_line
-from cni.socket.listener import open_listener, peer_user
+from cni.socket.kept_listener import KeptListener
+from cni.socket.listener import peer_user
 
 MAX_REQUEST = 4096
 MAX_REQUESTS = 8
 TIMEOUT = 1.0
 """Seconds that a client may take to send its request, and again to take its answer."""
-SOCKET_CHECK_INTERVAL = 1.0
-"""Seconds between two looks whether the socket's file is still ours."""
-ACCEPT_RETRY_INTERVAL = 0.05
-"""Seconds until accept(2) is tried again after the descriptors have run out."""
-
 Answer = Callable[[Mapping[str, Any]], object]
 """Called in a thread with the request; returns what json can write. Raises FlatmeshError."""
 
@@ -50,66 +46,30 @@ class StatusServer:
         self.path = path
         self._answers = answers
         self._free = threading.BoundedSemaphore(MAX_REQUESTS)
-        self._closing = threading.Event()
-        self._listener: socket.socket | None = None
-        self._inode = 0
-        self._said = ""
+        complain = partial(log.warning, "flatmesh status can't ask this daemon: %s")
+        self._listener = KeptListener(path, complain)
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Open the socket and serve; one that can't be opened is logged, and tried again."""
-        self._listen()
-        threading.Thread(target=self._run, name="status-socket", daemon=True).start()
+        self._listener.look()
+        for name, work in (("status-socket", self._run), ("status-keep", self._listener.keep)):
+            thread = threading.Thread(target=work, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def close(self) -> None:
         """Stop accepting; what is being answered ends by itself, in daemon threads."""
-        self._closing.set()
-        with contextlib.suppress(OSError):  # only our own file, not a successor's
-            if self.path.stat().st_ino == self._inode:
-                self.path.unlink()
-        if self._listener is not None:
-            with contextlib.suppress(OSError):
-                self._listener.shutdown(socket.SHUT_RDWR)
-
-    def _listen(self) -> None:
-        try:
-            listener = open_listener(self.path)
-            listener.setblocking(False)
-            self._inode = self.path.stat().st_ino
-        except (FlatmeshError, OSError) as error:
-            if self._said != (said := one_line(error)):
-                log.warning("flatmesh status can't ask this daemon: %s", said)
-            self._said = said
-            return
-        before, self._listener, self._said = self._listener, listener, ""
-        if before is not None:
-            before.close()
+        self._listener.end()
+        for thread in self._threads:
+            thread.join(TIMEOUT)
+        self._listener.close()
 
     def _run(self) -> None:
-        while not self._closing.is_set():
-            if self._listener is None or not self._is_ours():
-                self._listen()
-            listener = self._listener
-            if listener is None:
-                self._closing.wait(SOCKET_CHECK_INTERVAL)
-            elif _readable(listener, SOCKET_CHECK_INTERVAL):
-                self._accept(listener)
-        if self._listener is not None:
-            self._listener.close()
+        for connection in self._listener.connections():
+            self._take(connection)
 
-    def _is_ours(self) -> bool:
-        try:
-            return self.path.stat().st_ino == self._inode
-        except OSError:
-            return False
-
-    def _accept(self, listener: socket.socket) -> None:
-        try:
-            connection, _ = listener.accept()
-        except BlockingIOError:
-            return
-        except OSError:  # no descriptor is left
-            self._closing.wait(ACCEPT_RETRY_INTERVAL)
-            return
+    def _take(self, connection: socket.socket) -> None:
         connection.settimeout(TIMEOUT)
         user = peer_user(connection)
         if user not in (0, os.geteuid()):
@@ -167,9 +127,3 @@ def _send(connection: socket.socket, answer: Mapping[str, object]) -> None:
     data = json.dumps(answer).encode()
     connection.settimeout(TIMEOUT)
     connection.sendall(data)
-
-
-def _readable(listener: socket.socket, timeout: float) -> bool:
-    poll = select.poll()
-    poll.register(listener, select.POLLIN)
-    return bool(poll.poll(timeout * 1000))

@@ -15,6 +15,7 @@ belongs to another host than this daemon's; it is told to answer the call in its
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -38,8 +39,8 @@ from cni.pod.living import find_living
 from cni.socket import protocol
 from cni.socket.guard_removals import GuardRemovals
 from cni.socket.idle_connections import IdleConnections
+from cni.socket.kept_listener import KeptListener
 from cni.socket.listener import peer_user
-from cni.socket.shared_listener import RETRY_INTERVAL, SharedListener
 from hostnet.announcements import FrameSender
 
 SWEEP_INTERVAL = 30.0  # seconds; with a full pool an ADD sweeps itself
@@ -49,7 +50,6 @@ IDLE_TIMEOUT = 10.0  # seconds for a client to begin its request
 REQUEST_TIMEOUT = 0.25  # seconds for the rest of it, which a client sends without waiting
 ANSWER_TIMEOUT = 10.0  # seconds for a client to take its answer
 COLLECTED_OBJECTS = 10_000  # new ones, between two looks for reference cycles
-SOCKET_CHECK_INTERVAL = 1.0  # seconds between looks whether the socket's file is still ours
 
 log = logging.getLogger("cni")
 
@@ -77,12 +77,10 @@ class CniServer:
             compare_store=True,
         )
         self.workers = workers
-        self._listener: SharedListener | None = None
+        self._listener = KeptListener(socket_path, partial(log.warning, "%s"))
         self._threads: list[threading.Thread] = []
         self._closing = threading.Event()
         self._idle = IdleConnections(self._serve_and_close, IDLE_TIMEOUT)
-        self._replaced: list[SharedListener] = []
-        """Listeners whose file is gone; closed in the end, when no thread can use them any more."""
 
     def start(self) -> None:
         """Open the socket and serve. Raises CniServerError.
@@ -91,31 +89,13 @@ class CniServer:
         another daemon's, and an error.
         """
         _collect_rarely()
-        self._listener = SharedListener(self.socket_path)
-        self._start("cni-socket", self._keep_socket)
+        self._listener.open()
+        self._start("cni-socket", self._listener.keep)
         self._start("cni-sweep", self._sweep)
         self._start("cni-idle", self._idle.run)
         self._start("cni-guard", self._removals.run)
         for number in range(self.workers):
             self._start(f"cni-{number}", self._serve)
-
-    def _keep_socket(self) -> None:
-        """Listen again when somebody has removed the socket's file, or its directory."""
-        said = ""
-        while not self._closing.wait(SOCKET_CHECK_INTERVAL):
-            before = self._listener
-            if before is None or before.is_at_its_path():
-                continue
-            try:
-                self._listener = SharedListener(self.socket_path)
-            except (FlatmeshError, OSError) as error:  # another daemon's, or a full file system
-                if said != (said := str(error)):
-                    log.warning("%s", error)
-                continue
-            said = ""
-            log.info("socket %s was removed: listening again", self.socket_path)
-            before.end()  # each worker turns to the new one
-            self._replaced.append(before)
 
     def _start(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)
@@ -138,35 +118,26 @@ class CniServer:
 
     def close(self, timeout: float = 30.0) -> None:
         """Stop accepting, and wait up to `timeout` seconds for the calls at work."""
-        if self._listener is None:
+        if not self._threads:
             return
         self._closing.set()
-        listener = self._listener
-        if listener.is_at_its_path():  # only our own file, not a successor's
-            self.socket_path.unlink(missing_ok=True)
         # Connections in the backlog are reset, and their clients then answer the calls in their
         # own processes.
-        listener.end()
+        self._listener.end()
         self._idle.close()
         self._removals.close()
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        for one in (listener, *self._replaced):
-            one.close()
-        self._listener = None
-        self._replaced.clear()
+        self._listener.close()
         self._threads.clear()
         self.host.close()
         self._frames.close()
 
     def _serve(self) -> None:
-        while (listener := self._listener) is not None and not self._closing.is_set():
-            try:
-                for connection in listener.connections():
-                    self._serve_soon(connection)
-            except OSError:  # no descriptor is left to wait with
-                self._closing.wait(RETRY_INTERVAL)
+        for connection in self._listener.connections():
+            with contextlib.suppress(OSError):  # of this connection alone
+                self._serve_soon(connection)
 
     def _serve_soon(self, connection: socket.socket) -> None:
         if not _may_call(connection):
