@@ -31,7 +31,7 @@ from etcd.channel import (
     EtcdChannel,
     RpcError,
 )
-from etcd.comparisons import exists, keys_below, none_below, prefix_end, unchanged
+from etcd.comparisons import Page, exists, keys_below, none_below, prefix_end, unchanged
 from etcd.errors import CompactedError, EtcdAuthError, EtcdError, EtcdUnavailableError
 from etcd.login import Login
 from etcd.transaction import Transaction
@@ -155,10 +155,10 @@ class Etcd:
         return (found[0] if found else None), answer.header.revision
 
     async def list(
-        self, prefix: str, *, keys_only: bool = False
+        self, prefix: str, *, keys_only: bool = False, page: Page | None = None
     ) -> tuple[builtins.list[KeyValue], int]:
-        """Read all keys below a prefix; also the revision they are of. Raises EtcdError."""
-        request = keys_below(prefix, keys_only=keys_only)
+        """Read all keys below a prefix, or a page; also the store's revision. Raises EtcdError."""
+        request = keys_below(prefix, keys_only=keys_only, page=page)
         answer = await self._channel.unary(
             "KV/Range",
             request,

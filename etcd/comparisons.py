@@ -3,7 +3,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from etcd import etcd_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a range, so that no answer is larger than a network likes."""
+
+    limit: int
+    """Keys at most."""
+    after: str = ""
+    """The key that the page before ended with."""
+    revision: int = 0
+    """All pages are read as of this revision; 0: now."""
 
 
 def prefix_end(prefix: str) -> bytes:
@@ -17,9 +31,16 @@ def prefix_end(prefix: str) -> bytes:
     return bytes(data)
 
 
-def keys_below(prefix: str, *, keys_only: bool) -> pb.RangeRequest:
-    """A request for all keys that begin with `prefix`."""
-    return pb.RangeRequest(key=prefix.encode(), range_end=prefix_end(prefix), keys_only=keys_only)
+def keys_below(prefix: str, *, keys_only: bool, page: Page | None = None) -> pb.RangeRequest:
+    """A request for all keys that begin with `prefix`, or for a page of them."""
+    request = pb.RangeRequest(
+        key=prefix.encode(), range_end=prefix_end(prefix), keys_only=keys_only
+    )
+    if page is not None:
+        request.limit, request.revision = page.limit, page.revision
+        if page.after:
+            request.key = page.after.encode() + b"\0"
+    return request
 
 
 def unchanged(key: str, mod_revision: int) -> pb.Compare:

@@ -19,13 +19,13 @@ GENERATED = {"etcd/etcd_pb2.py", "etcd/etcd_pb2.pyi"}
 SOURCES = {".py", ".pyi", ".c", ".h", ".sh"}
 SAYS_NOTHING = {"utils", "helpers", "common", "manager"}
 RETIRED_MODULES = {
-    *("address_choice", "choose", "departed", "fault_points", "layout", "lease_keeper", "node"),
+    *("address_choice", "choose", "departed", "fault_points", "layout", "lease_keeper"),
     *("plain_errors", "situation", "turns", "wire"),
 }
 # Names of the first versions that readers had to have explained; each has a plain successor
 # (docs/glossary.md).
 RETIRED_NAMES = {
-    *("Situation", "Departed", "Settled", "Node", "LeaseKeeper", "Cable", "Ends", "Turns", "Word"),
+    *("Situation", "Departed", "Settled", "LeaseKeeper", "Cable", "Ends", "Turns", "Word"),
     *("Count", "Bulk", "Bulky", "Pair", "Cell", "Found", "AddressBook", "AddressBookError"),
     *("FoundAddress", "FoundLink", "FoundNexthop", "FoundRoute", "FoundState"),
     *("PATIENCE", "NAP", "LOOK", "QUIET", "SETTLE", "PHY", "HOST_END", "PLAIN_ERRORS"),
