@@ -38,7 +38,9 @@ from flannel.members import HOST_LENGTH, IPAddress, IPNetwork, address_set, plai
 from hostnet.nft.sets import NftSet
 
 SCHEDULER_PORT = 2377  # TCP
-_PODS = '{ "kbr0", "obr0" }'
+GATEWAY = "kbr0"
+"""The bridge that pods are attached to unless they ask for another one."""
+_PODS = f'{{ "{GATEWAY}", "obr0" }}'
 """Devices by which pods reach their host, whatever source they write."""
 ANY = {4: "0.0.0.0", 6: "::"}
 ETHERTYPE = {4: "0x0800", 6: "0x86dd"}
@@ -140,7 +142,7 @@ class HostFilter:
 
     def forward(self) -> list[str]:
         """Rules of the forward hook, for each family in their order."""
-        rules = self._without_tunnel()
+        rules = [*self._between_pods(), *self._without_tunnel()]
         for network in self.networks:
             ip = _ip(network.version)
             rules += [
@@ -164,6 +166,26 @@ class HostFilter:
             ip = _ip(network.version)
             rules.append(f"{ip} saddr {network} {ip} saddr != @hosts{network.version} jump closed")
         return rules + to_tunnels
+
+    def _between_pods(self) -> list[str]:
+        """Without tunnels: what pods send each other, in one rule each way.
+
+        They allow nothing that the rules after them would not: the first one takes packets that did
+        not come from the underlay, the others those with a source that a peer has leased.
+        """
+        if not self.arrivals.plain:
+            return []
+        rules = [
+            f'iifname "{GATEWAY}" {_ip(n.version)} daddr {n} accept'
+            for n in self.networks
+            if self.underlay_link != GATEWAY
+        ]
+        for network in self.networks:
+            rules += [
+                f"{leased} {_ip(network.version)} daddr {network} accept"
+                for leased in self._leased(network.version)
+            ]
+        return rules
 
     def _without_tunnel(self) -> list[str]:
         return [
@@ -211,14 +233,17 @@ class HostFilter:
         return [*rules, _drop("wrong_inner_source")]
 
     def _plain(self, family: int) -> list[str]:
-        ip = _ip(family)
-        rules = []
-        if self.arrivals.plain:
-            for one, length in self.lengths:
-                if one == family:
-                    mask = ip_network(f"{ANY[family]}/{length}").netmask
-                    rules.append(f"{ip} saddr & {mask} @{plain_set(family, length).name} return")
-        return [*rules, _drop("plain_pod_source")]
+        leased = self._leased(family) if self.arrivals.plain else []
+        return [*(f"{one} return" for one in leased), _drop("plain_pod_source")]
+
+    def _leased(self, family: int) -> list[str]:
+        """Matches of a source that a peer has leased, one for each length of subnets."""
+        return [
+            f"{_ip(family)} saddr & {ip_network(f'{ANY[family]}/{length}').netmask} "
+            f"@{plain_set(family, length).name}"
+            for one, length in self.lengths
+            if one == family
+        ]
 
 
 def _inner_source(family: int) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 from backend.arrivals import Arrivals, Check, TunnelPort
@@ -51,6 +52,17 @@ def test_without_ip_masq_packets_are_only_filtered() -> None:
         'iifname { "kbr0", "obr0" } ip daddr @protected4 jump closed',
         'iifname { "kbr0", "obr0" } ip6 daddr @protected6 jump closed',
     ]
+
+
+def test_without_tunnels_what_pods_send_each_other_passes_first() -> None:
+    ordinary = host_filter().forward()
+    assert host_filter(Arrivals(plain=True)).forward() == [
+        'iifname "kbr0" ip daddr 10.5.0.0/16 accept',
+        "ip saddr & 255.255.255.0 @plain4_24 ip daddr 10.5.0.0/16 accept",
+        *ordinary,
+    ]
+    on_kbr0 = replace(host_filter(Arrivals(plain=True)), underlay_link="kbr0")
+    assert on_kbr0.forward()[0].startswith("ip saddr & 255.255.255.0 @plain4_24")
 
 
 def test_vxlan_packets_are_compared_with_the_leases() -> None:
