@@ -41,14 +41,15 @@ class PodWiringController:
         self._host = host
         self._looked = 0.0
 
-    def desired(self, inputs: ReconcileInputs, dirty: Dirty) -> None:
-        """Nothing: the records say it, when they are read."""
+    def desired(self, inputs: ReconcileInputs, dirty: Dirty) -> int:
+        """The MTU of new pods; the rest say the records, when they are read."""
+        del dirty
+        return inputs.host.backend.mtu(inputs.host.underlay)
 
-    def apply(self, desired: None) -> Report:
+    def apply(self, desired: int) -> Report:
         """Compare and change. Raises NetlinkError, CniError."""
-        del desired
         time.sleep(max(0.0, self._looked + PAUSE - time.monotonic()))
-        done = self._rewire(plan=False)
+        done = self._rewire(desired, plan=False)
         if done.any_pods:
             lines, failures = firewall.restore(self._host)
             done.lines += lines
@@ -57,15 +58,14 @@ class PodWiringController:
         self._looked = time.monotonic()
         return Report(len(done.lines), lambda: done.lines, done.failures)
 
-    def _rewire(self, *, plan: bool) -> Rewired:
+    def _rewire(self, mtu: int, *, plan: bool) -> Rewired:
         if not (self._host.state_dir / ADDRESS_STORE).exists():
             return Rewired()  # no pod yet; to ask would make the file
-        return rewire(AttachmentStore(self._host).records(), plan=plan)
+        return rewire(AttachmentStore(self._host).records(), mtu=mtu, plan=plan)
 
     def plan(self, inputs: ReconcileInputs) -> list[str]:
         """What differs, as comments."""
-        del inputs
-        return self._rewire(plan=True).lines
+        return self._rewire(self.desired(inputs, Dirty()), plan=True).lines
 
     def status(self) -> str | None:
         """Nothing to ask: what could not be mended is in the report."""

@@ -142,11 +142,13 @@ def bridge_changes(
     links: Mapping[str, ActualLink],
     addresses: Mapping[str, Collection[str]],
     vlans: Mapping[int, Vlans],
+    mtu: int = 0,
 ) -> list[BridgeChange]:
     """What is wrong with bridges.
 
     `addresses` are those on each, with prefix lengths; `vlans` those of bridges and ports, by
-    index.
+    index; `mtu` is what new pods get now. Pods that were made under another backend keep theirs,
+    and a bridge is right with any of these.
     """
     by_bridge: dict[str, list[WiredPod]] = {}
     for pod in pods:
@@ -161,7 +163,8 @@ def bridge_changes(
         gateways = tuple(dict.fromkeys(g for pod in its_pods for g in pod.gateways))
         mac = next((pod.bridge_mac for pod in its_pods if pod.bridge_mac), "")
         link = links.get(name)
-        why = _wrong_with_bridge(config, link, gateways, addresses.get(name, ()), mac)
+        mtus = {mtu, *(one.mtu for one in configs)} - {0} if config.mtu else set()
+        why = _wrong_with_bridge(link, gateways, addresses.get(name, ()), mac, mtus)
         wrong_mac = mac if link is None or link.mac != mac else ""
         change = BridgeChange(config, gateways, wrong_mac, why)
         if link is not None and link.kind == "bridge" and configs:
@@ -192,11 +195,11 @@ def _with_vlans(
 
 
 def _wrong_with_bridge(
-    config: BridgeConfig,
     link: ActualLink | None,
     gateways: Iterable[cidr.Cidr],
     addresses: Collection[str],
     mac: str,
+    mtus: Collection[int],
 ) -> str:
     if link is None:
         return "is gone"
@@ -209,7 +212,7 @@ def _wrong_with_bridge(
         f"lacks {' '.join(missing)}" if missing else "",
         "" if has_link_local(gateways, addresses) else "lacks a link-local address",
         f"has MAC {link.mac}" if ours and mac and link.mac != mac else "",
-        f"has MTU {link.mtu}" if ours and config.mtu and link.mtu != config.mtu else "",
+        f"has MTU {link.mtu}" if ours and mtus and link.mtu not in mtus else "",
     ]
     return ", ".join(filter(None, wrong))
 

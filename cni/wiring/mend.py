@@ -58,8 +58,10 @@ class Rewired:
     any_pods: bool = False
 
 
-def rewire(records: Iterable[AttachmentRecord], *, plan: bool = False) -> Rewired:
+def rewire(records: Iterable[AttachmentRecord], *, mtu: int = 0, plan: bool = False) -> Rewired:
     """Compare all pods' connections and put them right; with `plan` nothing is changed.
+
+    `mtu` is what new pods get now, in bytes; 0: not known.
 
     Raises NetlinkError when the kernel can't be asked.
     """
@@ -71,7 +73,7 @@ def rewire(records: Iterable[AttachmentRecord], *, plan: bool = False) -> Rewire
     with NetlinkSocket() as sock:
         links = {link.name: link for link in read_links(sock)}
         vlans = _vlans(sock, pods, links)
-        bridges = bridge_changes(pods, links, _addresses(sock, links, done.bridges), vlans)
+        bridges = bridge_changes(pods, links, _addresses(sock, links, done.bridges), vlans, mtu)
         done.lines += [change.line() for change in bridges]
         for bridge in () if plan else bridges:
             with _failing(done, bridge):

@@ -102,6 +102,15 @@ def test_gateways_of_both_families_and_a_link_local_address_are_wanted() -> None
     assert bridge_changes([pod], links, {"kbr0": there | {"fe80::1/64"}}, {}) == []
 
 
+@pytest.mark.parametrize(("mtu", "wrong"), [(1450, ""), (1458, ""), (1500, "has MTU 1500")])
+def test_after_a_live_change_the_bridge_may_have_the_mtu_of_new_pods(mtu: int, wrong: str) -> None:
+    pod = recorded(RECORD)
+    assert pod is not None
+    links = {"kbr0": replace(BRIDGE, mtu=mtu), PORT.name: PORT}
+    found = bridge_changes([pod], links, {"kbr0": {"10.5.1.1/24"}}, {}, 1458)
+    assert [one.why for one in found] == ([wrong] if wrong else [])
+
+
 def test_a_pod_that_is_ending_asks_for_no_bridge() -> None:
     pod = recorded(RECORD)
     assert pod is not None
