@@ -48,7 +48,7 @@ async def dry_run(settings: Settings) -> int:
     check_config(config)
     with contextlib.ExitStack() as stack:
         kernel = stack.enter_context(Kernel())
-        underlay = find_underlay(settings, config, kernel)
+        underlay = find_underlay(settings, config, kernel, source)
         for line in host_warnings(config, underlay, settings):
             click.echo(f"# {line}")
         backend = make_backend(config, settings.state_dir, settings.run_dir)

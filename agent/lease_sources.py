@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -53,6 +54,18 @@ def ask_for_new_key(state_dir: Path) -> None:
         file.ask_rotation()
 
 
+@contextlib.asynccontextmanager
+async def _kubernetes(settings: Settings) -> AsyncIterator[LeaseSource]:
+    from kube.open_source import node_source  # noqa: PLC0415
+
+    if settings.kube is None:
+        raise ConfigError("lease source kubernetes: use --kube-subnet-mgr")
+    async with node_source(settings.kube, os.environ) as source:
+        log.info("node %s of %s", source.node_name, source.client.access.url)
+        yield source
+
+
 SOURCES: dict[str, Factory] = {
     "etcd": _etcd,
+    "kubernetes": _kubernetes,
 }

@@ -94,6 +94,7 @@ class HostController:
         self._data_plane = data_plane
         data_plane.on_change = self._data_plane_changed
         self._reader = reader
+        self._detect = partial(find_underlay, settings, kernel=reader, source=source)
         self._etcd_addresses = etcd_addresses
         self.snapshot: Snapshot | None = None
         """The newest from the source; refused leases are in it, too."""
@@ -318,7 +319,7 @@ class HostController:
         try:
             if self._find_underlay or self._underlay is None:
                 before = self._underlay
-                self._underlay = find_underlay(self.settings, config, self._reader)
+                self._underlay = self._detect(config)
                 self._find_underlay = False
                 self._read_occupied(config)
                 if before is not None and before.addresses != self._underlay.addresses:
@@ -349,8 +350,7 @@ class HostController:
             await self._config_changed.wait()
             self._config_changed.clear()
             assert self.snapshot is not None  # noqa: S101 - it came before the event
-            find = partial(find_underlay, self.settings, kernel=self._reader)
-            if (problem := await self._choice.follow(self.snapshot, find)) is None:
+            if (problem := await self._choice.follow(self.snapshot, self._detect)) is None:
                 self._problems.clear("config")
             else:
                 self._problems.report("config", problem)

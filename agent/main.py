@@ -32,6 +32,7 @@ from agent.controller import Change
 from agent.controllers import make_controllers, open_resources
 from agent.dry_run import dry_run
 from agent.flanneld.flags import flanneld_options, notes
+from agent.kube_options import kube_options, take_kube_settings
 from agent.lease_sources import SOURCES
 from agent.leases.machine_mark import doubt_copied_state, this_machine
 from agent.loop import HostController
@@ -74,6 +75,7 @@ log = logging.getLogger("agent")
 )
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @etcd_options
+@kube_options
 @click.option(
     "--host-name",
     envvar="FLATMESH_HOST_NAME",
@@ -212,8 +214,11 @@ def command(
     logs.set_up("debug" if verbosity > 0 else level, as_json=log_format == "json")
     for line in notes(click.get_current_context(), os.environ):
         log.warning(line)
-    etcd = etcd_settings(flags)
-    settings = Settings(etcd=etcd, **flags)
+    etcd, kube = etcd_settings(flags), take_kube_settings(flags)
+    source = "etcd" if kube is None else "kubernetes"
+    settings = Settings(
+        lease_source=source, etcd=etcd if kube is None else None, kube=kube, **flags
+    )
     if os.geteuid() != 0:
         raise click.ClickException("changing the network needs root: run it with sudo")
     if only_plan:
@@ -313,8 +318,7 @@ def host_controller(
         lambda: resources.etcd.addresses(again=False),
     )
     resources.feed.on_change = lambda: host.changed(Change.SERVICES, ["services changed"])
-    followed = settings.etcd if settings.lease_source == "etcd" else None
-    start_following(followed, resources.feed, stack)
+    start_following(settings.etcd, resources.feed, stack)
     return host
 
 

@@ -23,6 +23,7 @@ from click.core import ParameterSource
 
 from base import paths
 from etcd.connect import EtcdSettings
+from kube.settings import KubeSettings
 
 GO_FLAG = re.compile(r"-([a-z][a-z0-9_-]+(=.*)?|[a-z]=.*)", re.DOTALL)
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -59,6 +60,8 @@ class Settings:
     """A key of `agent.lease_sources.SOURCES`."""
     etcd: EtcdSettings | None = None
     """For the lease source `etcd` only."""
+    kube: KubeSettings | None = None
+    """For the lease source `kubernetes` only."""
     lease_ttl: int = 86400
     """Seconds that a lease lives when nobody renews it; flanneld's is a day. For `etcd` only."""
 

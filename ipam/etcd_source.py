@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TypeVar
 
@@ -115,6 +116,10 @@ class EtcdLeaseSource:
     ) -> Lease | None:
         """The lease that would be kept. See `LeaseSource`."""
         return self._holder.expected(leases, config, host, previous)
+
+    def public_addresses(self) -> tuple[IPv4Address | None, IPv6Address | None]:
+        """Etcd has no place for them. See `LeaseSource`."""
+        return None, None
 
     async def hold(self, request: LeaseRequest) -> Lease:
         """Hold this host's lease. See `LeaseSource`."""

@@ -209,7 +209,7 @@ def _outside(lease: Lease, config: NetworkConfig, *, served_before: bool) -> Obj
     ):
         if subnet is None or network is None or served_before:
             continue
-        if subnet.prefixlen != length:
+        if config.lengths_chosen and subnet.prefixlen != length:
             return "length", f"{subnet} has not the configured length of {length}"
         if not network.supernet_of(subnet):  # type: ignore[arg-type]
             return "network", f"{subnet} lies outside of {network}"

@@ -103,6 +103,12 @@ class LeaseSource(Protocol):
         `host` has the host's addresses; `previous` is the last run's.
         """
 
+    def public_addresses(self) -> tuple[IPv4Address | None, IPv6Address | None]:
+        """By which addresses peers reach this host, where its operator says so in the source.
+
+        None: by the underlay's own.
+        """
+
     async def hold(self, request: LeaseRequest) -> Lease:
         """Take this host's lease, or keep it, or publish in it what is now asked for.
 

@@ -70,6 +70,9 @@ class NetworkConfig:
     open_to_pods: frozenset[str] = frozenset()
     """Key `OpenToPods`, ours: what pods may reach on hosts though it is closed by default: names of
     `OPENABLE`, and `tcp/PORT` or `udp/PORT`."""
+    lengths_chosen: bool = True
+    """Whether hosts choose their subnets, all of the configured length; else others have chosen
+    them (the podCIDR of a node of Kubernetes), of whatever length."""
     service_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     """Keys `ServiceNetwork` and `IPv6ServiceNetwork`, ours: where services' virtual addresses are
     taken from, one of a family at most, IPv4 first."""
@@ -147,7 +150,7 @@ def parse_config(text: str | bytes) -> NetworkConfig:
         backend,
         _flag(keys, "IPMasq", default=False) if "ipmasq" in keys else None,
         _open_to_pods(keys, "OpenToPods"),
-        _service_networks(keys, {_IPV4: v4.network, _IPV6: v6.network}),
+        service_networks=_service_networks(keys, {_IPV4: v4.network, _IPV6: v6.network}),
     )
 
 

@@ -38,14 +38,13 @@ class Lacking:
     refused: bool = True
 
 
-ETCD = "leases are in etcd only: run an etcd, write the config there with flatmesh config set"
 FLAGS = (
-    Lacking("kube-subnet-mgr", ETCD, boolean=True),
-    Lacking("kube-api-url", ETCD),
-    Lacking("kube-annotation-prefix", ETCD),
-    Lacking("kubeconfig-file", ETCD),
-    Lacking("net-config-path", "write that file to etcd: flatmesh config set - < FILE"),
-    Lacking("use-multi-cluster-cidr", ETCD, boolean=True),
+    Lacking(
+        "use-multi-cluster-cidr",
+        "a node's podCIDR may lie anywhere in Network and have any length: leave it out",
+        boolean=True,
+        refused=False,
+    ),
     Lacking("iface-can-reach", "give --iface the device that ip route get ADDRESS names"),
     Lacking(
         "ip-blackhole-route",
@@ -63,12 +62,6 @@ FLAGS = (
     Lacking("subnet-dir", "a daemon serves one network: --subnet-file says where its lease is"),
     Lacking("listen", "each daemon asks etcd itself: leave it out"),
     Lacking("remote", "each daemon asks etcd itself: give --etcd-endpoints"),
-    Lacking(
-        "set-node-network-unavailable",
-        "nodes of Kubernetes are not touched",
-        boolean=True,
-        refused=False,
-    ),
     Lacking("persistent-mac", "the MAC in the lease is kept", boolean=True, refused=False),
     Lacking(
         "subnet-lease-renew-margin", "a lease is renewed three times in its life", refused=False

@@ -23,6 +23,22 @@ FLAGS = {
         "--healthz-port={etcd}",
         "--healthz-port {etcd}: TCP port {etcd} is in use by etcd (pid ",
     ),
+    "Kubernetes outside of a pod": (
+        "--kube-subnet-mgr",
+        "no API server: this is no pod of Kubernetes (KUBERNETES_SERVICE_HOST is not set); give",
+    ),
+    "kubeconfig": (
+        "--kube-subnet-mgr --kubeconfig-file=/nothing",
+        "/nothing: No such file or directory",
+    ),
+    "URL of the API server": (
+        "--kube-subnet-mgr --kube-api-url=banana",
+        "--kube-api-url: 'banana' is not http(s)://HOST:PORT",
+    ),
+    "annotations' prefix": (
+        "--kube-subnet-mgr --kube-api-url=http://127.0.0.1:1 --kube-annotation-prefix=Banana",
+        "--kube-annotation-prefix 'Banana': it must be a domain, as flannel.alpha.coreos.com",
+    ),
     "address of /healthz of another host": (
         "--healthz-ip=203.0.113.1 --healthz-port=9000",
         "this host doesn't have the address: give one of its own, or 0.0.0.0",
@@ -36,11 +52,6 @@ USAGE = {
     "log level": ("--log-level=loud", "debug"),
     "boolean": ("--ip-masq=banana", "'banana' is not a valid boolean"),
     "misspelt flag": ("--ifac=eth0", "No such option '--ifac'. (Did you mean one of: "),
-    "flag of flanneld for a file": (
-        "--net-config-path=/x",
-        "write that file to etcd: flatmesh config set - < FILE",
-    ),
-    "flag of flanneld for Kubernetes": ("--kube-subnet-mgr", "leases are in etcd only: run an"),
     "argument": ("banana", "Got unexpected extra argument (banana)"),
 }
 PLANS = {

@@ -74,6 +74,9 @@ class ToyLeaseSource:
         del config, previous
         return held_by(leases, host.public_ip, host.public_ipv6)
 
+    def public_addresses(self) -> tuple[None, None]:
+        return None, None
+
     async def hold(self, request: LeaseRequest) -> Lease:
         host = str(request.public_ip)
         subnet = self._subnets().get(host)

@@ -52,7 +52,7 @@ def run(*arguments: str, variables: Mapping[str, str] | None = None) -> Result:
         (["--v=5"], {"verbosity": 5}),
         (["-v", "5"], {"verbosity": 5}),
         (["-log_backtrace_at=a.go:1", "-vmodule=a=1", "-v=1"], {"verbosity": 1}),
-        (["-kube-subnet-mgr=false", "-persistent-mac"], {"verbosity": 0}),
+        (["-use-multi-cluster-cidr=false", "-persistent-mac"], {"verbosity": 0}),
     ],
 )
 def test_flags_are_read_as_go_writes_them(
@@ -79,9 +79,9 @@ def test_a_flag_that_we_lack_is_refused_with_what_to_do(flag: Any) -> None:
 
 
 def test_one_that_asks_for_nothing_is_accepted() -> None:
-    assert run(variables={"FLANNELD_KUBE_SUBNET_MGR": "false"}).exit_code == 0
-    assert run(variables={"FLANNELD_KUBE_SUBNET_MGR": ""}).exit_code == 0
-    assert run("-kube-subnet-mgr").exit_code == 2
+    assert run(variables={"FLANNELD_IP_BLACKHOLE_ROUTE": "false"}).exit_code == 0
+    assert run(variables={"FLANNELD_IP_BLACKHOLE_ROUTE": ""}).exit_code == 0
+    assert run("-ip-blackhole-route").exit_code == 2
 
 
 def test_the_log_says_what_has_no_effect() -> None:
