@@ -34,6 +34,11 @@ def command() -> None:
 @click.option("--manager/--no-manager", help="Lead, or be ready to lead, and serve Docker's API.")
 @click.option("--worker/--no-worker", help="Run tasks on this host.")
 @click.option(
+    "--rebalance/--no-rebalance",
+    help="Move running tasks, one at a time, to nodes that have fewer; of one service: the label "
+    "flatmesh.rebalance=true.",
+)
+@click.option(
     "--node-id",
     envvar="FLATMESH_SCHEDULER_NODE_ID",
     default="",

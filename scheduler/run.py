@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from etcd.client import Etcd
 from etcd.connect import connect
+from scheduler.manager.part import run_manager
 from scheduler.settings import Settings
 
 Part = Callable[[Settings, Etcd], Awaitable[None]]
@@ -20,7 +21,8 @@ Part = Callable[[Settings, Etcd], Awaitable[None]]
 def parts(settings: Settings) -> dict[str, Part]:
     """What this process is to run, by name."""
     chosen: dict[str, Part] = {}
-    del settings
+    if settings.manager:
+        chosen["manager"] = run_manager
     return chosen
 
 

@@ -27,6 +27,8 @@ class Settings:
     network_prefix: str = NETWORK_PREFIX
     manager: bool = False
     worker: bool = False
+    rebalance: bool = False
+    """Whether running tasks move to nodes that have fewer."""
     node_id: str = ""
     hostname: str = ""
     address: str = ""

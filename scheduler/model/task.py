@@ -61,6 +61,8 @@ class Task:
     """Empty: pending."""
     desired: TaskState = TaskState.RUNNING
     """RUNNING; SHUTDOWN: stop it; REMOVE: stop and forget it."""
+    draining: bool = False
+    """Whether it takes no new connections, as it will be stopped soon."""
     created: float = 0.0
     """Seconds since 1970, for the user; nothing is decided by it."""
     attempt: int = 0
@@ -96,8 +98,6 @@ class TaskStatus:
     health: str = ""
     """"" (no check), starting, healthy or unhealthy."""
     ports: tuple[HostPort, ...] = field(default=())
-    draining: bool = False
-    """Ours: a worker saw that the task is to stop, and its endpoint is draining."""
     version: int = 0
 
     @property

@@ -7,12 +7,11 @@ Tasks and their states are read and written by hand: there are many of them.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 from scheduler.errors import SpecError
 from scheduler.model.base import Document, Model, parse
-from scheduler.model.task import STATES, HostPort, Task, TaskState, TaskStatus
+from scheduler.model.task import STATES, HostPort, Task, TaskStatus
 
 
 def encode(document: Document) -> bytes:
@@ -47,6 +46,8 @@ def encode_task(task: Task) -> bytes:
         "DesiredState": task.desired.docker,
         "CreatedAt": round(task.created, 3),
     }
+    if task.draining:
+        document["Draining"] = True
     if task.attempt:
         document["Attempt"] = task.attempt
     if task.reason:
@@ -69,6 +70,7 @@ def decode_task(value: bytes, task: str, node: str, version: int) -> Task:
             spec_version=int(given["SpecVersion"]),
             node=node,
             desired=STATES[given["DesiredState"]],
+            draining=bool(given.get("Draining", False)),
             created=float(given.get("CreatedAt", 0)),
             attempt=int(given.get("Attempt", 0)),
             reason=str(given.get("Reason", "")),
@@ -103,8 +105,6 @@ def encode_status(status: TaskStatus) -> bytes:
         document["Addresses"] = list(status.addresses)
     if status.health:
         document["Health"] = status.health
-    if status.draining:
-        document["Draining"] = True
     if status.ports:
         document["PortStatus"] = _ports_document(status.ports)
     return dumps(document)
@@ -126,16 +126,10 @@ def decode_status(value: bytes, version: int) -> TaskStatus:
             addresses=tuple(map(str, given.get("Addresses", ()))),
             health=str(given.get("Health", "")),
             ports=_ports(given.get("PortStatus")),
-            draining=bool(given.get("Draining", False)),
             version=version,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SpecError(f"status: {error!r}") from None
-
-
-def pending(task: Task, reason: str) -> Task:
-    """The task as it waits for a node."""
-    return replace(task, node="", reason=reason, desired=TaskState.RUNNING)
 
 
 def _ports_document(ports: tuple[HostPort, ...]) -> list[dict[str, Any]]:

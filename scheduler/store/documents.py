@@ -127,10 +127,15 @@ def next_version(service: Service, spec: ServiceSpec, *, rollback: bool = False)
         status = UpdateStatus.model_validate(
             {"State": state, "StartedAt": timestamp(), "Message": message}
         )
-    newest = max(service.spec_version, service.previous_spec_version)
+    number = service.spec_version
+    if changed:
+        number = max(service.spec_version, service.previous_spec_version) + 1
+        before = service.previous_spec
+        if before is not None and before.task_template == spec.task_template:
+            number = service.previous_spec_version  # tasks that have it are up to date
     return service.changed(
         spec=spec,
-        spec_version=newest + 1 if changed else service.spec_version,
+        spec_version=number,
         previous_spec=service.spec,
         previous_spec_version=service.spec_version,
         update_status=status,
