@@ -10,6 +10,7 @@ from agent.loop import HostController
 from agent.settings import Settings
 from base.paths import CNI_SOCKET
 from cni.host import HostStatus, PluginHost
+from cni.plugin_table import import_all
 from cni.socket.server import CniServer
 
 CLOSE_TIMEOUT = 2.0
@@ -28,6 +29,7 @@ def serve_pods(settings: Settings, host_controller: HostController) -> Iterator[
         status=lambda: HostStatus(host_controller.problem()),
         on_pods_changed=host_controller.pods_changed,
     )
+    import_all()
     server = CniServer(settings.run_dir / CNI_SOCKET, host)
     server.start()
     try:

@@ -9,6 +9,7 @@ each module fits `Plugin`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 
 from cni.plugin import Plugin
 
@@ -36,3 +37,34 @@ PLUGINS: Mapping[str, Callable[[], Plugin]] = {
     "flatmesh-ipam": _flatmesh_ipam,
     "flannel": _flannel,
 }
+
+IMPORTED_LATE = (
+    "cni.config.bridge_config",
+    "cni.flannel_alias.plugin",
+    "cni.ipam_plugin",
+    "cni.other_gateway",
+    "cni.pod.add_plan",
+    "cni.pod.attach",
+    "cni.pod.attach_mode",
+    "cni.pod.check",
+    "cni.pod.collect",
+    "cni.pod.living",
+    "cni.pod.plugin",
+    "cni.pod.source_guard",
+    "cni.pod.unanswered",
+    "cni.pod.veth_pair",
+    "hostnet.announcements",
+    "hostnet.kinds.link",
+    "hostnet.nft.datatypes",
+    "hostnet.nft.sets",
+    "hostnet.nft.tables",
+    "ipam.address_store",
+    "ipam.host_local",
+)
+"""Modules that this room imports in functions, to spare a process that answers one call."""
+
+
+def import_all() -> None:
+    """Import them now: a daemon without free descriptors could not, and would fail an ADD."""
+    for name in IMPORTED_LATE:
+        import_module(name)
