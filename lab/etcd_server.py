@@ -140,8 +140,16 @@ class EtcdServer:
             processes.stop([pid])
 
     def pause(self) -> None:
-        """SIGSTOP it: connections stay open, nothing answers."""
+        """SIGSTOP it: connections stay open, nothing answers.
+
+        Waits until its threads stand still: one of them could answer a moment longer.
+        """
         self._signal(signal.SIGSTOP)
+        deadline = time.monotonic() + scaled(START_TIMEOUT)
+        while (pid := self.pid) is not None and not processes.stopped(pid):
+            if time.monotonic() > deadline:
+                raise LabError(f"etcd (pid {pid}) does not stop: it runs on after SIGSTOP")
+            time.sleep(POLL_INTERVAL)
 
     def resume(self) -> None:
         """SIGCONT it after `pause`."""

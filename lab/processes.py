@@ -62,6 +62,15 @@ def running(pid: int) -> bool:
     return state not in "ZX" or threads > 1
 
 
+def stopped(pid: int) -> bool:
+    """Whether each thread of a process stands still after SIGSTOP."""
+    states = []
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            states.append(stat.read_text().rpartition(")")[2].split()[0])
+    return all(state in "TZ" for state in states)
+
+
 def stop(pids: Iterable[int], grace: float = TERM_GRACE) -> None:
     """Ask processes to end, wait, and end those that don't. Gone ones are no error."""
     waiting = set(pids)
