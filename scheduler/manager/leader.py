@@ -13,11 +13,14 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 
 from etcd.client import Etcd
 from scheduler.manager.changes import Change, Create, Forget, Plan, Rewrite, Stop
+from scheduler.manager.network.documents import drain_seconds
+from scheduler.manager.network.publisher import Publisher
+from scheduler.manager.network.view import NetworkView
 from scheduler.manager.plan_service import Nodes, plan_removed, plan_service
 from scheduler.manager.slots import Context
 from scheduler.manager.tracker import Tracker
@@ -47,6 +50,8 @@ class Leader:
     writer: Writer
     tracker: Tracker
     keys: Keys
+    publisher: Publisher
+    network_writer: Writer
     rebalance: bool = False
     history: int = 5
     woken: asyncio.Event = field(default_factory=asyncio.Event)
@@ -91,6 +96,9 @@ class Leader:
         writes += self._place(new)
         if writes:
             await self.writer.commit(writes)
+        published = self.publisher.writes()
+        if published:
+            await self.network_writer.commit(published)
 
     # -- planning ----------------------------------------------------------------------
 
@@ -137,7 +145,7 @@ class Leader:
             self.tracker.node_health,
             self.tracker.seen,
             now,
-            self._drain_seconds(service) if service is not None else 0.0,
+            drain_seconds(service) if service is not None else 0.0,
             self.history,
         )
         if service is None:
@@ -183,10 +191,6 @@ class Leader:
 
         return Nodes(keeps, takes, table.nodes)
 
-    def _drain_seconds(self, service: Service) -> float:
-        del service
-        return 0.0
-
     def _new_task(self, service_id: str, change: Create) -> Task:
         service = self.view.services[service_id]
         place_name = str(change.slot) if change.slot else change.node
@@ -228,7 +232,7 @@ class Leader:
             return [Write(delete=(self.keys.pending(task.id),))]
         status = self.view.statuses.get(task.id)
         service = self.view.services.get(task.service)
-        drains = service is not None and self._drain_seconds(service) > 0
+        drains = service is not None and drain_seconds(service) > 0
         if not at_once and drains and status is not None and status.serves:
             changed = replace(task, draining=True, reason=reason)
         else:
@@ -290,44 +294,70 @@ class Leader:
         ]
 
 
-async def lead(
-    etcd: Etcd, keys: Keys, revision: int, *, rebalance: bool = False, history: int = 5
-) -> None:
-    """Lead from this revision of the leader key on. Raises NotLeadingError, EtcdError."""
-    view = ClusterView(keys)
-    tracker = Tracker(view)
-    view.listeners.append(tracker.changed)
-    leader = Leader(
-        Writer(etcd, keys.leader, revision, view.wrote), tracker, keys, rebalance, history
-    )
-    complete = asyncio.Event()
+@dataclass(frozen=True, slots=True)
+class Leadership:
+    """What is the same for all terms of a manager."""
 
-    async def look() -> None:
-        async for batch in follow(etcd, keys.everything):
-            view.take(batch)
-            if batch.complete:
-                complete.set()
-            leader.woken.set()
+    etcd: Etcd
+    keys: Keys
+    network_prefix: str
+    rebalance: bool = False
+    history: int = 5
 
-    async def reconcile() -> None:
-        await complete.wait()
-        for node in view.nodes:  # a node without a key at all makes no event
-            if node not in view.reports:
-                tracker.silent.setdefault(node, time.monotonic())
-        for service in view.services:
-            tracker.mark(service, None)
-        log.info(
-            "leading: %d services, %d tasks, %d nodes",
-            *(len(view.services), len(view.tasks), len(view.nodes)),
+    async def lead(self, revision: int) -> None:
+        """Lead from this revision of the leader key on. Raises NotLeadingError, EtcdError."""
+        view, network = ClusterView(self.keys), NetworkView(self.network_prefix)
+        tracker = Tracker(view)
+        view.listeners.append(tracker.changed)
+        leader_key = self.keys.leader
+        leader = Leader(
+            Writer(self.etcd, leader_key, revision, view.wrote),
+            tracker,
+            self.keys,
+            Publisher(network, tracker),
+            Writer(self.etcd, leader_key, revision, network.wrote),
+            self.rebalance,
+            self.history,
         )
-        await leader.run()
+        complete = asyncio.Event()
 
-    both = [asyncio.create_task(look()), asyncio.create_task(reconcile())]
+        async def look() -> None:
+            async for batch in follow(self.etcd, self.keys.everything):
+                view.take(batch)
+                if batch.complete:
+                    complete.set()
+                leader.woken.set()
+
+        async def look_at_network() -> None:
+            async for batch in follow(self.etcd, f"{self.network_prefix}/"):
+                network.take(batch)
+                if batch.complete or network.changed_services:
+                    leader.woken.set()
+
+        async def reconcile() -> None:
+            await complete.wait()
+            for node in view.nodes:  # a node without a key at all makes no event
+                if node not in view.reports:
+                    tracker.silent.setdefault(node, time.monotonic())
+            for service in view.services:
+                tracker.mark(service, None)
+            log.info(
+                "leading: %d services, %d tasks, %d nodes",
+                *(len(view.services), len(view.tasks), len(view.nodes)),
+            )
+            await leader.run()
+
+        await first_of(look(), look_at_network(), reconcile())
+
+
+async def first_of(*works: Coroutine[None, None, None]) -> None:
+    """Run them until one ends, and cancel the others. Raises what that one raised."""
+    tasks = [asyncio.create_task(work) for work in works]
     try:
-        done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        for one in done:
-            one.result()
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
     finally:
-        for one in both:
-            one.cancel()
-        await asyncio.gather(*both, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

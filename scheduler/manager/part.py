@@ -11,7 +11,7 @@ from etcd.client import Etcd, EtcdError
 from etcd.retry_pause import RetryPause
 from scheduler.identity import node_id
 from scheduler.manager.election import campaign
-from scheduler.manager.leader import lead
+from scheduler.manager.leader import Leadership
 from scheduler.settings import Settings
 from scheduler.store.keys import Keys
 
@@ -23,13 +23,10 @@ log = logging.getLogger("scheduler.manager")
 async def run_manager(settings: Settings, etcd: Etcd) -> None:
     """Be a manager until cancelled."""
     keys, node = Keys(settings.etcd.prefix), node_id(settings)
-
-    async def leading(revision: int) -> None:
-        await lead(etcd, keys, revision, rebalance=settings.rebalance)
-
+    leadership = Leadership(etcd, keys, settings.network_prefix, settings.rebalance)
     registered = asyncio.create_task(_register(etcd, keys, node, api_address(settings)))
     try:
-        await campaign(etcd, keys, node, leading)
+        await campaign(etcd, keys, node, leadership.lead)
     finally:
         registered.cancel()
         await asyncio.gather(registered, return_exceptions=True)

@@ -43,6 +43,10 @@ class Tracker:
     silent: dict[str, float] = field(default_factory=dict)
     """Since when nodes are silent."""
     failures: dict[tuple[str, int], dict[str, Failure]] = field(default_factory=dict)
+    published_services: set[str] = field(default_factory=set)
+    """Services whose keys in the network are to be compared anew."""
+    published_tasks: set[tuple[str, str]] = field(default_factory=set)
+    """The same of tasks: service and id."""
     touched: set[str] = field(default_factory=set)
     """Nodes that changed since `spread_changes_of_nodes`."""
     _down: set[str] = field(default_factory=set)
@@ -61,6 +65,7 @@ class Tracker:
             case "services":
                 self._demands.pop(rest, None)
                 self.dirty[rest] = None
+                self.published_services.add(rest)
             case "specs":
                 of, _, number = rest.partition("/")
                 self._demands.pop(number if of == "container" else of, None)
@@ -84,6 +89,7 @@ class Tracker:
         if either is None:
             return
         self.mark(either.service, either.place)
+        self.published_tasks.add((either.service, task_id))
         self._account(task_id, task)
         if task is None:
             self._failed.discard(task_id)
@@ -147,6 +153,7 @@ class Tracker:
         for node_id in self.touched:
             for task in self.view.tasks_on(node_id).values():
                 self.mark(task.service, task.place)
+                self.published_tasks.add((task.service, task.id))
         for service in self.view.services.values():
             if service.replicas is None:
                 for node_id in self.touched:

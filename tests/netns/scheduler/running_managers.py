@@ -12,7 +12,7 @@ from typing import Any
 from bench.scheduler.workers import SimulatedWorkers
 from etcd.client import Etcd
 from scheduler.manager.election import campaign
-from scheduler.manager.leader import lead
+from scheduler.manager.leader import Leadership
 from scheduler.model.base import parse
 from scheduler.model.service import Service, ServiceSpec
 from scheduler.store.documents import Documents
@@ -22,6 +22,7 @@ from scheduler.store.view import ClusterView
 from tests.netns.etcd.running_client import STEP_TIMEOUT
 
 KEYS = Keys("/s")
+NETWORK = "/n"
 
 
 def service_spec(name: str = "web", replicas: int | None = 1, **more: Any) -> ServiceSpec:
@@ -34,11 +35,8 @@ def service_spec(name: str = "web", replicas: int | None = 1, **more: Any) -> Se
 @contextlib.asynccontextmanager
 async def manager(db: Etcd, name: str = "m1", **flags: Any) -> AsyncIterator[asyncio.Task[None]]:
     """A manager; it is cancelled, as a stop does, at the end."""
-
-    async def leading(revision: int) -> None:
-        await lead(db, KEYS, revision, **flags)
-
-    task = asyncio.create_task(campaign(db, KEYS, name, leading), name=name)
+    leadership = Leadership(db, KEYS, NETWORK, **flags)
+    task = asyncio.create_task(campaign(db, KEYS, name, leadership.lead), name=name)
     try:
         yield task
     finally:
