@@ -30,13 +30,18 @@ HARDENED = (
     *("-O2", "-fPIE", "-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"),
     "-Wl,-z,relro,-z,now,-z,noexecstack",
 )
-LINKED = (
-    (("-static-pie",), "static program"),
-    (("-static",), "static program"),
-    (("-pie",), "program"),
-)
-"""Ways to link, the best first: a static program starts in half the time of the other."""
 SOURCE = Path(__file__).parent / "socket" / "client.c"
+FREESTANDING = SOURCE.with_name("freestanding.c")
+LINKED = (
+    (("-static-pie", "-nostdlib", "-ffreestanding", str(FREESTANDING)), "static program"),
+    (("-static-pie",), "static program with a C library"),
+    (("-static",), "static program with a C library"),
+    (("-pie",), "program with a C library"),
+)
+"""Ways to link, the best first. Without a C library the program starts in a fifth of the time (see
+freestanding.c, which is for x86-64); a static one starts in half the time of the last."""
+STARTS = {"CNI_COMMAND": "VERSION", "FLATMESH_SOCKET": "/dev/null"}
+"""Variables of a call that needs no daemon: whether a compiled program runs here."""
 PYTHON_SOURCE = Path(__file__).parent / "socket" / "client.py"
 
 
@@ -106,9 +111,20 @@ def _compile(program: Path, python: str, compilers: tuple[str, ...]) -> str | No
             done = subprocess.run(
                 [*command, "-o", str(program), str(SOURCE)], capture_output=True, check=False
             )
-            if done.returncode == 0:
+            if done.returncode == 0 and _runs(program):
                 return f"{what} compiled by {compiler}"
     return None
+
+
+def _runs(program: Path) -> bool:
+    """Whether it comes to its end, whatever it says: the interpreter may be another machine's."""
+    try:
+        done = subprocess.run(
+            [program], input=b"{}", env=STARTS, capture_output=True, check=False, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode >= 0
 
 
 def _python_program(python: str) -> bytes:

@@ -18,7 +18,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -46,13 +45,34 @@ struct answer_header { char magic[4]; uint32_t status, length; };
 static char *input;
 static size_t input_length;
 
+static void write_all(int fd, const char *data, size_t length) {
+    while (length) {
+        ssize_t put = write(fd, data, length);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put < 0)
+            return; /* the reader has closed; it still gets the exit status */
+        data += put;
+        length -= (size_t)put;
+    }
+}
+
+static void print(const char *text) { write_all(STDOUT_FILENO, text, strlen(text)); }
+
 /* Print an error object of the specification and exit. The texts must need no JSON escapes. */
 static void fail(int code, const char *message, const char *detail) {
-    printf("{\"cniVersion\": \"1.0.0\", \"code\": %d, \"msg\": \"%s\"", code, message);
-    if (detail)
-        printf(", \"details\": \"%s\"", detail);
-    printf("}\n");
-    fflush(stdout);
+    const char digits[] = {(char)('0' + code / 10), (char)('0' + code % 10), 0};
+    print("{\"cniVersion\": \"1.0.0\", \"code\": ");
+    print(code < 10 ? digits + 1 : digits);
+    print(", \"msg\": \"");
+    print(message);
+    print("\"");
+    if (detail) {
+        print(", \"details\": \"");
+        print(detail);
+        print("\"");
+    }
+    print("}\n");
     _exit(1);
 }
 
@@ -83,18 +103,6 @@ static void read_input(void) {
     input_length = MAX_STDIN + 1;
 }
 
-static void write_all(int fd, const char *data, size_t length) {
-    while (length) {
-        ssize_t put = write(fd, data, length);
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put < 0)
-            return; /* the reader has closed; it still gets the exit status */
-        data += put;
-        length -= (size_t)put;
-    }
-}
-
 /* Become the Python program; a memory file gives it the stdin that we have read already. */
 static void run_it_here(const char *plugin) {
     int fd = memfd_create("cni-stdin", 0);
@@ -115,15 +123,15 @@ static void run_it_here(const char *plugin) {
 static int connect_daemon(void) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     const char *path = getenv("FLATMESH_SOCKET");
-    const char *directory = getenv("FLATMESH_RUN_DIR");
-    int length;
-    if (path && *path)
-        length = snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
-    else
-        length = snprintf(address.sun_path, sizeof address.sun_path, "%s/cni.sock",
-                          directory && *directory ? directory : "/run/flatmesh");
-    if (length < 0 || (size_t)length >= sizeof address.sun_path)
+    const char *directory = getenv("FLATMESH_RUN_DIR"), *name = "";
+    if (!path || !*path) {
+        path = directory && *directory ? directory : "/run/flatmesh";
+        name = "/cni.sock";
+    }
+    size_t length = strlen(path), name_length = strlen(name);
+    if (length >= sizeof address.sun_path - name_length)
         return -1;
+    memcpy(mempcpy(address.sun_path, path, length), name, name_length);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -1;

@@ -3,8 +3,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import platform
+import shutil
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from cni.install import install
 from flannel.udp import _plane
@@ -16,10 +22,22 @@ def readelf(option: str, file: Path | str) -> str:
     ).stdout
 
 
-def test_the_cni_client(tmp_path: Path) -> None:
-    lines = install(tmp_path)
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_the_cni_client(tmp_path: Path, compiler: str) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"there is no {compiler}")
+    lines = install(tmp_path, compilers=(compiler,))
     assert "static program" in lines[0]
+    without_library = f"static program compiled by {compiler}" in lines[0]
+    assert without_library == (platform.machine() == "x86_64")
     client = tmp_path / "flatmesh"
+    # a text that is found by a pointer: these are moved to where the program is loaded
+    directory = os.open("/", os.O_RDONLY)
+    try:
+        refused = subprocess.run([client], stdin=directory, capture_output=True, check=False)
+    finally:
+        os.close(directory)
+    assert (refused.returncode, json.loads(refused.stdout)["details"]) == (1, "Is a directory")
     assert "DYN (Position-Independent Executable file)" in readelf("--file-header", client)
     segments = readelf("--program-headers", client)
     assert "GNU_RELRO" in segments
