@@ -14,6 +14,7 @@ from etcd.client import Etcd
 from etcd.connect import connect
 from scheduler.manager.part import run_manager
 from scheduler.settings import Settings
+from scheduler.worker.part import run_worker
 
 Part = Callable[[Settings, Etcd], Awaitable[None]]
 
@@ -23,6 +24,8 @@ def parts(settings: Settings) -> dict[str, Part]:
     chosen: dict[str, Part] = {}
     if settings.manager:
         chosen["manager"] = run_manager
+    if settings.worker:
+        chosen["worker"] = run_worker
     return chosen
 
 

@@ -12,6 +12,7 @@ tasks/<node>/<task>       a task on a node                the leader
 status/<node>/<task>      what was observed of it         the node's worker
 configs/, secrets/, networks/<id>                         front
 leader                    who leads                       a manager, with its etcd lease
+workers/<node>            how managers reach a worker     its worker, with its etcd lease
 managers/<id>             a manager's API address         each manager, with its etcd lease
 offers/<framework>/<id>   resources that others reserved  other frameworks (docs/scheduler.md)
 """
@@ -91,6 +92,10 @@ class Keys:
     def object(self, kind: str, object_id: str) -> str:
         """A config, secret or network: `kind` is `configs`, `secrets` or `networks`."""
         return f"{self.prefix}/{kind}/{object_id}"
+
+    def worker(self, node: str) -> str:
+        """How managers reach the worker of a node."""
+        return f"{self.prefix}/workers/{node}"
 
     def manager(self, node: str) -> str:
         """A manager that runs."""

@@ -39,9 +39,9 @@ def install_network(directory: Path, netns: str, *, portmap: bool = False) -> No
     (directory / "net.d/10-pods.conflist").write_text(json.dumps(conflist))
 
 
-def new_runtime(directory: Path, node: str) -> ProcessRuntime:
+def new_runtime(directory: Path, node: str, run_dir: Path | None = None) -> ProcessRuntime:
     networks = Networks(directory / "net.d", [directory / "bin"], directory / "state/cni")
-    return ProcessRuntime(node, directory / "state", directory / "run", networks)
+    return ProcessRuntime(node, directory / "state", run_dir or directory / "run", networks)
 
 
 @contextlib.asynccontextmanager
