@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,9 @@ from cni.config.ipam_config import (
 from cni.config.request import CniRequest
 from cni.result.model import CniResult, Dns
 from cni.result.read import read_dns
+
+LARGEST_KEPT = 16 << 10
+"""Bytes of a config whose values are kept for the next pod."""
 
 
 class PodConfig(NamedTuple):
@@ -35,8 +40,39 @@ class PodConfig(NamedTuple):
     """The result of the plugins before us in the chain."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """All that the values follow from, beside the files that the config names."""
+
+    stdin: bytes
+    mac: str
+    ips: str
+    """Of CNI_ARGS these two alone are read (`cni.config.runtime_values`)."""
+    request: CniRequest = field(compare=False)
+
+
 def parse_pod_config(request: CniRequest) -> PodConfig:
-    """Read it all. Raises CniError (6, 7)."""
+    """Read it all. Raises CniError (6, 7).
+
+    The pods of a network have one config, which is read and checked once.
+    """
+    if len(request.call.stdin) > LARGEST_KEPT or _names_a_file(request):
+        return _parse(request)
+    arguments = request.arguments or {}
+    asked = _Asked(request.call.stdin, arguments.get("MAC", ""), arguments.get("IP", ""), request)
+    return _parse_once(asked)
+
+
+def _names_a_file(request: CniRequest) -> bool:
+    return request.config.optional_section("ipam").value("resolvConf") is not None
+
+
+@functools.lru_cache(maxsize=64)
+def _parse_once(asked: _Asked) -> PodConfig:
+    return _parse(asked.request)
+
+
+def _parse(request: CniRequest) -> PodConfig:
     own = parse_own_ipam_config(request) if uses_own_addresses(request) else None
     return PodConfig(
         parse_bridge_config(request),

@@ -17,7 +17,9 @@ from cni.config.bridge_config import parse_bridge_config
 from cni.config.call import AttachmentKey, CniCall
 from cni.config.flannel_config import parse_flannel_config
 from cni.config.ipam_config import parse_own_ipam_config
+from cni.config.pod_config import parse_pod_config
 from cni.config.request import CniRequest, parse_request
+from cni.errors import CniError
 from cni.flannel_alias.delegate_config import delegate_config
 from cni.handle import handle
 from cni.host import PluginHost
@@ -45,6 +47,26 @@ POD = (
 def request(**conf: Any) -> CniRequest:
     conf = {"cniVersion": "1.0.0", "name": "pods", "type": "flatmesh", **conf}
     return parse_request(CniCall("flatmesh", ADD, json.dumps(conf).encode()))
+
+
+def test_a_config_is_read_once_for_all_pods_of_a_network(tmp_path: Path) -> None:
+    first, second = request(mtu=1400), request(mtu=1400)
+    assert parse_pod_config(first) is parse_pod_config(second)
+    assert parse_pod_config(request(mtu=1300)).bridge.mtu == 1300
+    asking = second._replace(arguments={"MAC": "02:00:00:00:00:07", "IP": "10.5.72.9"})
+    asked = parse_pod_config(asking)
+    assert asked.bridge.mac == "02:00:00:00:00:07"
+    assert asked.own_ipam is not None
+    assert asked.own_ipam.requested
+    assert not parse_pod_config(second).bridge.mac
+    for _ in range(2):
+        with pytest.raises(CniError, match="mtu"):
+            parse_pod_config(request(mtu=1))
+    resolv = tmp_path / "resolv.conf"
+    for server in ("192.0.2.1", "192.0.2.2"):  # a file may change
+        resolv.write_text(f"nameserver {server}\n")
+        ipam = {"type": "flatmesh-ipam", "resolvConf": str(resolv)}
+        assert parse_pod_config(request(ipam=ipam)).dns.nameservers == (server,)
 
 
 def resolve(lease: Path, **conf: Any) -> AddressPool:
