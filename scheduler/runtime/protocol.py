@@ -81,8 +81,8 @@ class ContainerConfig:
     mounts: tuple[Mount, ...] = ()
     files: tuple[File, ...] = ()
     limits: Limits = Limits()
-    init: bool = True
-    """Process 1 reaps orphans and forwards signals; the command runs as its child."""
+    init: bool | None = None
+    """Whether process 1 reaps orphans and the command runs beside it; None: as the driver does."""
     tty: bool = False
     read_only: bool = False
     cap_add: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from scheduler.errors import SchedulerError
 from scheduler.identity import node_id
 from scheduler.model.node import NodeReport
 from scheduler.runtime.cni.network import Networks
+from scheduler.runtime.containerd.driver import ContainerdRuntime
 from scheduler.runtime.process.driver import ProcessRuntime
 from scheduler.runtime.protocol import Runtime
 from scheduler.settings import Settings
@@ -30,6 +31,9 @@ log = logging.getLogger("scheduler.worker")
 
 def make_runtime(settings: Settings, node: str) -> Runtime:
     """The driver that the settings name."""
+    if settings.runtime == "containerd":
+        socket = Path(settings.containerd_socket)
+        return ContainerdRuntime(node, settings.state_dir, run_dir(settings), socket)
     networks = Networks(settings.cni_conf_dir, [settings.cni_bin_dir], settings.state_dir / "cni")
     return ProcessRuntime(node, settings.state_dir, run_dir(settings), networks)
 

@@ -156,7 +156,7 @@ def _container(
         files=tuple(files),
         # the limits are the task's: its first container has them, the others are beside it
         limits=Limits(limits.nano_cpus, limits.memory_bytes, limits.pids),
-        init=spec.init is not False,
+        init=spec.init,
         tty=spec.tty,
         read_only=spec.read_only,
         cap_add=tuple(spec.capability_add),

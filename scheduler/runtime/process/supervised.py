@@ -68,7 +68,7 @@ class Supervised:
                 config.groups,
                 config.workdir,
                 capabilities.mask(config.cap_add, config.cap_drop),
-                config.init,
+                config.init is not False,
                 config.tty,
             )
             cgroups.create(self.cgroup, config.limits)
