@@ -16,6 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Collection
+from dataclasses import replace
 from pathlib import Path
 
 from scheduler.runtime.cni.network import Networks
@@ -30,6 +31,8 @@ from scheduler.runtime.process.pods import SupervisedPod
 from scheduler.runtime.process.spawn import Spawner
 from scheduler.runtime.process.supervisor import POD
 from scheduler.runtime.protocol import (
+    HOST_IMAGE,
+    ContainerConfig,
     ContainerState,
     ContainerStats,
     ExecConfig,
@@ -145,7 +148,7 @@ class ProcessRuntime:
         """Start the containers of a created pod."""
         found = self._pod(pod.id)
         address = found.addresses[0][1].partition("/")[0] if found.addresses else ""
-        containers = [container_to_json(c) for c in pod.containers]
+        containers = [container_to_json(self._with_image(c)) for c in pod.containers]
         self._remember(found, pod)
         await found.send(
             op="start",
@@ -156,6 +159,15 @@ class ProcessRuntime:
         names = {c.name for c in pod.containers}
         if not await found.until(lambda: names <= set(found.containers), START_TIMEOUT):
             raise RuntimeCallError(f"pod {pod.id}: its supervisor did not start it in time")
+
+    def _with_image(self, config: ContainerConfig) -> ContainerConfig:
+        """With the directory that an image's name means."""
+        name = config.image.removesuffix(":latest")
+        if name == HOST_IMAGE or name.startswith("/"):
+            return replace(config, image=name)
+        if ".." in name.split("/") or not name:
+            raise RuntimeCallError(f"image {config.image!r} is no name of an image")
+        return replace(config, image=str(self.state_dir / "images" / name))
 
     def _remember(self, found: SupervisedPod, pod: PodConfig) -> None:
         """Keep what a later `exec` needs."""

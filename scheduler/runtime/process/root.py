@@ -92,8 +92,8 @@ def _image_root(root: Path, plan: RootPlan) -> None:
     image = Path(plan.config.image)
     if not image.is_absolute() or not image.is_dir():
         raise RuntimeCallError(
-            f"image {plan.config.image!r}: no such directory on this node; "
-            f"an image of the runtime `process` is the path of a root directory, or {HOST_IMAGE!r}"
+            f"image {plan.config.image!r}: no such directory on this node; an image of the runtime "
+            f"`process` is a directory there, the path of a root directory, or {HOST_IMAGE!r}"
         )
     upper, work = plan.scratch / "upper", plan.scratch / "work"
     for directory in (upper, work):
