@@ -54,8 +54,6 @@ from ipam.lease_source import LeaseRequest, LeaseSource, Snapshot
 from ipam.network import NetworkConfig
 
 log = logging.getLogger("agent")
-ATTACH_TIMEOUT = 5.0
-"""Seconds that an ADD waits for a data plane to attach the pod."""
 RETRY_INTERVAL = 2.0
 """Seconds until a step that failed is tried again."""
 BUSY_INTERVAL = 0.005
@@ -159,15 +157,17 @@ class HostController:
         """Whether all that pods need has been applied once."""
         return all(runner.applied_for is not None for runner in self._for_pods)
 
-    def pods_changed(self) -> None:
-        """A pod came or went: told by the CNI server, from any of its threads."""
+    def pods_changed(self) -> threading.Event | None:
+        """A pod came or went: told by the CNI server, from any of its threads.
+
+        Returns what is set when the data plane has attached it, where it attaches pods.
+        """
         plane = self._data_plane.plane
         if plane is None or not plane.depends_on_pods or self._loop.is_closed():
-            return
+            return None
         done = threading.Event() if plane.attaches_pods else None
         self._loop.call_soon_threadsafe(self._pods_changed, done)
-        if done is not None:
-            done.wait(ATTACH_TIMEOUT)  # a pod that starts before it is attached finds no network
+        return done
 
     def _pods_changed(self, done: threading.Event | None) -> None:
         for runner in self.runners:

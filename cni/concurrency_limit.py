@@ -11,11 +11,20 @@ while it waits for somebody else.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 
-SLOTS = 2
-"""Measured with bench.cni_latency: one thread in the kernel and one in the interpreter."""
+FEW_PROCESSORS = 2
+
+
+def slots_for(processors: int) -> int:
+    """How many calls are worked on at once. Measured with bench.cni_latency, 50 ADDs at once.
+
+    One thread in the kernel and one in the interpreter; on two processors the executables that
+    runtimes start need the other one, and a second thread makes the calls 9 % slower.
+    """
+    return 1 if processors <= FEW_PROCESSORS else 2
 
 
 class ConcurrencyLimit:
@@ -24,8 +33,9 @@ class ConcurrencyLimit:
     A process that answers one call takes no slot; `released` is harmless there.
     """
 
-    def __init__(self, slots: int = SLOTS) -> None:
-        self._free = threading.Semaphore(slots)
+    def __init__(self, slots: int | None = None) -> None:
+        """Make it; `slots` None: as many as suit the processors that this process may use."""
+        self._free = threading.Semaphore(slots or slots_for(len(os.sched_getaffinity(0))))
 
     @contextlib.contextmanager
     def slot(self) -> Iterator[None]:

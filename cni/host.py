@@ -25,9 +25,14 @@ from cni.errors import NOT_AVAILABLE, NOT_AVAILABLE_AND_PODS_AFFECTED, CniError
 from cni.set_aside import read_set_aside
 
 if TYPE_CHECKING:
+    from threading import Event
+
     from cni.cidr import Cidr
     from ipam.address_recovery import FindLiving
     from ipam.address_store import AddressStore
+
+ATTACH_TIMEOUT = 5.0
+"""Seconds that an ADD waits for the daemon to attach the pod to a switch."""
 
 
 class HostStatus(NamedTuple):
@@ -56,9 +61,9 @@ class PluginHost:
     host_local_dir: Path = Path(HOST_LOCAL_DIR)
     """Where the reference's host-local plugin keeps what it has given."""
     status: Callable[[], HostStatus] = field(default=healthy)
-    on_pods_changed: Callable[[], None] | None = None
+    on_pods_changed: Callable[[], Event | None] | None = None
     """Called after each ADD, DEL and GC that changed something. It must not raise; where the
-    daemon attaches pods to a switch itself, it returns when that is done, within seconds."""
+    daemon attaches pods to a switch itself, it returns what is set when that is done."""
 
     remove_from_guard: Callable[[Any], None] | None = None
     """Takes the elements of a deleted pod (`cni.pod.source_guard.GuardedPod`) out of the source
@@ -122,9 +127,11 @@ class PluginHost:
             raise CniError(code, status.problem)
 
     def pods_changed(self) -> None:
-        """Tell the daemon that a pod came or went."""
-        if self.on_pods_changed is not None:
-            self.on_pods_changed()
+        """Tell the daemon that a pod came or went, and wait until it is attached."""
+        attached = self.on_pods_changed() if self.on_pods_changed is not None else None
+        if attached is not None:  # a pod that starts before it is attached finds no network
+            with self.concurrency.released():
+                attached.wait(ATTACH_TIMEOUT)
 
     def close(self) -> None:
         """Close the address stores."""
