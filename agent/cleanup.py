@@ -18,6 +18,7 @@ from agent.settings import Settings
 from base import paths
 from base.errors import FlatmeshError, one_line
 from cni.cleanup import pod_interfaces, remove_all
+from docker_plugin.published_ports import remove_table
 
 log = logging.getLogger("agent.cleanup")
 
@@ -53,6 +54,10 @@ def clean_up(settings: Settings, *, force: bool = False) -> int:
                 problems += remove_all(settings.state_dir, settings.run_dir)
     asyncio.run(_release_lease(settings))
     (settings.state_dir / paths.CONFIG_FILE).unlink(missing_ok=True)
+    try:
+        remove_table()
+    except FlatmeshError as error:
+        problems.append(f"Docker's published ports: {error}")
     if settings.docker_plugin is not None:
         settings.docker_plugin.unlink(missing_ok=True)
     for problem in problems:

@@ -97,7 +97,13 @@ def connect(endpoint: Endpoint, store: AttachmentStore, host: PluginHost) -> Non
     key = records.endpoint_key(endpoint.identifier)
     env = read_subnet_env(host.subnet_file)
     to_bridge = AttachMode.read(host.run_dir).to_bridge
-    config = BridgeConfig(DEFAULT_BRIDGE, is_gateway=True, is_default_gateway=True, mtu=env.mtu)
+    config = BridgeConfig(
+        DEFAULT_BRIDGE,
+        is_gateway=True,
+        is_default_gateway=True,
+        mtu=env.mtu,
+        hairpin=True,  # a container may use its own published port
+    )
     metadata = begin(endpoint, store, to_bridge=to_bridge)
     ips, _ = with_gateways(endpoint.ips, (), config)
     gateways = gateway_addresses(ips)

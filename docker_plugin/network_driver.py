@@ -23,6 +23,7 @@ from cni.result.model import ResultAddress
 from docker_plugin import endpoint as endpoints
 from docker_plugin import lease_pool, records
 from docker_plugin.endpoint import Endpoint
+from docker_plugin.published_ports import PublishedPorts
 from docker_plugin.request import Call, DockerCallError
 
 GENERIC = "com.docker.network.generic"
@@ -37,6 +38,7 @@ class NetworkDriver(NamedTuple):
     """The calls of one host. Any thread may use it."""
 
     host: PluginHost
+    ports: PublishedPorts
 
     def capabilities(self, call: Call) -> Answer:
         """A network is created on each host; its containers reach those of all hosts."""
@@ -74,11 +76,6 @@ class NetworkDriver(NamedTuple):
     def create_endpoint(self, call: Call) -> Answer:
         """Record an endpoint. Raises DockerCallError, CniError."""
         network, identifier = call.identifier("NetworkID"), call.identifier("EndpointID")
-        if call.object("Options").fields.value(PORT_MAP):
-            raise DockerCallError(
-                "--publish: on this network a container is reached by its own address, with every "
-                "port; leave it out, or use Docker's default bridge (docs/docker.md)"
-            )
         interface = call.object("Interface")
         given = [interface.interface("Address"), interface.interface("AddressIPv6")]
         ips = tuple(ResultAddress(str(one)) for one in given if one is not None)
@@ -143,6 +140,21 @@ class NetworkDriver(NamedTuple):
             "StaticRoutes": routes,
         }
 
+    def publish(self, call: Call) -> Answer:
+        """Publish a container's ports. Raises DockerCallError, CniError, NftError.
+
+        Called after Join for the network that the container's default route is on.
+        """
+        asked = call.object("Options").objects(PORT_MAP)
+        if asked:
+            self.ports.publish(call.identifier("EndpointID"), asked)
+        return {}
+
+    def withdraw(self, call: Call) -> Answer:
+        """Publish them no more. Raises CniError, NftError."""
+        self.ports.withdraw(call.identifier("EndpointID"))
+        return {}
+
     def endpoint_info(self, call: Call) -> Answer:
         """What `docker network inspect` shows of an endpoint beside its addresses."""
         record = AttachmentStore(self.host).find(
@@ -156,6 +168,7 @@ class NetworkDriver(NamedTuple):
         store = AttachmentStore(self.host)
         with self._locked(call.identifier("EndpointID")) as key:
             detach(with_record(Removal(key, None), store, self.host), store, self.host)
+        self.ports.restore()
         self.host.pods_changed()
         return {}
 

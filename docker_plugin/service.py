@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The drivers on their socket, and the sweep of what dockerd lost."""
+"""The drivers on their socket, and what is looked at every few seconds."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,17 +17,18 @@ from cni.host import PluginHost
 from docker_plugin.http_server import Answer, DockerSocket
 from docker_plugin.ipam_driver import IpamDriver
 from docker_plugin.network_driver import NetworkDriver
+from docker_plugin.published_ports import PublishedPorts
 from docker_plugin.request import Call
 from docker_plugin.sweep import sweep
 
 log = logging.getLogger("docker")
-SWEEP_INTERVAL = 30.0
-"""Seconds."""
+SWEEP_INTERVAL, LOOK_INTERVAL = 30.0, 5.0
+"""Seconds between two looks for what dockerd lost, and at the table of published ports."""
 
 
-def answers(host: PluginHost) -> dict[str, Answer]:
+def answers(host: PluginHost, ports: PublishedPorts) -> dict[str, Answer]:
     """Every call of the protocol that is served. Others are answered 404, as dockerd expects."""
-    network, ipam = NetworkDriver(host), IpamDriver(host)
+    network, ipam = NetworkDriver(host, ports), IpamDriver(host)
 
     def activate(call: Call) -> Mapping[str, object]:
         del call
@@ -42,8 +44,8 @@ def answers(host: PluginHost) -> dict[str, Answer]:
         "/NetworkDriver.EndpointOperInfo": network.endpoint_info,
         "/NetworkDriver.Join": network.join,
         "/NetworkDriver.Leave": network.nothing,
-        "/NetworkDriver.ProgramExternalConnectivity": network.nothing,
-        "/NetworkDriver.RevokeExternalConnectivity": network.nothing,
+        "/NetworkDriver.ProgramExternalConnectivity": network.publish,
+        "/NetworkDriver.RevokeExternalConnectivity": network.withdraw,
         "/NetworkDriver.DiscoverNew": network.nothing,
         "/NetworkDriver.DiscoverDelete": network.nothing,
         "/IpamDriver.GetCapabilities": ipam.capabilities,
@@ -65,11 +67,14 @@ def serve_docker(path: Path, host: PluginHost) -> Iterator[None]:
     daemon is restarted.
     """
     own = replace(host, concurrency=ConcurrencyLimit())  # its slots are of the CNI server's workers
-    table = answers(own)
+    ports = PublishedPorts(own)
+    table = answers(own, ports)
     server = DockerSocket(path, table)
     closing = threading.Event()
     threading.Thread(target=server.serve_forever, name="docker", daemon=True).start()
-    sweeper = threading.Thread(target=_sweep, args=(own, closing), name="docker-sweep", daemon=True)
+    sweeper = threading.Thread(
+        target=_sweep, args=(own, ports, closing), name="docker-sweep", daemon=True
+    )
     sweeper.start()
     log.info("Docker's drivers are served on %s", path)
     try:
@@ -80,13 +85,20 @@ def serve_docker(path: Path, host: PluginHost) -> Iterator[None]:
         server.server_close()
 
 
-def _sweep(host: PluginHost, closing: threading.Event) -> None:
-    said = ""
-    while not closing.wait(SWEEP_INTERVAL):
+def _sweep(host: PluginHost, ports: PublishedPorts, closing: threading.Event) -> None:
+    """Put right what others changed, at once and every few seconds."""
+    said, swept = "", time.monotonic()
+    while True:
         try:
-            for line in sweep(host):
+            lines = ports.restore()
+            if time.monotonic() > swept + SWEEP_INTERVAL:
+                swept = time.monotonic()
+                lines += sweep(host)
+            for line in lines:
                 log.info("sweep: %s", line)
             said = ""
         except (FlatmeshError, OSError) as error:
             if said != (said := one_line(error)):
                 log.warning("sweep: %s", said)
+        if closing.wait(LOOK_INTERVAL):
+            return

@@ -20,6 +20,7 @@ from docker_plugin import http_server
 from docker_plugin.http_server import DockerSocket
 from docker_plugin.ipam_driver import IpamDriver
 from docker_plugin.network_driver import NetworkDriver
+from docker_plugin.published_ports import PublishedPorts
 from docker_plugin.request import Call, DockerCallError
 from docker_plugin.service import answers
 from ipam.subnet_env import SubnetEnv
@@ -133,11 +134,11 @@ def test_another_lease_is_named_with_the_mend(host: PluginHost) -> None:
 )
 def test_endpoints_that_are_refused(host: PluginHost, body: dict[str, object], why: str) -> None:
     with pytest.raises(DockerCallError, match=why):
-        ask(NetworkDriver(host).create_endpoint, **body)
+        ask(NetworkDriver(host, PublishedPorts(host)).create_endpoint, **body)
 
 
 def test_an_endpoint_gets_the_mac_of_its_address_unless_one_is_given(host: PluginHost) -> None:
-    driver = NetworkDriver(host)
+    driver = NetworkDriver(host, PublishedPorts(host))
     body: dict[str, Any] = {"NetworkID": NETWORK, "EndpointID": ENDPOINT}
     interface = {"Address": address(host), "MacAddress": ""}
     answer = ask(driver.create_endpoint, **body, Interface=interface)
@@ -154,7 +155,7 @@ def test_an_endpoint_gets_the_mac_of_its_address_unless_one_is_given(host: Plugi
 @pytest.fixture
 def path(tmp_path: Path, host: PluginHost) -> Iterator[Path]:
     path = tmp_path / "flatmesh.sock"
-    server = DockerSocket(path, answers(host))
+    server = DockerSocket(path, answers(host, PublishedPorts(host)))
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield path
     server.shutdown()
