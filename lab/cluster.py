@@ -20,6 +20,7 @@ from typing import Any
 from ipam.subnet_env import SubnetEnv
 from lab import hosts, processes
 from lab.daemon import READY_TIMEOUT, LabDaemon
+from lab.docker.host import DockerOfHost, remove_cgroups
 from lab.etcd_server import EtcdServer, etcd_release
 from lab.files import DIRECTORY, LabFiles, lab_files
 from lab.hosts import LabError, Names
@@ -236,8 +237,13 @@ class Lab:
         hosts.make_underlay(self.names, self.spec.underlay_mtu, **families)
         for number in self.host_numbers:
             hosts.make_host(self.names, number, self.spec.underlay_mtu, **families)
-            for part in ("run", "var"):
+            for part in ("run", "var", *(["plugins"] if self.spec.docker else [])):
                 (self.host_dir(number) / part).mkdir(parents=True)
+
+    def docker(self, number: int) -> DockerOfHost:
+        """A host's dockerd; only labs with Docker start it."""
+        netns, directory = self.names.host(number), self.host_dir(number)
+        return DockerOfHost(self.spec.name, number, netns, directory)
 
     def daemon(self, number: int) -> LabDaemon:
         """A host's daemon, running or not."""
@@ -250,6 +256,11 @@ class Lab:
                 f"--etcd-endpoints={self.endpoint}",
                 "--iface=eth0",
                 *(["--ip-masq"] if self.spec.ip_masq else []),
+                *(
+                    [f"--docker-plugin={self.docker(number).plugin_socket}"]
+                    if self.spec.docker
+                    else []
+                ),
             ),
             self.environment(number),
         )
@@ -371,6 +382,7 @@ class Lab:
             processes.stop(found)
         for done in self._told_of_each("network namespaces are removed", range(len(names))):
             hosts.remove(names[done])
+        remove_cgroups(self.spec.name)
         self.files.remove()
 
 

@@ -22,6 +22,9 @@ from base.output import Output, documents, output_option
 from ipam.network import parse_config
 from lab import hosts, processes
 from lab.cluster import Lab, require_root
+from lab.docker.containers import LabContainer, planned, start
+from lab.docker.host import require_docker
+from lab.docker.report import show_containers
 from lab.files import DIRECTORY, lab_names
 from lab.listings import HOSTS, LABS, PAIRS, SECTIONS, STATUS, HostRow, host_rows, lab_rows
 from lab.matrix_report import lab_families, measure_family, show_matrix
@@ -88,6 +91,7 @@ def lab_group() -> None:
     type=click.IntRange(MIN_MTU, 65535),
     help="MTU of the underlay, bytes.",
 )
+@click.option("--docker", is_flag=True, help="Also dockerd and a container on each host.")
 def up(
     name: str,
     directory: Path,
@@ -100,6 +104,7 @@ def up(
     ipv6: bool,
     ipv6_only: bool,
     mtu: int,
+    docker: bool,
 ) -> None:
     """Make a cluster, then show that every pod reaches every pod without NAT."""
     require_root()
@@ -113,7 +118,12 @@ def up(
         ipv4=not ipv6_only,
         ipv6=ipv6 or ipv6_only,
         underlay_mtu=mtu,
+        docker=docker,
     )
+    if docker:
+        require_docker()
+        if ipv6_only:
+            raise click.UsageError("--docker needs IPv4: Docker has no networks without it")
     check_config(parse_config(json.dumps(spec.cluster_config())))
 
     def report(step: str) -> None:
@@ -121,8 +131,12 @@ def up(
 
     lab = Lab(spec, directory, report)
     option = "" if name == "lab" else f" --name {name}"
+    containers: list[LabContainer] = []
     try:
         lab.up()
+        if docker:
+            containers = planned([(lab.docker(n), lab.subnet(n)) for n in lab.host_numbers])
+            start(containers, spec.network, report)
     except KeyboardInterrupt:
         left = f"what was made stays; remove it with: flatmesh lab down{option}"
         click.echo(f"flatmesh: interrupted; {left}", err=True)
@@ -131,11 +145,14 @@ def up(
     for family in lab_families(spec):
         report(f"who reaches whom over IPv{family}")
         good &= show_matrix(console, lab, family)
+    if containers:
+        report("which container reaches which, by name and by address")
+        good &= show_containers(console, containers)
     report("done")
-    console.print(
-        f"\nLook around:  flatmesh lab exec{option} h1-p1 ip route"
-        f"\nTake it down: flatmesh lab down{option}"
-    )
+    look = [f"flatmesh lab exec{option} h1-p1 ip route"]
+    look += [f"docker -H unix://{one.docker.socket} ps" for one in containers[:1]]
+    console.print("\nLook around:  " + "\n              ".join(look), soft_wrap=True)
+    console.print(f"Take it down: flatmesh lab down{option}")
     if not good:
         sys.exit(1)
 

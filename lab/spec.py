@@ -30,6 +30,8 @@ class LabSpec:
     underlay_mtu: int = 1500
     """Bytes."""
     ip_masq: bool = True
+    docker: bool = False
+    """Run dockerd on each host."""
     python: str = field(default_factory=lambda: sys.executable)
     """The interpreter of daemons, plugins and commands; flatmesh is installed there."""
 

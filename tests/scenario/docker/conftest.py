@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from lab.cluster import Lab
+from lab.docker.host import DOCKER, DOCKERD
 from tests.scenario.conftest import running_lab
-from tests.scenario.docker.docker_host import DOCKER, DOCKERD, DockerHost
+from tests.scenario.docker.docker_host import DockerHost
 from tests.spec.runtimes.runtime_host import DEADLINE, RuntimeHost
 
 MISSING = [name for name in (DOCKERD, DOCKER, "/bin/busybox") if shutil.which(name) is None]

@@ -4,21 +4,18 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import subprocess
 import sys
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab.cluster import Lab
+from lab.docker.host import DOCKER, DOCKERD
+from lab.docker.image import image_archive
 from tests.spec.runtimes.runtime_host import RuntimeHost, until
 
-DOCKERD, DOCKER = "/usr/sbin/dockerd", "/usr/bin/docker"
-BUSYBOX = Path("/bin/busybox")
 IMAGE = "fm-busybox"
-TOOLS = "sh", "ping", "nc", "ip", "sleep", "nslookup", "cat", "arping"
 SERVER = """
 import socket, sys
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
@@ -107,7 +104,7 @@ class DockerHost:
     def load(self) -> None:
         """Make the image: one static busybox."""
         archive = self.host.directory / "image.tar"
-        archive.write_bytes(image())
+        archive.write_bytes(image_archive())
         self("import", str(archive), IMAGE)
 
     def __call__(self, *arguments: str, check: bool = True) -> str:
@@ -173,22 +170,3 @@ def seen_source(
         client = [*sender, sys.executable, "-c", CLIENT, there[0], str(there[1])]
         subprocess.run(client, check=True, timeout=60)
         return server.stdout.readline().strip()
-
-
-def image() -> bytes:
-    """A root file system with busybox, as `docker import` takes it."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        program = BUSYBOX.read_bytes()
-        entry = tarfile.TarInfo("bin/busybox")
-        entry.size, entry.mode = len(program), 0o755
-        archive.addfile(entry, io.BytesIO(program))
-        for name in TOOLS:
-            link = tarfile.TarInfo(f"bin/{name}")
-            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-            archive.addfile(link)
-        for name in ("etc", "proc", "sys", "dev", "tmp"):
-            directory = tarfile.TarInfo(name)
-            directory.type, directory.mode = tarfile.DIRTYPE, 0o755
-            archive.addfile(directory)
-    return out.getvalue()
