@@ -61,6 +61,8 @@ class Change(Flag):
     """A pod's link, or a bridge that pods are ports of, was changed by another program."""
     SERVICES = auto()
     """A service or an endpoint came, went or changed."""
+    MESH = auto()
+    """Another program changed what the routing mesh is made of."""
     CLOCK = auto()
     """Some seconds have passed: for what nobody tells the changes of."""
 

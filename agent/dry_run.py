@@ -22,6 +22,7 @@ from agent.lease_sources import SOURCES
 from agent.leases.occupied import in_use
 from agent.leases.previous_lease import previous_lease
 from agent.preflight import require_usable
+from agent.services.ingress_support import published_attributes
 from agent.settings import Settings
 from agent.underlay import find_underlay
 from backend.protocol import Backend
@@ -78,7 +79,7 @@ def _published(backend: Backend, own: Lease, underlay: Underlay) -> Lease:
     """Our lease as it would be after the daemon has published what has changed."""
     if backend.encrypting_devices():
         return own  # what its key becomes is decided when it is published
-    attributes = backend.attributes(underlay, own.attributes)
+    attributes = published_attributes(backend, underlay, own.attributes)
     if format_value(attributes) != format_value(own.attributes):
         click.echo(f"# publish in lease {own.key}: {format_value(attributes)}")
     return replace(own, attributes=attributes)

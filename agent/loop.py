@@ -41,6 +41,7 @@ from agent.leases.refused_leases import RefusedLeases
 from agent.metrics import Metrics
 from agent.problems import Problems
 from agent.runner import Runner
+from agent.services.ingress_support import published_attributes
 from agent.settings import Settings
 from agent.underlay import find_underlay
 from agent.worker import Worker
@@ -56,12 +57,10 @@ from ipam.network import NetworkConfig
 log = logging.getLogger("agent")
 RETRY_INTERVAL = 2.0
 """Seconds until a step that failed is tried again."""
-BUSY_INTERVAL = 0.005
-"""Seconds between two tries to read kernel events that an apply reads at its end."""
+BUSY_INTERVAL = 0.005  # seconds between two tries to read kernel events that an apply reads, too
 CLOCK_INTERVAL = 5.0
 """Seconds between two cheap looks at what nobody tells the changes of."""
-HEARTBEAT_INTERVAL = 1.0
-"""Seconds between two signs of life of the event loop, which /healthz asks for."""
+HEARTBEAT_INTERVAL = 1.0  # seconds between two signs of life of the event loop, for /healthz
 
 
 class HostController:
@@ -385,7 +384,8 @@ class HostController:
         self, backend: Backend, underlay: Underlay, previous: LeaseAttributes | None
     ) -> Awaitable[LeaseAttributes]:
         """What our lease should say. In a thread: WireGuard's key goes to its process before."""
-        return self._attributes_worker.submit(partial(backend.attributes, underlay, previous))
+        wanted = partial(published_attributes, backend, underlay, previous)
+        return self._attributes_worker.submit(wanted)
 
     def _take_own(
         self, backend: Backend, config: NetworkConfig, own: Lease, underlay: Underlay

@@ -302,6 +302,7 @@ def host_controller(
         (resources.forwarding, Change.NFTABLES),
         (resources.encryption, Change.NFTABLES),
         (resources.services, Change.NFTABLES),
+        (resources.mesh, Change.MESH),
         (resources.forward_chains, Change.FIREWALL),
         (resources.pod_guard, Change.GUARD),
         (resources.redirect, Change.REDIRECT),

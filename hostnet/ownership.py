@@ -36,6 +36,10 @@ ENCRYPTION_TABLE = "flatmesh_encryption"
 """Its own, as it outlives the other one and the daemon (`flannel.encryption`)."""
 SERVICES_TABLE = "flatmesh_services"
 """The load balancer's; there is none while no service is configured."""
+MESH_TABLE = "flatmesh_mesh"
+"""The routing mesh's, of the families inet and netdev (`services.mesh`)."""
+MESH_DEVICE = "flatmesh-in"
+"""The ingress tunnel's."""
 OVERLAY_KINDS = frozenset({"vxlan", "wireguard", "tun"})
 """Kinds of device that exist for an overlay only: what is on one of ours is ours."""
 
@@ -82,3 +86,15 @@ SERVICES = Mark(
 )
 """The load balancer: its table and maps, and the routes by which hosts send to virtual addresses.
 103 is unassigned, as 102 is: flatmesh's other routes are swept on their own."""
+MESH = Mark(
+    protocol=104,
+    alias="flatmesh-mesh",
+    tables=frozenset({("netdev", MESH_TABLE), ("inet", MESH_TABLE)}),
+    kinds=frozenset(
+        {
+            *("link", "sysctl", "address", "set", "element", "table"),
+            *("neighbour", "fdb", "route", "rule"),
+        }
+    ),
+)
+"""The routing mesh: the ingress tunnel's device, what leads into it and back. 104 is unassigned."""

@@ -3,7 +3,7 @@
 
 A lease says: this host owns this pod subnet, and this is how to reach it. Key and value are
 byte-compatible with flanneld's (flannel, pkg/lease and pkg/subnet/etcd), so that flatmesh
-and flanneld hosts share one prefix:
+and flanneld hosts share one prefix. `"Ingress":true` is ours, and flanneld ignores it:
 
     <prefix>/subnets/10.5.76.0-24
         {"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"vxlan",
@@ -52,6 +52,8 @@ class LeaseAttributes:
     backend_data: Any = None
     """JSON value, the backend's own, None when absent."""
     backend_v6_data: Any = None
+    ingress: bool = False
+    """Whether the host takes clients' packets from others (`services.mesh`); flanneld's don't."""
 
     @property
     def addresses(self) -> list[IPv4Address | IPv6Address]:
@@ -123,6 +125,8 @@ def format_value(attributes: LeaseAttributes) -> str:
         value["BackendData"] = attributes.backend_data
     if attributes.backend_v6_data is not None:
         value["BackendV6Data"] = attributes.backend_v6_data
+    if attributes.ingress:
+        value["Ingress"] = True
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -152,7 +156,12 @@ def parse_value(text: str | bytes) -> LeaseAttributes:
     if not isinstance(backend_type, str):
         raise LeaseError("BackendType is not a string")
     return LeaseAttributes(
-        ip, ipv6, backend_type, value.get("backenddata"), value.get("backendv6data")
+        ip,
+        ipv6,
+        backend_type,
+        value.get("backenddata"),
+        value.get("backendv6data"),
+        value.get("ingress") is True,
     )
 
 

@@ -105,6 +105,8 @@ def elements_of(service: Service, served: ServedService) -> Iterator[NftElement]
                 yield from _rows(slot_map(SlotMap("virtual", *where)), key, data, table)
             if port.published_port:
                 key = _port(port.published_port)
+                if selection == "random":  # two hosts must choose the same for one packet
+                    where = family, port.protocol, "hash", len(table)
                 yield from _rows(slot_map(SlotMap("published", *where)), key, data, table)
         for one in endpoints:
             address = one.address(family)

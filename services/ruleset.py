@@ -22,7 +22,7 @@ from ipaddress import ip_network
 
 from hostnet.kinds.nft_table import NftTable
 from hostnet.nft.sets import NftSet
-from hostnet.ownership import SERVICES_TABLE
+from hostnet.ownership import MESH_DEVICE, SERVICES_TABLE
 from services.balancer import LIMITED, SlotMap, hairpin_set, slot_map, sources_set
 from services.model import IPNetwork
 from services.slots import MAX_SLOTS, STEP
@@ -64,6 +64,7 @@ class Ruleset:
         """The table."""
         service = [_WITH_PORTS, "jump virtual"]
         local = "fib daddr type local jump published"
+        came = f'iifname "{MESH_DEVICE}" jump published'
         chains = {
             "virtual": [_lookup(one) for one in self._of("virtual")],
             "limited": [*(_source(*one) for one in sorted(self.lengths)), "accept"],
@@ -72,7 +73,7 @@ class Ruleset:
                 *(_lookup(one) for one in self._of("published")),
             ],
             "refuse": ["meta l4proto tcp reject with tcp reset", "reject"],
-            "prerouting": [_hook("nat", "prerouting", "dstnat - 5"), *service, local],
+            "prerouting": [_hook("nat", "prerouting", "dstnat - 5"), *service, came, local],
             "output": [_hook("nat", "output", "-105"), *service, *_LOOPBACK, local],
             "postrouting": [_hook("nat", "postrouting", "srcnat - 5"), *self._sources()],
             "forward_refuse": [_hook("filter", "forward", "filter - 10"), *self._refused()],

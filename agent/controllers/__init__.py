@@ -19,6 +19,7 @@ from agent.controllers.devices import DevicesController
 from agent.controllers.encryption import ClearTextController, EncryptionController
 from agent.controllers.forwarding import ForwardingController
 from agent.controllers.host_firewall import HostFirewallController
+from agent.controllers.mesh import MeshController
 from agent.controllers.overlay import OverlayController
 from agent.controllers.pod_guard import PodGuardController, concerns_guard
 from agent.controllers.pod_wiring import PodWiringController
@@ -29,6 +30,7 @@ from agent.data_plane_owner import DataPlaneOwner
 from agent.etcd_addresses import EtcdAddresses
 from agent.kernel_applier import KernelApplier
 from agent.services.feed import ServiceFeed
+from agent.services.judged import JudgedServices
 from agent.settings import Settings
 from cni.config.bridge_config import DEFAULT_BRIDGE
 from cni.host import PluginHost
@@ -36,7 +38,7 @@ from cni.wiring.firewall import concerns_pods
 from hostnet.iptables.watch import concerns_forwarding
 from hostnet.kinds.foreign.pod_links import PodLinkWatch
 from hostnet.nft.watch import NftWatch
-from hostnet.ownership import ENCRYPTION, FORWARDING, OVERLAY, SERVICES
+from hostnet.ownership import ENCRYPTION, FORWARDING, MESH, OVERLAY, SERVICES
 from ovs_mesh.userspace import concerns_redirect
 
 
@@ -54,8 +56,10 @@ class Resources:
     pod_tables: NftWatch
     encryption: KernelApplier
     services: KernelApplier
+    mesh: KernelApplier
     etcd: EtcdAddresses
     feed: ServiceFeed
+    judged: JudgedServices = field(default_factory=JudgedServices)
     data_plane: DataPlaneOwner = field(default_factory=DataPlaneOwner)
     checks: list[Callable[[], str | None]] = field(default_factory=list)
     """The status of each controller that carries pods' packets."""
@@ -74,20 +78,24 @@ def open_resources(
     """
     overlay, forwarding = KernelApplier(OVERLAY), KernelApplier(FORWARDING)
     encryption, services = KernelApplier(ENCRYPTION), KernelApplier(SERVICES)
+    mesh = KernelApplier(MESH)
     forward_chains, pod_guard = NftWatch(concerns_forwarding), NftWatch(concerns_guard)
     redirect, pod_links = NftWatch(concerns_redirect), PodLinkWatch()
     pod_tables = NftWatch(concerns_pods)
     stack.callback(pod_tables.close)
-    for opened in (overlay, forwarding, encryption, services):
+    for opened in (overlay, forwarding, encryption, services, mesh):
         stack.callback(opened.close)
     for watch in (forward_chains, pod_guard, redirect, pod_links):
         stack.callback(watch.close)
-    overlay.monitor.ignore(forwarding.port, services.port)
-    forwarding.monitor.ignore(overlay.port)
+    overlay.monitor.ignore(forwarding.port, services.port, mesh.port)
+    forwarding.monitor.ignore(overlay.port, mesh.port)
+    mesh.monitor.ignore(overlay.port, forwarding.port)
     etcd = EtcdAddresses(settings.etcd.endpoints if settings.etcd is not None else ())
     watches = forward_chains, pod_guard, redirect, pod_links, pod_tables
     feed = ServiceFeed(settings.etcd.prefix if settings.etcd is not None else "")
-    return Resources(settings, overlay, forwarding, *watches, encryption, services, etcd, feed)
+    return Resources(
+        settings, overlay, forwarding, *watches, encryption, services, mesh, etcd, feed
+    )
 
 
 Factory = Callable[[Resources], Controller[Any]]
@@ -145,8 +153,13 @@ CONTROLLERS: dict[str, Factory] = {
         wanted=resources.settings.forward_rules,
     ),
     "services": lambda resources: ServicesController(
-        resources.services, resources.feed, resources.etcd, resources.settings.healthz_port
+        resources.services,
+        resources.feed,
+        resources.etcd,
+        resources.settings.healthz_port,
+        resources.judged,
     ),
+    "mesh": lambda resources: MeshController(resources.mesh, resources.judged),
     "pod guard": _pod_guard,
     "pod wiring": _pod_wiring,
     "data plane": _data_plane,

@@ -7,6 +7,7 @@ While no service is configured there is no table, and nothing is asked of a pack
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent.controller import Change, Dirty, Report
@@ -14,6 +15,7 @@ from agent.etcd_addresses import EtcdAddresses
 from agent.inputs import HostInputs, ReconcileInputs
 from agent.kernel_applier import KernelChange, StateApplier
 from agent.services.feed import ServiceFeed, TakenServices
+from agent.services.judged import JudgedServices
 from agent.services.reserved import reserved_ports
 from backend.metric_sample import MetricSample
 from flannel import host_table
@@ -72,9 +74,18 @@ class ServicesController:
     worker = "services"
 
     def __init__(
-        self, applier: StateApplier, feed: ServiceFeed, etcd: EtcdAddresses, metrics_port: int
+        self,
+        applier: StateApplier,
+        feed: ServiceFeed,
+        etcd: EtcdAddresses,
+        metrics_port: int,
+        judged: JudgedServices,
     ) -> None:
-        """Take an applier of the services' owner, which `close` closes, and where they are from."""
+        """Take an applier of the services' owner, which `close` closes, and where they are from.
+
+        What is served is told to `judged`.
+        """
+        self._judged_services = judged
         self._applier = applier
         self._feed = feed
         self._etcd = etcd
@@ -98,6 +109,7 @@ class ServicesController:
         if taken is None:
             return None
         self._refused = taken.refused
+        self._judged_services.known = True
         if whole or state is None:
             return self._whole(inputs.host, taken)
         if not taken.services:
@@ -115,6 +127,7 @@ class ServicesController:
     def _whole(self, host: HostInputs, taken: TakenServices) -> WantedServices:
         self._state = state = ServedState(host)
         gone = self._translations.by_service.keys() - taken.services.keys()
+        self._judged_services.whole = True
         changed = self._judged(state, taken)
         forget = self._translations.update(state.allowed, changed | dict.fromkeys(gone))
         state.elements.update(state.allowed, changed)
@@ -136,6 +149,7 @@ class ServicesController:
             )
         changed = dict(taken.services)
         if same_specs:
+            self._tell(state, changed)
             return changed
         host = state.host
         reserved = reserved_ports(host, self._etcd.ports, self._metrics_port)
@@ -148,7 +162,13 @@ class ServicesController:
         for key in problems.keys() - state.problems.keys():
             log.warning("%s", problems[key])
         state.allowed, state.problems = allowed, problems
+        self._tell(state, changed)
         return changed
+
+    def _tell(self, state: ServedState, changed: Mapping[str, ServedService | None]) -> None:
+        judged = self._judged_services
+        judged.services, judged.allowed = state.services, state.allowed
+        judged.changed.update(changed)
 
     def _all(self, state: ServedState) -> HostState:
         """The whole desired state; none without services."""

@@ -55,7 +55,7 @@ TYPES = {
     "ipv6_addr": DataType(
         8, 16, lambda value: socket.inet_ntop(socket.AF_INET6, value), "ip6 saddr"
     ),
-    "ether_addr": DataType(9, 6, lambda value: value.hex(":")),
+    "ether_addr": DataType(9, 6, lambda value: value.hex(":"), "ether daddr"),
     "inet_proto": DataType(12, 1, _number),
     "inet_service": DataType(13, 2, _number),
     # The same; nft(8) wants to know of which protocol, where a set is declared by `typeof`.

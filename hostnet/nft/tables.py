@@ -11,7 +11,8 @@ Is a table still as we wrote it? The kernel keeps no text: what `nft list` print
 own normal form. So the wanted text is brought into that form too, by loading it once into a
 namespace that exists only for this, and the two listings are compared (stateless: without
 counters). That needs no memory of what was applied, and so survives restarts. For it to
-work a table must name devices by `iifname`/`oifname`, never by `iif`/`oif` (an index).
+work a table must name devices by `iifname`/`oifname`, never by `iif`/`oif` (an index). A hook of a
+device, and `fwd`, do have an index: the namespace gets devices of these names.
 
 Pods are elements of sets and maps, not rules: an element costs the same with 500 others.
 
@@ -29,6 +30,8 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from base.errors import FlatmeshError
+from hostnet.kinds.link_messages import add_link, settings
+from hostnet.netlink.socket import NetlinkSocket
 from hostnet.netns import NetnsRef, run_in, run_in_new
 
 LIBRARY = "libnftables.so.1"
@@ -197,6 +200,7 @@ def normal_form(family: str, name: str, body: str, sets: tuple[str, ...] = ()) -
     """
 
     def load() -> str:
+        _make_devices(set(_DEVICE.findall(body)))
         _run(f"add table {family} {name}\n" + "".join(f"{one}\n" for one in sets))
         listing = _run(f"list table {family} {name}\n") if sets else ""
         kept = {one for kind, one in _BLOCK.findall(listing) if kind in ("set", "map")}
@@ -207,6 +211,19 @@ def normal_form(family: str, name: str, body: str, sets: tuple[str, ...] = ()) -
         return run_in_new(load)
     except NftError:
         return ""
+
+
+_DEVICE = re.compile(r'\b(?:device|fwd to) "([^"]+)"')
+
+
+def _make_devices(names: Collection[str]) -> None:
+    """Have devices that a text names by hook or by `fwd`: the kernel looks for them."""
+    if not names:
+        return
+    with NetlinkSocket(None) as sock:
+        for one in sorted(names):
+            request = add_link("bridge", settings(name=one))
+            sock.request(request, f"ip link add {one} type bridge")
 
 
 def _body(listing: str) -> str:

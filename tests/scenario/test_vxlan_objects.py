@@ -67,7 +67,7 @@ def test_leases_in_etcd_are_flanneld_compatible(cluster: Lab, on: Callable[..., 
     assert values == {
         f"/coreos.com/network/subnets/{base}-24": (
             f'{{"PublicIP":"{host_ipv4(number)}","PublicIPv6":null,"BackendType":"vxlan",'
-            f'"BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}'
+            f'"BackendData":{{"VNI":1,"VtepMAC":"{mac}"}},"Ingress":true}}'
         )
         for number, (base, mac) in known.items()
     }
