@@ -229,8 +229,8 @@ async def pretend(url: str, nodes: int, silent: int) -> None:
     """Be the workers of nodes n0, n1, ...; at SIGUSR1 the first `silent` ones fall silent."""
     names = [f"n{number}" for number in range(nodes)]
     async with Etcd([url]) as etcd:
-        gone = SimulatedWorkers(etcd, KEYS, names[:silent], per_lease=20)
-        rest = SimulatedWorkers(etcd, KEYS, names[silent:], per_lease=20)
+        gone = SimulatedWorkers(etcd, KEYS, names[:silent], per_lease=len(names))
+        rest = SimulatedWorkers(etcd, KEYS, names[silent:], per_lease=len(names))
         async with gone, rest:
 
             def silence() -> None:

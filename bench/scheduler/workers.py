@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from etcd.client import Etcd, EtcdError, Transaction
+from etcd.retry_pause import RetryPause
 from scheduler.model.base import parse
 from scheduler.model.node import NodeRecord, NodeReport
 from scheduler.model.task import Task, TaskState, TaskStatus
@@ -119,7 +120,7 @@ class SimulatedWorkers:
             await asyncio.sleep(TTL / 3)
             for lease in {lease for node, lease in self._leases.items() if node not in self.silent}:
                 with contextlib.suppress(EtcdError):
-                    if not await self.etcd.keep_alive(lease):
+                    if not await self.etcd.keep_alive(lease) and lease in self._leases.values():
                         fresh = await self.etcd.grant(TTL)
                         await self._register(
                             [node for node, one in self._leases.items() if one == lease], fresh
@@ -161,7 +162,17 @@ class SimulatedWorkers:
         items = list(writes.items())
         self.statuses += len(items)
         groups = [dict(items[start : start + 100]) for start in range(0, len(items), 100)]
-        await asyncio.gather(*(self.etcd.commit(Transaction(put=group)) for group in groups))
+        await asyncio.gather(*map(self._put, groups))
+
+    async def _put(self, group: dict[str, bytes]) -> None:
+        pause = RetryPause()
+        while True:
+            try:
+                await self.etcd.commit(Transaction(put=group))
+            except EtcdError:
+                await pause.wait()
+            else:
+                return
 
     def _state(self, task: Task) -> TaskState | None:
         """What a task becomes; None: nothing new."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import time
 from collections import defaultdict
@@ -38,7 +39,12 @@ from scheduler.store.view import ClusterView
 
 COALESCE = 0.002  # seconds to let a burst of events become one round
 MAX_NEW = 1000  # tasks of a round
+MAX_PLANNING = 0.1  # seconds of a round; the leader's lease is renewed by the same event loop
+RETRY = 0.25  # seconds between two searches for nodes with room
 LOOK_INTERVAL = 5.0  # seconds; everything that waits for a time is looked at so often at least
+
+NoRoom = dict[Demand, str]
+"""Reasons for demands that found no node in this round: those of other services need not look."""
 
 log = logging.getLogger("scheduler.manager")
 
@@ -55,10 +61,13 @@ class Leader:
     rebalance: bool = False
     history: int = 5
     woken: asyncio.Event = field(default_factory=asyncio.Event)
+    quiet: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the view is being changed in steps."""
     created: int = 0
     """Tasks made by this leader."""
     _timers: dict[str, float] = field(default_factory=dict)
     """When a service is to be planned anew although nothing happened."""
+    _next_retry: float = 0.0
     _backlog: dict[str, list[Create]] = field(default_factory=dict)
     """Tasks that a plan wants, and that did not fit into the round."""
 
@@ -81,24 +90,29 @@ class Leader:
         if self.tracker.dirty or self._backlog:
             return 0.0
         times = [time.monotonic() + LOOK_INTERVAL, *self._timers.values()]
+        if self.tracker.room_changed and self.view.tasks_on(""):
+            times.append(self._next_retry)
         silence = self.tracker.next_silence()
         if silence is not None:
             times.append(silence)
         return max(min(times) - time.monotonic(), 0.0)
 
     async def _round(self) -> None:
-        now = time.monotonic()
-        for service_id in [one for one, due in self._timers.items() if due <= now]:
-            del self._timers[service_id]
-            self.tracker.mark(service_id, None)
-        self.tracker.spread_changes_of_nodes(rebalance=self.rebalance)
-        writes, new = self._plan_dirty(now)
-        writes += self._place(new)
+        async with self.quiet:
+            writes = self._decide(time.monotonic())
         if writes:
             await self.writer.commit(writes)
         published = self.publisher.writes()
         if published:
             await self.network_writer.commit(published)
+
+    def _decide(self, now: float) -> list[Write]:
+        for service_id in [one for one, due in self._timers.items() if due <= now]:
+            del self._timers[service_id]
+            self.tracker.mark(service_id, None)
+        self.tracker.spread_changes_of_nodes(rebalance=self.rebalance)
+        writes, new = self._plan_dirty(now)
+        return writes + self._place(new, now)
 
     # -- planning ----------------------------------------------------------------------
 
@@ -110,7 +124,7 @@ class Leader:
             service_id, changes = self._backlog.popitem()
             if dirty.get(service_id, ()) is not None and service_id in self.view.services:
                 self._create(service_id, changes, new)  # else all of it is planned anew
-        while dirty and len(new) < MAX_NEW:
+        while dirty and len(new) < MAX_NEW and time.monotonic() < now + MAX_PLANNING:
             service_id, places = dirty.popitem()
             plan = self._plan(service_id, places, now)
             if plan.wake is not None:
@@ -246,11 +260,12 @@ class Leader:
 
     # -- placement ---------------------------------------------------------------------
 
-    def _place(self, new: list[Task]) -> list[Write]:
+    def _place(self, new: list[Task], now: float) -> list[Write]:
         """Choose nodes for new tasks and, where nodes may have room now, for those that wait."""
         waiting: list[Task] = []
-        if self.tracker.room_changed:
+        if self.tracker.room_changed and now >= self._next_retry:
             self.tracker.room_changed = False
+            self._next_retry = now + RETRY
             waiting = [
                 task
                 for task in self.view.tasks_on("").values()
@@ -264,17 +279,23 @@ class Leader:
             else:
                 key = (task.service, task.spec_version) if task.service else (task.id, 0)
                 groups[key].append(task)
+        no_room: NoRoom = {}
         for tasks in groups.values():
-            writes += self._place_group(tasks)
+            writes += self._place_group(tasks, no_room)
         return writes
 
-    def _place_group(self, tasks: list[Task]) -> list[Write]:
+    def _place_group(self, tasks: list[Task], no_room: NoRoom) -> list[Write]:
         first = tasks[0]
         demand = self.tracker.demand(first)
         if demand is None:
             return self._unplaced(tasks, "its spec is missing, or can't be read")
         wanted = self.tracker.avoiding_failures(first.service, first.spec_version, demand)
+        kind = replace(demand, service="") if not demand.max_replicas else demand
+        if kind in no_room:
+            return self._unplaced(tasks, no_room[kind])
         placed = place(self.tracker.table, wanted, len(tasks))
+        if placed.reason:
+            no_room[kind] = placed.reason
         writes = []
         for task, node in zip(tasks, placed.nodes, strict=False):
             self.tracker.placed(task.id, node, demand)
@@ -323,7 +344,9 @@ class Leadership:
 
         async def look() -> None:
             async for batch in follow(self.etcd, self.keys.everything):
-                view.take(batch)
+                async with leader.quiet:
+                    for _ in view.take_steps(batch):
+                        await asyncio.sleep(0)
                 if batch.complete:
                     complete.set()
                 leader.woken.set()
@@ -341,13 +364,19 @@ class Leadership:
                     tracker.silent.setdefault(node, time.monotonic())
             for service in view.services:
                 tracker.mark(service, None)
+            gc.collect()
+            gc.freeze()  # a full collection of 100,000 tasks would stop everything for a second
             log.info(
                 "leading: %d services, %d tasks, %d nodes",
                 *(len(view.services), len(view.tasks), len(view.nodes)),
             )
             await leader.run()
 
-        await first_of(look(), look_at_network(), reconcile())
+        try:
+            await first_of(look(), look_at_network(), reconcile())
+        finally:
+            gc.unfreeze()
+            view.listeners.clear()
 
 
 async def first_of(*works: Coroutine[None, None, None]) -> None:

@@ -8,7 +8,7 @@ watch tells of them later: what is older than what is known is left out.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,6 +31,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "secrets": StoredData,
     "networks": Network,
 }
+STEP = 250  # keys
 NO_TASKS: dict[str, Task] = {}
 
 log = logging.getLogger("scheduler.store")
@@ -76,13 +77,23 @@ class ClusterView:
 
     def take(self, batch: Batch) -> None:
         """Apply what etcd tells."""
+        for _ in self.take_steps(batch):
+            pass
+
+    def take_steps(self, batch: Batch) -> Iterator[None]:
+        """The same in steps of a few milliseconds, so that an event loop can do other things.
+
+        In between the view is neither as before nor as after.
+        """
         if batch.complete:
             there = {key for key, _ in batch.events}
             for key in [key for key in self.versions if key not in there]:
                 self._apply(key, None)
             self._gone.clear()
             self.versions.clear()  # it may be another history
-        for key, kv in batch.events:
+        for number, (key, kv) in enumerate(batch.events, 1):
+            if not number % STEP:
+                yield
             if kv is None:
                 if self.versions.get(key, 0) <= batch.revision:
                     self._apply(key, None)
