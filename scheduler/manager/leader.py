@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 
 from etcd.client import Etcd
 from scheduler.manager.changes import Change, Create, Forget, Plan, Rewrite, Stop
+from scheduler.manager.grants import Grants
 from scheduler.manager.network.documents import drain_seconds
 from scheduler.manager.network.publisher import Publisher
 from scheduler.manager.network.view import NetworkView
@@ -58,6 +59,7 @@ class Leader:
     keys: Keys
     publisher: Publisher
     network_writer: Writer
+    grants: Grants
     rebalance: bool = False
     history: int = 5
     woken: asyncio.Event = field(default_factory=asyncio.Event)
@@ -112,7 +114,8 @@ class Leader:
             self.tracker.mark(service_id, None)
         self.tracker.spread_changes_of_nodes(rebalance=self.rebalance)
         writes, new = self._plan_dirty(now)
-        return writes + self._place(new, now)
+        room_changed = self.tracker.room_changed
+        return writes + self._place(new, now) + self.grants.writes(room_changed=room_changed)
 
     # -- planning ----------------------------------------------------------------------
 
@@ -329,7 +332,8 @@ class Leadership:
         """Lead from this revision of the leader key on. Raises NotLeadingError, EtcdError."""
         view, network = ClusterView(self.keys), NetworkView(self.network_prefix)
         tracker = Tracker(view)
-        view.listeners.append(tracker.changed)
+        grants = Grants(view, tracker.table)
+        view.listeners += [tracker.changed, grants.changed]
         leader_key = self.keys.leader
         leader = Leader(
             Writer(self.etcd, leader_key, revision, view.wrote),
@@ -337,6 +341,7 @@ class Leadership:
             self.keys,
             Publisher(network, tracker),
             Writer(self.etcd, leader_key, revision, network.wrote),
+            grants,
             self.rebalance,
             self.history,
         )

@@ -72,6 +72,8 @@ class Tracker:
                 self.room_changed = True
             case "nodes" | "node-status":
                 self._node_changed(rest)
+            case "offers" | "grants":
+                self.room_changed = True
 
     def _task_changed(self, task_id: str) -> None:
         task = self.view.tasks.get(task_id)

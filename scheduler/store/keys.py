@@ -14,7 +14,8 @@ configs/, secrets/, networks/<id>                         front
 leader                    who leads                       a manager, with its etcd lease
 workers/<node>            how managers reach a worker     its worker, with its etcd lease
 managers/<id>             a manager's API address         each manager, with its etcd lease
-offers/<framework>/<id>   resources that others reserved  other frameworks (docs/scheduler.md)
+offers/<framework>/<id>   resources that another wants    other frameworks (docs/scheduler)
+grants/<framework>/<id>   which nodes it was given        the leader
 """
 
 from __future__ import annotations
@@ -96,6 +97,14 @@ class Keys:
     def worker(self, node: str) -> str:
         """How managers reach the worker of a node."""
         return f"{self.prefix}/workers/{node}"
+
+    def offer(self, name: str) -> str:
+        """A request of another framework: `name` is `<framework>/<id>`."""
+        return f"{self.prefix}/offers/{name}"
+
+    def grant(self, name: str) -> str:
+        """The answer to it."""
+        return f"{self.prefix}/grants/{name}"
 
     def manager(self, node: str) -> str:
         """A manager that runs."""

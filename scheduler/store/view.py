@@ -56,7 +56,9 @@ class ClusterView:
     secrets: dict[str, StoredData] = field(default_factory=dict)
     networks: dict[str, Network] = field(default_factory=dict)
     offers: dict[str, Any] = field(default_factory=dict)
-    """By `<framework>/<id>`, undecoded."""
+    """What other frameworks ask for, by `<framework>/<id>`."""
+    grants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Which nodes they were given."""
     names: dict[tuple[str, str], str] = field(default_factory=dict)
     """Kind and name to id."""
     managers: dict[str, str] = field(default_factory=dict)
@@ -173,6 +175,10 @@ class ClusterView:
                 self._set(self.managers, node, kv and kv.value.decode())
             case "offers", [_, _]:
                 self._set(self.offers, "/".join(rest), kv and codec.loads(kv.value))
+            case "grants", [_, _]:
+                grant = codec.loads(kv.value) if kv is not None else None
+                known = grant if isinstance(grant, dict) else None
+                self._set(self.grants, "/".join(rest), known)
             case "leader", []:
                 self.leader = kv.value.decode() if kv is not None else ""
             case _, [object_id] if kind in DOCUMENTS:

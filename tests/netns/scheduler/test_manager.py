@@ -169,6 +169,38 @@ def test_what_finds_no_node_says_why_and_starts_when_there_is_one(etcd: EtcdServ
     run(story())
 
 
+def test_another_framework_is_granted_resources_until_it_gives_them_back(
+    etcd: EtcdServer,
+) -> None:
+    async def story() -> None:
+        async with client(etcd) as db, client(etcd) as user:
+            documents = Documents(user, KEYS)
+            async with (
+                SimulatedWorkers(user, KEYS, NODES, memory=1000) as workers,
+                watched(user) as view,
+                manager(db),
+            ):
+                half = b'{"MemoryBytes":600,"Count":3}'
+                await user.put(KEYS.offer("other/a"), half)
+                await user.put(KEYS.offer("other/b"), half)
+                await user.put(KEYS.offer("other/c"), b'{"Memory":1}')
+                await until(lambda: len(view.grants) == 3, "all are answered")
+                assert set(view.grants["other/a"]["Nodes"]) == set(NODES)
+                assert view.grants["other/b"]["Reason"] == (
+                    "no suitable node (insufficient resources on 3 nodes)"
+                )
+                assert "Memory is not supported" in view.grants["other/c"]["Reason"]
+                big = {"Resources": {"Reservations": {"MemoryBytes": 600}}}
+                await documents.create_service(service_spec(replicas=3, TaskTemplate=big))
+                await until(lambda: len(view.tasks_on("")) == 3, "services get none of it")
+                await user.delete(KEYS.offer("other/b"))
+                await user.delete(KEYS.offer("other/a"))
+                await until(lambda: len(workers.running) == 3, "it is given back")
+                assert set(view.grants) == {"other/c"}
+
+    run(story())
+
+
 def test_a_new_leader_disturbs_no_task_and_two_do_no_double_work(etcd: EtcdServer) -> None:
     async def story() -> None:
         async with client(etcd) as first, client(etcd) as second, client(etcd) as user:

@@ -72,6 +72,17 @@ NOT_RUN = {
     ): DOCKER,
     ("docs/docker.md", "echo FLATMESH_DOCKER_BRIDGE=true >> /etc/default/flatmeshd"): DOCKER,
     ("docs/docker.md", "flatmesh docker-options --write"): DOCKER,
+    (
+        "docs/scheduler/README.md",
+        (
+            "flatmesh-scheduler run --manager --worker --address 192.168.64.11 "
+            "--etcd-endpoints http://ETCD:2379"
+        ),
+    ): "tests/netns/scheduler runs managers, with addresses of their own",
+    (
+        "docs/scheduler/README.md",
+        "python -m bench.scheduler placement",
+    ): "takes minutes; tests/netns/scheduler uses its parts",
     ("README.md", "tests/run"): IS_CI,
     ("CONTRIBUTING.md", "tests/run tests/unit -q"): IS_CI,
     ("CONTRIBUTING.md", "tests/run --kernel"): "takes half an hour; CI runs --kernel --short",

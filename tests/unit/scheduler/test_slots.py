@@ -279,7 +279,7 @@ def test_planning_ends_at_one_running_task_in_each_slot(
     )
     for number, (slot, state, node) in enumerate(tasks):
         story.add(f"t{number}", state, slot=slot, node=node, created=float(number))
-    for turn in range(30):
+    for step_number in range(30):
         for task in [one for one in story.tasks.values() if one.id not in story.statuses]:
             if story.health.get(task.node, READY) in (READY, LEAVE):  # it was assigned: it runs
                 stopped = task.desired is not TaskState.RUNNING
@@ -292,8 +292,8 @@ def test_planning_ends_at_one_running_task_in_each_slot(
         for number, change in enumerate(plan.changes):
             match change:
                 case Create(slot, _, attempt):
-                    name = f"new-{turn}-{number}"
-                    created = 100.0 + turn
+                    name = f"new-{step_number}-{number}"
+                    created = 100.0 + step_number
                     story.add(name, slot=slot, node="ok", created=created, attempt=attempt)
                 case Stop(task, _, desired):
                     state = "shutdown" if story.health.get(task.node) != DOWN else ""
