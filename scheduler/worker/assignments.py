@@ -18,17 +18,17 @@ from typing import Any
 from etcd.client import Etcd, EtcdError
 from etcd.retry_pause import RetryPause
 from scheduler.errors import SchedulerError, SpecError
-from scheduler.model.objects import StoredData
-from scheduler.model.service import Service, TaskSpec
+from scheduler.model.service import TaskSpec
 from scheduler.model.task import Task, TaskStatus
 from scheduler.runtime.errors import RuntimeCallError
 from scheduler.runtime.protocol import Runtime
 from scheduler.store import codec
 from scheduler.store.follow import Batch, follow, list_all
 from scheduler.store.keys import Keys
-from scheduler.worker.pod_config import Surroundings, references
+from scheduler.worker.pod_config import Surroundings
 from scheduler.worker.records import Record, Records
 from scheduler.worker.runner import Means, TaskRunner
+from scheduler.worker.specs import Specs
 from scheduler.worker.status_writer import StatusWriter
 
 log = logging.getLogger("scheduler.worker")
@@ -47,11 +47,14 @@ class Assignments:
         runtime: Runtime,
         records: Records,
     ) -> None:
-        self._etcd, self._keys, self._around = etcd, keys, around
+        self._etcd, self._keys = etcd, keys
         self.runtime, self._records = runtime, records
         self._node = around.node_id
+        self._specs = Specs(etcd, keys, around)
         self.writer = StatusWriter(etcd, keys, self._node)
-        self._means = Means(runtime, self._fetch, self._report, asyncio.Semaphore(PARALLEL_STARTS))
+        self._means = Means(
+            runtime, self._specs.fetch, self._report, asyncio.Semaphore(PARALLEL_STARTS)
+        )
         self.runners: dict[str, TaskRunner] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
@@ -181,42 +184,3 @@ class Assignments:
                 await self.runtime.collect_garbage(set(self.runners))
             except RuntimeCallError as error:
                 log.warning("garbage: %s", error)
-
-    # -- what a task needs -------------------------------------------------------------
-
-    async def _fetch(self, task: Task) -> tuple[TaskSpec, Surroundings]:
-        """Read a task's spec and what it refers to. Raises SpecError."""
-        pause = RetryPause()
-        while True:
-            try:
-                return await self._read(task)
-            except EtcdError as error:
-                log.warning("task %s waits for etcd: %s", task.id, error)
-                await pause.wait()
-
-    async def _read(self, task: Task) -> tuple[TaskSpec, Surroundings]:
-        keys = self._keys
-        key = (
-            keys.spec(task.service, task.spec_version)
-            if task.service
-            else keys.container_spec(task.id)
-        )
-        found, _ = await self._etcd.get(key)
-        if found is None:
-            raise SpecError(f"the task's spec is gone ({key})")
-        spec = codec.decode(TaskSpec, found.value)
-        around = self._around
-        if task.service:
-            stored, _ = await self._etcd.get(keys.service(task.service))
-            if stored is not None:
-                service = codec.decode(Service, stored.value).spec
-                around = replace(
-                    around, service_name=service.name, service_labels=dict(service.labels)
-                )
-        data = {}
-        for kind, ids in zip(("secrets", "configs"), references(spec), strict=True):
-            for object_id in ids:
-                stored, _ = await self._etcd.get(keys.object(kind, object_id))
-                if stored is not None:
-                    data[object_id] = codec.decode(StoredData, stored.value).spec.data
-        return spec, replace(around, data=data)

@@ -41,7 +41,6 @@ class Surroundings:
     node_id: str
     hostname: str
     service_name: str = ""
-    service_labels: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
     """Contents of secrets and configs by id, base64."""
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
+import os
+import shutil
 import signal
 from collections.abc import Coroutine
 from pathlib import Path
@@ -189,6 +192,27 @@ def test_tasks_outlive_their_worker(directory: Path, etcd: EtcdServer, how: sign
             assert status.pid == pids["stays"]
             assert alive(status.pid)
             assert await worker.status("gone") is None
+
+    go(story())
+
+
+def test_after_a_restart_of_the_machine_its_tasks_have_failed(
+    directory: Path, etcd: EtcdServer
+) -> None:
+    async def story() -> None:
+        async with worker_node(directory, etcd) as worker:
+            await worker.assign("lost", FOREVER)
+            pid = (await worker.reaches("lost", TaskState.RUNNING)).pid
+            worker.send(signal.SIGKILL)
+            for file in (directory / "run").glob("*/pods/lost/status.json"):
+                os.kill(json.loads(file.read_text())["pid"], signal.SIGKILL)
+            async with asyncio.timeout(DEADLINE):
+                while alive(pid):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            shutil.rmtree(directory / "run")  # /run is empty after a start
+            worker.start()
+            status = await worker.reaches("lost", TaskState.FAILED)
+            assert "the node was restarted" in status.err
 
     go(story())
 
