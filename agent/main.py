@@ -148,6 +148,13 @@ log = logging.getLogger("agent")
     help="Let the cluster's networks through the host's firewall: iptables' FORWARD, firewalld.",
 )
 @click.option(
+    "--resolv-conf",
+    envvar="FLATMESH_RESOLV_CONF",
+    default=paths.RESOLV_CONF,
+    type=click.Path(path_type=Path),
+    help="Names the resolvers that answer pods what is not a service's name (ServiceZone).",
+)
+@click.option(
     "--healthz-ip",
     envvar="FLANNELD_HEALTHZ_IP",
     default="127.0.0.1",

@@ -52,6 +52,8 @@ class Settings:
     """Whether kbr0 is made before the first pod, and kept."""
     forward_rules: bool = True
     """Whether the cluster's networks are let through iptables' FORWARD and firewalld."""
+    resolv_conf: Path = Path(paths.RESOLV_CONF)
+    """Names the resolvers that answer pods what is not a service's name."""
     healthz_ip: str = "127.0.0.1"
     healthz_port: int = 0
     resync: float = 300.0

@@ -23,6 +23,8 @@ CNI_BIN_DIR = "/opt/cni/bin"
 """Container runtimes look for CNI executables here (CNI SPEC, libcni's default)."""
 DOCKER_PLUGIN = "/run/docker/plugins/flatmesh.sock"
 """Where dockerd looks for a driver that is called flatmesh."""
+RESOLV_CONF = "/etc/resolv.conf"
+"""The host's resolvers. Flag `--resolv-conf`, variable FLATMESH_RESOLV_CONF."""
 NETNS_DIR = "/run/netns"
 """Named network namespaces (ip-netns(8))."""
 

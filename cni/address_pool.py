@@ -111,6 +111,15 @@ def cluster_routes(env: SubnetEnv) -> tuple[ResultRoute, ...]:
     )
 
 
+def name_servers(env: SubnetEnv) -> Dns:
+    """What a pod is told that has addresses of the lease: its gateways answer services' names."""
+    if not env.service_zone:
+        return Dns()
+    gateways = (str(one.ip) for one in (env.subnet, env.ipv6_subnet) if one is not None)
+    # `tasks.web` has a dot: with ndots:1, resolv.conf(5)'s default, it would be asked outside first
+    return Dns(tuple(gateways), search=(env.service_zone,), options=("ndots:2",))
+
+
 def _pool_name(request: CniRequest, sets: Sequence[RangeSet], subnet_file: Path) -> str:
     """The lease's pool if a range has addresses of the lease, else the network's own."""
     with contextlib.suppress(CniError):  # without a lease nothing overlaps it

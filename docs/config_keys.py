@@ -51,6 +51,13 @@ CLUSTER = {
     "IPv6ServiceNetwork": Key(
         "The same as ServiceNetwork for IPv6", "CIDR", "none", "/126 or larger"
     ),
+    "ServiceZone": Key(
+        "DNS zone of services' names: each host answers its pods at their gateway's port 53 "
+        "([names](../services/names.md)). flanneld ignores it",
+        "DNS name",
+        "none: no host answers",
+        "at most 200 characters",
+    ),
     "EnableIPv4": Key("Whether pods have IPv4 addresses", "boolean", "true"),
     "EnableIPv6": Key("Whether pods have IPv6 addresses", "boolean", "false"),
     "EnableNFTables": Key(

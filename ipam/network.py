@@ -31,11 +31,14 @@ KEYS = (
     *("EnableIPv4", "EnableIPv6", "EnableNFTables", "IPMasq", "OpenToPods", "Backend"),
     *("Network", "SubnetLen", "SubnetMin", "SubnetMax"),
     *("IPv6Network", "IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax"),
-    *("ServiceNetwork", "IPv6ServiceNetwork"),
+    *("ServiceNetwork", "IPv6ServiceNetwork", "ServiceZone"),
 )
 """All keys of the document."""
 OPENABLE = ("etcd", "metrics", "scheduler", "tunnels")
 """Names that the key OpenToPods takes, beside `tcp/PORT` and `udp/PORT`."""
+_ZONE = re.compile(
+    r"(?!.{201})([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\.)*[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+)
 _PORT = re.compile(r"(tcp|udp)/([1-9][0-9]{0,4})", re.ASCII)
 
 
@@ -76,6 +79,9 @@ class NetworkConfig:
     service_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     """Keys `ServiceNetwork` and `IPv6ServiceNetwork`, ours: where services' virtual addresses are
     taken from, one of a family at most, IPv4 first."""
+    service_zone: str = ""
+    """Key `ServiceZone`, ours: the DNS zone of services' names, which each host then answers to its
+    pods; empty: none does."""
 
     @property
     def networks(self) -> list[IPv4Network | IPv6Network]:
@@ -151,6 +157,7 @@ def parse_config(text: str | bytes) -> NetworkConfig:
         _flag(keys, "IPMasq", default=False) if "ipmasq" in keys else None,
         _open_to_pods(keys, "OpenToPods"),
         service_networks=_service_networks(keys, {_IPV4: v4.network, _IPV6: v6.network}),
+        service_zone=_service_zone(keys, "ServiceZone"),
     )
 
 
@@ -173,6 +180,8 @@ def document(config: NetworkConfig) -> dict[str, Any]:
     for services in config.service_networks:
         prefix = _IPV4.prefix if services.version == 4 else _IPV6.prefix
         found[f"{prefix}ServiceNetwork"] = str(services)
+    if config.service_zone:
+        found["ServiceZone"] = config.service_zone
     backend = {name: value for name, value in config.backend.items() if name.lower() != "type"}
     return {**found, "Backend": {"Type": config.backend_type, **backend}}
 
@@ -258,6 +267,19 @@ def _service_networks(
             raise ConfigError(f"cluster config: {name} {services} has no room: use a larger one")
         found.append(services)
     return tuple(found)
+
+
+def _service_zone(keys: Mapping[str, Any], name: str) -> str:
+    value = keys.get(name.lower())
+    if value is None or value == "":
+        return ""
+    zone = value.lower().removesuffix(".") if isinstance(value, str) else ""
+    if not _ZONE.fullmatch(zone):
+        text = json.dumps(value)[:200]
+        raise ConfigError(
+            f'cluster config: {name} is {text}; write a DNS name, e.g. "flatmesh.internal"'
+        )
+    return zone
 
 
 def _network(keys: Mapping[str, Any], family: _Family) -> IPv4Network | IPv6Network:

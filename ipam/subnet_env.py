@@ -7,10 +7,12 @@
     FLANNEL_IPV6_SUBNET=fd05:0:0:48::1/64
     FLANNEL_MTU=1450
     FLANNEL_IPMASQ=true
+    FLATMESH_SERVICE_ZONE=flatmesh.internal
 
 Order and format are flanneld's (pkg/subnet/subnet.go, WriteSubnetFile); lines of a family that
-is off are left out. The subnet is written as the address of its first host, which is the
-bridge's. FLANNEL_NETWORK may hold several networks, parted by commas.
+is off are left out, and so is the zone, ours, where services have no names. The subnet is written
+as the address of its first host, which is the bridge's. FLANNEL_NETWORK may hold several networks,
+parted by commas.
 
 The file is replaced, never rewritten: a reader sees the old one or the new one, and a power
 cut leaves one of the two.
@@ -53,6 +55,8 @@ class SubnetEnv:
     """Bytes; of pods and their bridge."""
     ip_masq: bool = False
     """Whether the daemon masquerades what leaves the cluster (so plugins need not)."""
+    service_zone: str = ""
+    """The DNS zone of services, answered at the subnets' first hosts; empty: none is."""
 
     @classmethod
     def of(cls, config: NetworkConfig, lease: Lease, *, mtu: int, ip_masq: bool) -> SubnetEnv:
@@ -65,6 +69,7 @@ class SubnetEnv:
             IPv6Interface((v6.network_address + 1, v6.prefixlen)) if v6 else None,
             mtu,
             ip_masq,
+            config.service_zone,
         )
 
     @classmethod
@@ -97,6 +102,8 @@ class SubnetEnv:
                 f"FLANNEL_IPV6_SUBNET={self.ipv6_subnet}",
             ]
         lines += [f"FLANNEL_MTU={self.mtu}", f"FLANNEL_IPMASQ={str(self.ip_masq).lower()}"]
+        if self.service_zone:
+            lines.append(f"FLATMESH_SERVICE_ZONE={self.service_zone}")
         return "\n".join(lines) + "\n"
 
     def write(self, path: Path) -> None:
@@ -136,6 +143,7 @@ def _parse(text: str) -> SubnetEnv:
         _one(values, "FLANNEL_IPV6_SUBNET", IPv6Interface),
         _mtu(values),
         _flag(values, "FLANNEL_IPMASQ"),
+        values.get("FLATMESH_SERVICE_ZONE", ""),
     )
     if env.subnet is None and env.ipv6_subnet is None:
         raise SubnetEnvError("has neither FLANNEL_SUBNET nor FLANNEL_IPV6_SUBNET")

@@ -20,6 +20,7 @@ from agent.controllers.encryption import ClearTextController, EncryptionControll
 from agent.controllers.forwarding import ForwardingController
 from agent.controllers.host_firewall import HostFirewallController
 from agent.controllers.mesh import MeshController
+from agent.controllers.names import NamesController
 from agent.controllers.overlay import OverlayController
 from agent.controllers.pod_guard import PodGuardController, concerns_guard
 from agent.controllers.pod_wiring import PodWiringController
@@ -160,6 +161,7 @@ CONTROLLERS: dict[str, Factory] = {
         resources.judged,
     ),
     "mesh": lambda resources: MeshController(resources.mesh, resources.judged),
+    "names": lambda resources: NamesController(resources.settings, resources.feed),
     "pod guard": _pod_guard,
     "pod wiring": _pod_wiring,
     "data plane": _data_plane,

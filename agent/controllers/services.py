@@ -14,7 +14,7 @@ from agent.controller import Change, Dirty, Report
 from agent.etcd_addresses import EtcdAddresses
 from agent.inputs import HostInputs, ReconcileInputs
 from agent.kernel_applier import KernelChange, StateApplier
-from agent.services.feed import ServiceFeed, TakenServices
+from agent.services.feed import BALANCER, ServiceFeed, TakenServices
 from agent.services.judged import JudgedServices
 from agent.services.reserved import reserved_ports
 from backend.metric_sample import MetricSample
@@ -105,7 +105,7 @@ class ServicesController:
         if state is not None and state.host == inputs.host and _only_resync(dirty, state):
             dirty = Dirty()
         whole = dirty.whole or state is None or state.host != inputs.host
-        taken = self._feed.take(whole=whole)
+        taken = self._feed.take(BALANCER, whole=whole)
         if taken is None:
             return None
         self._refused = taken.refused

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Follows services in etcd for the controller that serves them.
+"""Follows services in etcd for the controllers that serve them.
 
-`run` is a task of the event loop; `take` is called by the controller's worker thread.
+`run` is a task of the event loop; `take` is called by the controllers' worker threads.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from services.follow import KeyChanges, follow
 from services.keys import Keys
 from services.served import KnownServices, ServedService
 
+BALANCER, NAMES = "balancer", "names"
+READERS = (BALANCER, NAMES)
+"""Who takes the changes, each all of them."""
 RETRY_INTERVAL = 2.0  # seconds until a fault of the program is tried again
 
 log = logging.getLogger("agent.services")
@@ -43,7 +46,8 @@ class ServiceFeed:
     """Called in the event loop."""
     _known: KnownServices = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _changed: set[str] = field(default_factory=set)
+    _changed: dict[str, set[str]] = field(default_factory=lambda: {one: set() for one in READERS})
+    """By reader, what it has not taken yet."""
     _listed: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -77,7 +81,8 @@ class ServiceFeed:
         with self._lock:
             before = dict(self._known.refused)
             changed = take(changes)
-            self._changed |= changed
+            for not_taken in self._changed.values():
+                not_taken.update(changed)
             first = changes.listed and prefix not in self._listed
             self._listed.add(prefix)
             refused = dict(self._known.refused)
@@ -87,14 +92,17 @@ class ServiceFeed:
         if changed or first or refused != before:
             self.on_change()
 
-    def take(self, *, whole: bool) -> TakenServices | None:
-        """What has changed since the last call, or everything; None before all was listed once."""
+    def take(self, reader: str, *, whole: bool) -> TakenServices | None:
+        """What has changed since this reader's last call, or everything.
+
+        None before all was listed once. `reader` is one of `READERS`.
+        """
         with self._lock:
             if len(self._listed) < 2:
                 return None
-            names = self._known.services.keys() if whole else self._changed
+            names = self._known.services.keys() if whole else self._changed[reader]
             services = {name: self._known.get(name) for name in names}
-            self._changed = set()
+            self._changed[reader] = set()
             return TakenServices(services, tuple(self._known.refused.values()))
 
 

@@ -17,6 +17,8 @@ def reserved_ports(
     found = {("tcp", port): "etcd" for port in etcd}
     found |= {(one.protocol, one.port): "its tunnels" for one in host.backend.arrivals().ports}
     found["tcp", SCHEDULER_PORT] = "the scheduler"
+    if host.config.service_zone:
+        found["tcp", 53] = found["udp", 53] = "services' names"
     if metrics:
         found["tcp", metrics] = "flatmeshd's metrics"
     return found

@@ -6,7 +6,13 @@ from __future__ import annotations
 import contextlib
 from typing import NamedTuple
 
-from cni.address_pool import AddressPool, read_subnet_env, resolve_pool
+from cni.address_pool import (
+    LEASE_POOL,
+    AddressPool,
+    name_servers,
+    read_subnet_env,
+    resolve_pool,
+)
 from cni.config.bridge_config import BridgeConfig
 from cni.config.call import AttachmentKey
 from cni.config.pod_config import PodConfig, parse_pod_config
@@ -62,9 +68,18 @@ def plan_add(request: CniRequest, host: PluginHost) -> AddPlan:
         AttachMode.read(host.run_dir),
         pool,
         config.delegate,
-        config.dns,
+        _dns(config, pool, host),
         config.previous,
     )
+
+
+def _dns(config: PodConfig, pool: AddressPool | None, host: PluginHost) -> Dns:
+    """The config's own; else, for a pod of the lease, this host's responder where it has one."""
+    before = config.previous.dns if config.previous is not None else Dns()
+    if config.dns == before == Dns() and pool is not None and pool.name == LEASE_POOL:
+        with contextlib.suppress(CniError):  # ranges of the config, and no lease
+            return name_servers(read_subnet_env(config.subnet_file or host.subnet_file))
+    return config.dns
 
 
 def _with_mtu(config: PodConfig, host: PluginHost) -> BridgeConfig:

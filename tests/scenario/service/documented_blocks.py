@@ -52,6 +52,7 @@ RUN = {
         ),
     ),
     ("docs/services.md", "flatmesh config set"): Run(on_host=True, shows=("web",)),
+    ("docs/services/names.md", "flatmesh config set"): Run(on_host=True),
     ("README.md", "deploy/install --lab && flatmesh lab up"): Run(
         on_host=False, shows=("installed again", "flatmesh lab exec h1-p1 ip route")
     ),
