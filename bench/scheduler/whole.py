@@ -228,9 +228,10 @@ def _memory(pid: int) -> int:
 async def pretend(url: str, nodes: int, silent: int) -> None:
     """Be the workers of nodes n0, n1, ...; at SIGUSR1 the first `silent` ones fall silent."""
     names = [f"n{number}" for number in range(nodes)]
+    ttl = 5 if nodes <= 1000 else 20  # one process renews for all: it is not always in time
     async with Etcd([url]) as etcd:
-        gone = SimulatedWorkers(etcd, KEYS, names[:silent], per_lease=len(names))
-        rest = SimulatedWorkers(etcd, KEYS, names[silent:], per_lease=len(names))
+        gone = SimulatedWorkers(etcd, KEYS, names[:silent], per_lease=len(names), ttl=ttl)
+        rest = SimulatedWorkers(etcd, KEYS, names[silent:], per_lease=len(names), ttl=ttl)
         async with gone, rest:
 
             def silence() -> None:

@@ -49,6 +49,8 @@ class SimulatedWorkers:
     """By node."""
     cpus: int = 64
     memory: int = 256 * GIB
+    ttl: int = TTL
+    """Seconds of the etcd leases."""
     per_lease: int = 1
     """Nodes that share one etcd lease."""
     running: dict[str, Task] = field(default_factory=dict)
@@ -69,10 +71,8 @@ class SimulatedWorkers:
     async def __aenter__(self) -> Self:
         nodes = list(self.nodes)
         for start in range(0, len(nodes), self.per_lease):
-            lease = await self.etcd.grant(TTL)
-            for group in range(start, min(start + self.per_lease, len(nodes)), 50):
-                some = nodes[group : min(group + 50, start + self.per_lease)]
-                await self._register(some, lease)
+            lease = await self.etcd.grant(self.ttl)
+            await self._register(nodes[start : start + self.per_lease], lease)
         self._background = [
             asyncio.create_task(self._follow(), name="workers"),
             asyncio.create_task(self._renew(), name="leases"),
@@ -84,7 +84,11 @@ class SimulatedWorkers:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
 
-    async def _register(self, nodes: Iterable[str], lease: int) -> None:
+    async def _register(self, nodes: list[str], lease: int) -> None:
+        for start in range(0, len(nodes), 50):
+            await self._register_some(nodes[start : start + 50], lease)
+
+    async def _register_some(self, nodes: list[str], lease: int) -> None:
         reports, records = {}, {}
         for node in nodes:
             self._leases[node] = lease
@@ -112,16 +116,16 @@ class SimulatedWorkers:
     async def back(self, node: str) -> None:
         """The node is heard of again, and does what was decided meanwhile."""
         self.silent.discard(node)
-        await self._register([node], await self.etcd.grant(TTL))
+        await self._register([node], await self.etcd.grant(self.ttl))
         await self._do([task for task in self._known.values() if task.node == node])
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(TTL / 3)
+            await asyncio.sleep(self.ttl / 3)
             for lease in {lease for node, lease in self._leases.items() if node not in self.silent}:
                 with contextlib.suppress(EtcdError):
                     if not await self.etcd.keep_alive(lease) and lease in self._leases.values():
-                        fresh = await self.etcd.grant(TTL)
+                        fresh = await self.etcd.grant(self.ttl)
                         await self._register(
                             [node for node, one in self._leases.items() if one == lease], fresh
                         )

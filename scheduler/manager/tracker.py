@@ -7,6 +7,7 @@ It listens to the view; everything here can be made anew from it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import inf
 from time import monotonic
 
 from scheduler.errors import SpecError
@@ -21,6 +22,7 @@ from scheduler.placement.node_table import NodeTable
 from scheduler.store.view import ClusterView
 
 GRACE = 2.0  # seconds; a worker that starts again is back by then
+MOST_SILENT = 30.0  # seconds; of five nodes or more most are silent: is it etcd or the fabric?
 FAILURE_MEMORY = 600.0  # seconds; so long a node on which a template failed is the last choice
 
 Failure = tuple[int, float]
@@ -123,6 +125,17 @@ class Tracker:
         elif known is not None:
             known.add(place)
 
+    @property
+    def grace(self) -> float:
+        """For how long a node may be silent before its tasks are replaced.
+
+        Where all are silent there is no place to go: nothing is stopped.
+        """
+        silent, nodes = len(self.silent), len(self.view.nodes)
+        if silent >= nodes:
+            return inf
+        return MOST_SILENT if nodes >= 5 and silent * 2 > nodes else GRACE
+
     # -- nodes -----------------------------------------------------------------------
 
     def _node_changed(self, node_id: str) -> None:
@@ -145,9 +158,9 @@ class Tracker:
 
     def spread_changes_of_nodes(self, *, rebalance: bool) -> None:
         """Plan anew what depends on nodes that changed, or are silent for so long: down."""
-        now = monotonic()
+        now, grace = monotonic(), self.grace
         for node_id, since in self.silent.items():
-            if now >= since + GRACE and node_id not in self._down:
+            if now >= since + grace and node_id not in self._down:
                 self._down.add(node_id)
                 self.touched.add(node_id)
         if not self.touched:
@@ -200,7 +213,7 @@ class Tracker:
         if task.node not in self.view.nodes:
             return GONE
         since = self.silent.get(task.node)
-        if since is not None and monotonic() >= since + GRACE:
+        if since is not None and monotonic() >= since + self.grace:
             return DOWN
         node = self.table.nodes[task.node]
         if node.availability == "drain":
@@ -267,8 +280,8 @@ class Tracker:
 
     def next_silence(self) -> float | None:
         """When the next node counts as down."""
-        now = monotonic()
-        due = [since + GRACE for since in self.silent.values() if since + GRACE > now]
+        now, grace = monotonic(), self.grace
+        due = [since + grace for since in self.silent.values() if now < since + grace < inf]
         return min(due, default=None)
 
     def places_of(self, service: str) -> dict[str, dict[str, Task]]:
