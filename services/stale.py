@@ -34,6 +34,8 @@ class Translations:
     ends: dict[Target, frozenset[Address]] = field(default_factory=dict)
     """Targets that had endpoints once stay, with none."""
     by_service: dict[str, list[Target]] = field(default_factory=dict)
+    past: dict[Target, set[Address]] = field(default_factory=dict)
+    """Where connections to published ports led before."""
 
     def update(
         self, allowed: Mapping[str, Service], changed: Mapping[str, ServedService | None]
@@ -53,7 +55,14 @@ class Translations:
                 self.by_service.setdefault(name, []).append(target)
                 old = before.pop(target, frozenset())
                 lost |= not old <= ends or (not old and bool(ends))
+                self._forget(target, old - ends)
+        for target, old in before.items():
+            self._forget(target, old)
         return lost or any(before.values())
+
+    def _forget(self, target: Target, ends: frozenset[Address]) -> None:
+        if ends and target[1] in LOCAL.values():
+            self.past.setdefault(target, set()).update(ends)
 
     def stale(
         self, connections: Iterable[Connection], local: Collection[bytes]
@@ -68,8 +77,14 @@ class Translations:
                     yield one
                 continue
             family = 4 if len(target[0]) == 4 else 6
-            ends = self.ends.get((one.protocol, LOCAL[family], target[1]))
-            if ends is None or target[0] not in local or end in ends:
+            key = one.protocol, LOCAL[family], target[1]
+            ends = self.ends.get(key)
+            if ends is None or end in ends:
+                continue
+            if target[0] not in local:
+                # another host was asked; other programs' translations are left alone
+                if end in self.past.get(key, ()):
+                    yield one
                 continue
             # a connection to the host's own server was not translated: TCP's may be one
             if end != target or (one.protocol == UDP and ends):

@@ -35,6 +35,7 @@ VNI = 8473
 REASONS = {
     "not_a_member": "a packet to the ingress tunnel's port that no member sent",
     "unknown_origin": "a packet in the ingress tunnel with a sender that is no member's",
+    "wrong_inner": "a packet in the ingress tunnel from or to a pod",
     "nobody_serves": "a packet in the ingress tunnel to a port that no endpoint here serves",
 }
 """The counters' names, and what was dropped or refused."""
@@ -139,6 +140,12 @@ class MeshRules:
         came = f'iifname "{MESH_DEVICE}"'
         chains = {
             "arrived": [
+                # neither clients of the mesh nor whom replies go to are pods
+                *(
+                    f"ether saddr @{name} {_IP[n.version]} {end} {n} counter name wrong_inner drop"
+                    for n in self.networks
+                    for name, end in (("receivers", "daddr"), ("senders", "saddr"))
+                ),
                 "ether saddr @receivers notrack accept",
                 "ether saddr @senders accept",
                 "counter name unknown_origin drop",

@@ -118,7 +118,7 @@ def on() -> Callable[..., str]:
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def eventually() -> Callable[..., None]:
     """Wait for a condition: `eventually(lambda: ..., "the route is gone")`."""
 
