@@ -72,6 +72,11 @@ def command() -> None:
     help="Unix socket of Docker's API.",
 )
 @click.option("--listen", default="", help="Serve Docker's API on HOST:PORT, too, by mutual TLS.")
+@click.option(
+    "--metrics-listen",
+    default="",
+    help="Serve figures of this node's tasks for Prometheus on HOST:PORT, to anybody who asks.",
+)
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate (PEM) of the API.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Its private key (PEM).")
 @click.option("--tls-ca", type=click.Path(path_type=Path), help="CA (PEM) of the API's clients.")

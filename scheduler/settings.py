@@ -37,6 +37,8 @@ class Settings:
     containerd_socket: str = ""
     socket: Path = Path("/run/flatmesh-scheduler/docker.sock")
     listen: str = ""
+    metrics_listen: str = ""
+    """HOST:PORT; empty: nowhere."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None

@@ -8,6 +8,8 @@ import logging
 import secrets
 from pathlib import Path
 
+from aiohttp import web
+
 from etcd.client import Etcd
 from scheduler.errors import SchedulerError
 from scheduler.identity import node_id
@@ -59,6 +61,7 @@ async def run_worker(settings: Settings, etcd: Etcd) -> None:
     )
     api = WorkerApi(runtime, assignments.runners, secrets.token_urlsafe(32))
     await api.start(address)
+    page = await serve_metrics(settings.metrics_listen, api)
     report = NodeReport(
         id=node,
         description=description,
@@ -83,8 +86,25 @@ async def run_worker(settings: Settings, etcd: Etcd) -> None:
         for job in jobs:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
+        if page is not None:
+            await page.cleanup()
         await api.close()
         await runtime.close()
+
+
+async def serve_metrics(listen: str, api: WorkerApi) -> web.AppRunner | None:
+    """Serve the page for Prometheus. Raises SchedulerError: not HOST:PORT; OSError: it is taken."""
+    if not listen:
+        return None
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdigit():
+        raise SchedulerError(f"--metrics-listen {listen!r} is not HOST:PORT")
+    app = web.Application()
+    app.add_routes([web.get("/metrics", api.metrics)])
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+    return runner
 
 
 def labels(given: tuple[str, ...]) -> dict[str, str]:

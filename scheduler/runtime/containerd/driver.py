@@ -309,8 +309,10 @@ class ContainerdRuntime:
 
         def ended() -> bool:
             pod = self._pods.get(pod_id)
-            status = pod.statuses.get(container) if pod is not None else None
-            return status is None or status.state is ContainerState.EXITED
+            if pod is None:
+                return True
+            status = pod.statuses.get(container)
+            return status is not None and status.state is ContainerState.EXITED
 
         path = self._logs(pod_id) / f"{container}.log"
         return read(path, follow=follow, tail=tail, ended=ended)

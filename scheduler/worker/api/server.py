@@ -22,6 +22,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from scheduler.errors import NotFoundError, SchedulerError
+from scheduler.model.task import TaskState
 from scheduler.runtime.errors import RuntimeCallError
 from scheduler.runtime.protocol import ExecConfig, ExecProcess, Runtime
 from scheduler.worker.api.certificate import server_context
@@ -31,6 +32,7 @@ from scheduler.worker.pod_config import MAIN
 from scheduler.worker.runner import TaskRunner
 
 STREAMS = {"stdout": b"\x01", "stderr": b"\x02"}
+POD_INTERVAL = 0.05  # seconds between looks whether a task's pod is there
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -52,7 +54,7 @@ class WorkerApi:
                 web.get("/v1/tasks/{task}/stats", self._stats),
                 web.post("/v1/tasks/{task}/kill", self._kill),
                 web.get("/v1/tasks/{task}/exec", self._exec),
-                web.get("/metrics", self._metrics),
+                web.get("/metrics", self.metrics),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
@@ -91,14 +93,20 @@ class WorkerApi:
             raise NotFoundError(f"task {task} is not on this node")
         return task
 
+    def _has_pod(self, task: str) -> bool:
+        """Whether there is output to follow, or will be none."""
+        runner = self._runners.get(task)
+        return runner is None or runner.status.state >= TaskState.STARTING
+
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         task, query = self._task(request), request.query
         tail = int(query["tail"]) if "tail" in query else None
+        follow = query.get("follow") == "1"
+        while follow and not self._has_pod(task):  # noqa: ASYNC110 # a task seldom waits long
+            await asyncio.sleep(POD_INTERVAL)
         answer = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
         await answer.prepare(request)
-        lines = self._runtime.logs(
-            task, query.get("container", MAIN), follow=query.get("follow") == "1", tail=tail
-        )
+        lines = self._runtime.logs(task, query.get("container", MAIN), follow=follow, tail=tail)
         async for line in lines:
             data = base64.b64encode(line.data).decode()
             text = json.dumps({"time": line.time, "stream": line.stream, "data": data})
@@ -113,7 +121,8 @@ class WorkerApi:
         await self._runtime.kill(self._task(request), request.query.get("signal", "SIGKILL"))
         return web.Response(status=204)
 
-    async def _metrics(self, _request: web.Request) -> web.Response:
+    async def metrics(self, _request: web.Request) -> web.Response:
+        """The page for Prometheus."""
         body = await exposition(self._runtime, self._runners)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 

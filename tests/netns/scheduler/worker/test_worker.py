@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import urllib.request
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from scheduler.store import codec
 from scheduler.store.documents import Documents
 from scheduler.worker.api.client import WorkerClient
 from scheduler.worker.api.contact import WorkerContact, find_worker
+from tests.conftest import loopback
 from tests.netns.scheduler.runtime.process_node import DEADLINE, PLUGINS, install_network
 from tests.netns.scheduler.worker.worker_node import (
     KEYS,
@@ -266,9 +268,36 @@ def test_a_silent_worker_is_told_apart_and_stops_what_moved(
     go(story())
 
 
-def test_managers_read_output_figures_and_run_commands(directory: Path, etcd: EtcdServer) -> None:
+def test_output_can_be_followed_before_the_task_has_started(
+    directory: Path, etcd: EtcdServer
+) -> None:
     async def story() -> None:
         async with worker_node(directory, etcd) as worker:
+            await worker.assign("first", shell_spec("exit"))
+            await worker.reaches("first", TaskState.COMPLETE)
+            contact = await find_worker(worker.db, KEYS, NODE)
+            (directory / "bin/ptp").rename(directory / "bin/other")
+            slow = f"#!/bin/sh\nsleep 1\nexec {directory}/bin/other\n"
+            (directory / "bin/ptp").write_text(slow)
+            (directory / "bin/ptp").chmod(0o755)
+            await worker.assign("t1", shell_spec("echo one; sleep 1; echo two"))
+            async with WorkerClient(contact) as api, asyncio.timeout(DEADLINE):
+                while True:  # until the worker has heard of it
+                    try:
+                        lines = [line.data async for line in api.logs("t1", follow=True)]
+                        break
+                    except NotFoundError:
+                        await asyncio.sleep(0.01)
+            assert lines == [b"one\n", b"two\n"]
+
+    go(story())
+
+
+def test_managers_read_output_figures_and_run_commands(directory: Path, etcd: EtcdServer) -> None:
+    async def story() -> None:
+        address = loopback()
+        options = ("--metrics-listen", f"{address}:9000")
+        async with worker_node(directory, etcd, *options) as worker:
             await worker.assign("t1", shell_spec("echo out; echo err >&2; exec sleep 100000"))
             await worker.reaches("t1", TaskState.RUNNING)
             async with asyncio.timeout(DEADLINE):
@@ -294,6 +323,9 @@ def test_managers_read_output_figures_and_run_commands(directory: Path, etcd: Et
                     page = await answer.text()
                 assert 'flatmesh_scheduler_tasks{state="running"} 1.0' in page
                 assert "flatmesh_scheduler_task_rx_bytes_total{" in page
+                url = f"http://{address}:9000/metrics"
+                with await asyncio.to_thread(urllib.request.urlopen, url, timeout=60) as open_page:
+                    assert 'state="running"' in open_page.read().decode()
                 await api.kill("t1", "SIGKILL")
             assert (await worker.reaches("t1", TaskState.FAILED)).exit_code == 137
             wrong = WorkerContact(contact.url, "guess", contact.fingerprint)
