@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from etcd.client import Etcd
 from etcd.connect import connect
-from scheduler.manager.part import run_manager
+from scheduler.manager.role import run_by_role
 from scheduler.settings import Settings
 from scheduler.worker.part import run_worker
 
@@ -21,9 +21,7 @@ Part = Callable[[Settings, Etcd], Awaitable[None]]
 
 def parts(settings: Settings) -> dict[str, Part]:
     """What this process is to run, by name."""
-    chosen: dict[str, Part] = {}
-    if settings.manager:
-        chosen["manager"] = run_manager
+    chosen: dict[str, Part] = {"manager": run_by_role}
     if settings.worker:
         chosen["worker"] = run_worker
     return chosen

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 
 from etcd.client import Etcd, EtcdError
@@ -22,6 +23,8 @@ log = logging.getLogger("scheduler.manager")
 
 async def run_manager(settings: Settings, etcd: Etcd) -> None:
     """Be a manager until cancelled."""
+    # what is kept for 100,000 tasks is no garbage: looking for some in it stops everything
+    gc.set_threshold(50_000, 20, 100)
     keys, node = Keys(settings.etcd.prefix), node_id(settings)
     leadership = Leadership(etcd, keys, settings.network_prefix, settings.rebalance)
     registered = asyncio.create_task(_register(etcd, keys, node, api_address(settings)))

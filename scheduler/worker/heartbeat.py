@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from typing import Literal
 
 from etcd.client import Etcd, EtcdError
 from etcd.retry_pause import RetryPause
@@ -24,13 +25,17 @@ INTERVAL = 1.5  # seconds between two heartbeats
 
 
 async def keep_registered(
-    etcd: Etcd, keys: Keys, report: NodeReport, more: Mapping[str, bytes]
+    etcd: Etcd,
+    keys: Keys,
+    report: NodeReport,
+    more: Mapping[str, bytes],
+    role: Literal["worker", "manager"] = "worker",
 ) -> None:
     """Be registered until cancelled; `more` keys live and end with the node's report."""
     pause, said = RetryPause(), ""
     while True:
         try:
-            await _register(etcd, keys, report)
+            await _register(etcd, keys, report, role)
             lease = await etcd.grant(TTL)
             for key, value in more.items():
                 await etcd.put(key, value, lease=lease)
@@ -48,12 +53,15 @@ async def keep_registered(
             await pause.wait()
 
 
-async def _register(etcd: Etcd, keys: Keys, report: NodeReport) -> None:
+async def _register(
+    etcd: Etcd, keys: Keys, report: NodeReport, role: Literal["worker", "manager"]
+) -> None:
     """Make the node's record, where it has none."""
     key = keys.node(report.id)
     found, _ = await etcd.get(key)
     if found is None:
         now = timestamp()
         name = report.description.hostname
-        record = NodeRecord(id=report.id, spec=NodeSpec(name=name), created_at=now, updated_at=now)
+        spec = NodeSpec(name=name, role=role)
+        record = NodeRecord(id=report.id, spec=spec, created_at=now, updated_at=now)
         await etcd.put_if(key, codec.encode(record), mod_revision=0)

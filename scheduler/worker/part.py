@@ -73,7 +73,10 @@ async def run_worker(settings: Settings, etcd: Etcd) -> None:
     jobs = [
         asyncio.create_task(assignments.run(), name="assignments"),
         asyncio.create_task(
-            keep_registered(etcd, keys, report, {keys.worker(node): api.contact()}),
+            keep_registered(
+                *(etcd, keys, report, {keys.worker(node): api.contact()}),
+                role="manager" if settings.manager else "worker",
+            ),
             name="heartbeat",
         ),
     ]

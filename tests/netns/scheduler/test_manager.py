@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from bench.scheduler.workers import Behaviour, SimulatedWorkers
+from etcd.connect import EtcdSettings
 from lab.etcd_server import EtcdServer
+from scheduler.manager.role import run_by_role
 from scheduler.model.task import Task, TaskState
+from scheduler.settings import Settings
 from scheduler.store.documents import Documents
+from scheduler.store.view import ClusterView
 from tests.netns.etcd.running_client import client, run
 from tests.netns.scheduler.running_managers import (
     KEYS,
@@ -248,3 +253,36 @@ def test_the_leader_goes_on_after_etcd_was_away(etcd: EtcdServer) -> None:
                 assert not workers.stopped
 
     run(story())
+
+
+def test_a_node_is_promoted_and_demoted_at_run_time(etcd: EtcdServer) -> None:
+    async def story() -> None:
+        settings = Settings(EtcdSettings((etcd.client_url,), KEYS.prefix), node_id="n1")
+        async with (
+            client(etcd) as db,
+            client(etcd) as user,
+            SimulatedWorkers(user, KEYS, ["n1"]),
+            watched(user) as view,
+        ):
+            running = asyncio.create_task(run_by_role(settings, db))
+            documents, key = Documents(user, KEYS), KEYS.node("n1")
+            await until(lambda: "n1" in view.nodes, "the node is known")
+            for role, leader in (("manager", "n1"), ("worker", ""), ("manager", "n1")):
+                spec = view.nodes["n1"].spec.changed(role=role)
+                changed = view.nodes["n1"].changed(spec=spec)
+                at = await documents.replace(key, changed, view.version(key))
+                await until(partial(_leads, view, leader), f"{role} leads or not")
+                await until(partial(_is_seen, view, key, at), "the view has the role")
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await until(lambda: not view.leader, "it stops")
+
+    run(story())
+
+
+def _leads(view: ClusterView, leader: str) -> bool:
+    return view.leader == leader
+
+
+def _is_seen(view: ClusterView, key: str, version: int) -> bool:
+    return view.version(key) >= version
