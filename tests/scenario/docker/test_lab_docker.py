@@ -62,12 +62,18 @@ def test_one_command_shows_containers_that_reach_each_other(backend: str) -> Non
     assert not list(CGROUPS.glob(f"**/flatmesh-{name}-*"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(
+    scope="module",
+    params=[{"Type": "vxlan"}, {"Type": "ovs", "Tunnel": "gre", "Mesh": "flow"}],
+    ids=["vxlan", "ovs gre"],
+)
 def docker_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> object:
     from tests.scenario.conftest import running_lab
 
     directory = tmp_path_factory.mktemp("d")
-    with running_lab(request.config, directory, hosts=2, pods_per_host=1, docker=True) as lab:
+    with running_lab(
+        request.config, directory, hosts=2, pods_per_host=1, docker=True, backend=request.param
+    ) as lab:
         start(planned([(lab.docker(n), lab.subnet(n)) for n in lab.host_numbers]), "10.5.0.0/16")
         yield lab
 
@@ -131,6 +137,9 @@ def test_a_host_reboots(docker_lab: Lab, eventually: Eventually) -> None:
         shutil.rmtree(file) if file.is_dir() else file.unlink()
     (lab.host_dir(1) / "plugins/flatmesh.sock").unlink(missing_ok=True)
     hosts.make_host(lab.names, 1, lab.spec.underlay_mtu, ipv4=True, ipv6=False)
+    if lab.spec.backend["Type"] == "ovs":
+        shutil.rmtree(lab.ovs(1).directory)
+        lab.ovs(1).start()
     lab.start_daemon(1)
     lab.wait_ready(1)
     lab.docker(1).start()

@@ -73,11 +73,8 @@ class Podman:
             name,
             "--cgroup-parent",
             self.cgroup_parent,
-            "--network",
-            "pods",
-            "--oom-score-adj",
-            "0",
-            *options,
+            *(("--network", "pods") if "--network" not in options else ()),
+            *("--oom-score-adj", "0", *options),
             IMAGE,
         )
 
@@ -152,6 +149,29 @@ def test_a_second_network_comes_and_goes(
     podman("network", "disconnect", "pods2", "joined")
     assert {r[2] for r in podman.host.records()} == {"eth0"}
     podman.remove("joined")
+    gone(podman)
+
+
+@pytest.mark.skipif(
+    not Path("/usr/lib/cni/dnsname").exists() or shutil.which("dnsmasq") is None,
+    reason="needs golang-github-containernetworking-plugin-dnsname and dnsmasq-base",
+)
+def test_containers_find_each_other_by_name(
+    podmans: list[Podman], gone: Callable[[Podman], None]
+) -> None:
+    podman = podmans[0]
+    dnsname: dict[str, object] = {
+        "type": "dnsname",
+        "domainName": "dns.podman",
+        "capabilities": {"aliases": True},
+    }
+    podman.host.conflist("named", {"type": "flatmesh"}, {"type": "tuning"}, dnsname)
+    for name in ("first", "second"):
+        podman.run(name, "--network", "named")
+    assert podman.networks("second").keys() == {"named"}
+    for target in ("second", "second.dns.podman"):
+        podman("exec", "first", "/bin/ping", "-c", "1", "-W", "20", target)
+    podman.remove("first", "second")
     gone(podman)
 
 
