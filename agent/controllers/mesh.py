@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from agent.controller import Change, Dirty, Report
+from agent.controllers.services import MANY_ELEMENTS
 from agent.inputs import HostInputs, ReconcileInputs
 from agent.kernel_applier import KernelChange, StateApplier
 from agent.services.ingress_support import obstacle
@@ -68,6 +69,8 @@ class MeshController:
         judged, parts = self._judged, self._parts
         if not judged.known:
             return None
+        if parts is not None and parts.host == inputs.host and _only_resync(dirty, parts):
+            dirty = Dirty()
         whole = dirty.whole or bool(dirty.keys) or judged.whole
         if whole or parts is None or parts.host != inputs.host:
             judged.take()
@@ -117,6 +120,13 @@ class MeshController:
     def cleanup(self) -> list[str]:
         """Remove the device, the tables, the rules and the routes."""
         return self._applier.cleanup(log.info)
+
+
+def _only_resync(dirty: Dirty, parts: MeshParts) -> bool:
+    """Whether nothing has happened, and reading all elements back would take seconds."""
+    if dirty.reasons != ["resync"]:
+        return False
+    return sum(len(one) for one in parts.ingress.parts.values()) > MANY_ELEMENTS
 
 
 def _parts(inputs: ReconcileInputs) -> MeshParts | None:

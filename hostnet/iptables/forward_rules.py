@@ -8,7 +8,8 @@ many administrators. So the accepts are put into that chain itself, as flanneld 
 (--iptables-forward-rules).
 
     FORWARD             ..., -j FLATMESH-FORWARD, what drops or rejects all the rest
-    FLATMESH-FORWARD    -s NETWORK -j ACCEPT, -d NETWORK -j ACCEPT
+    FLATMESH-FORWARD    -s NETWORK -j ACCEPT, -d NETWORK -j ACCEPT, and what comes by the ingress
+                        tunnel: replies of services to clients of this host
 
 The jump stands last, or before the first rule that drops or rejects everything (the end of ufw's
 rules, and of many hand-written ones). Before that the rules of others keep their effect: network
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 
 from hostnet.iptables.filter_table import FORWARD, FilterTable
+from hostnet.ownership import MESH_DEVICE
 
 CHAIN = "FLATMESH-FORWARD"
 COMMENT = "-m comment --comment flatmesh"
@@ -36,9 +38,8 @@ Network = IPv4Network | IPv6Network
 
 def wanted(networks: Sequence[Network]) -> tuple[str, ...]:
     """The rules of our chain, in iptables-save's form."""
-    return tuple(
-        f"{flag} {network} {COMMENT} -j ACCEPT" for network in networks for flag in ("-s", "-d")
-    )
+    matches = [f"{flag} {network}" for network in networks for flag in ("-s", "-d")]
+    return tuple(f"{one} {COMMENT} -j ACCEPT" for one in (*matches, f"-i {MESH_DEVICE}"))
 
 
 def changes(table: FilterTable | None, networks: Sequence[Network]) -> list[str]:

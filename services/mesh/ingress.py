@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -83,6 +84,8 @@ class IngressElements:
     """By service."""
     published: set[str] = field(default_factory=set)
     """Services with published ports and endpoints: their packets may come from any member."""
+    uses: Counter[NftSet] = field(default_factory=Counter)
+    """How many services have elements in a map."""
 
     def update(
         self, allowed: Mapping[str, Service], changed: Mapping[str, ServedService | None]
@@ -100,6 +103,8 @@ class IngressElements:
                 new = frozenset(elements_of(allowed[name], served, self.places, self.own))
                 if new:
                     self.parts[name] = new
+            self.uses.subtract({one.set for one in old})
+            self.uses.update({one.set for one in new})
             gone |= old - new
             come |= new - old
         return gone - come, come - gone
@@ -110,4 +115,4 @@ class IngressElements:
 
     def maps(self) -> frozenset[NftSet]:
         """The maps in use."""
-        return frozenset(one.set for part in self.parts.values() for one in part) - {PUBLISHED}
+        return frozenset(one for one, count in self.uses.items() if count > 0) - {PUBLISHED}

@@ -76,6 +76,7 @@ def test_a_forward_chain_that_drops_lets_pods_through(
     assert [line.split()[2:4] for line in accepts] == [
         ["-s", "10.5.0.0/16"],
         ["-d", "10.5.0.0/16"],
+        ["-i", "flatmesh-in"],
     ]
 
 

@@ -169,6 +169,21 @@ def test_what_others_change_is_put_right(
     kept(served, eventually)
 
 
+def test_a_firewall_that_drops_what_is_forwarded_lets_replies_through(
+    served: ServiceLab, on: Callable[..., str], eventually: Eventually
+) -> None:
+    """Docker sets this policy, and the host that clients ask forwards what is no pod's."""
+    for command in ("iptables -P FORWARD DROP", "ip6tables -P FORWARD DROP"):
+        on(served.netns("h2"), command)
+    eventually(
+        lambda: "flatmesh-in" in on(served.netns("h2"), "ip6tables-save -t filter"),
+        "the rules are there",
+    )
+    kept(served, eventually)
+    for command in ("iptables -P FORWARD ACCEPT", "ip6tables -P FORWARD ACCEPT"):
+        on(served.netns("h2"), command)
+
+
 def test_cleanup_leaves_no_trace(served: ServiceLab, on: Callable[..., str]) -> None:
     host = served.netns("h3")
     assert "flatmesh-in" in on(host, "ip link")
