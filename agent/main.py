@@ -39,6 +39,7 @@ from agent.loop import HostController
 from agent.pod_server import serve_pods
 from agent.preflight import LOCK_FILE, make_directory
 from agent.services.feed import start_following
+from agent.services.vips import start_holding
 from agent.settings import (
     AddressType,
     AnyAddressType,
@@ -327,6 +328,7 @@ def host_controller(
     )
     resources.feed.on_change = lambda: host.changed(Change.SERVICES, ["services changed"])
     start_following(settings.etcd, resources.feed, stack)
+    start_holding(settings.etcd, resources.vips, stack)
     return host
 
 

@@ -34,6 +34,7 @@ from cli.etcd_commands import config_group
 from cli.lease_commands import lease_group
 from cli.service_commands import endpoint_group, service_group
 from cli.status.commands import peers, pods, status
+from cli.vip_commands import vip_group
 from cli.wireguard_commands import wireguard_group
 
 
@@ -88,6 +89,7 @@ cli.add_command(config_group)
 cli.add_command(lease_group)
 cli.add_command(service_group)
 cli.add_command(endpoint_group)
+cli.add_command(vip_group)
 cli.add_command(wireguard_group)
 for _command in (status, pods, peers, check):
     cli.add_command(_command)

@@ -22,6 +22,7 @@ from hostnet.netlink.address_messages import (
     RT_SCOPE_UNIVERSE,
     ActualAddress,
 )
+from hostnet.netlink.floating_address import FLOATING
 from hostnet.netns import NetnsRef
 from hostnet.underlay import Underlay
 
@@ -94,6 +95,7 @@ def _detect(
 def _global_addresses(found: list[ActualAddress]) -> dict[str, list[Interface]]:
     """By device, primary ones first, each in the kernel's order."""
     usable = [a for a in found if a.scope == RT_SCOPE_UNIVERSE and not a.flags & IFA_F_TENTATIVE]
+    usable = [a for a in usable if a.protocol != FLOATING]
     usable.sort(key=lambda a: bool(a.flags & IFA_F_SECONDARY))
     held: dict[str, list[Interface]] = {}
     for one in usable:

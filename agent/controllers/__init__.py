@@ -27,6 +27,7 @@ from agent.controllers.pod_wiring import PodWiringController
 from agent.controllers.publish import PublishController
 from agent.controllers.ready import ReadyController
 from agent.controllers.services import ServicesController
+from agent.controllers.vips import VipsController
 from agent.data_plane_owner import DataPlaneOwner
 from agent.etcd_addresses import EtcdAddresses
 from agent.kernel_applier import KernelApplier
@@ -41,6 +42,7 @@ from hostnet.kinds.foreign.pod_links import PodLinkWatch
 from hostnet.nft.watch import NftWatch
 from hostnet.ownership import ENCRYPTION, FORWARDING, MESH, OVERLAY, SERVICES
 from ovs_mesh.userspace import concerns_redirect
+from services.vip.holder import VipHolder
 
 
 @dataclass(slots=True)
@@ -60,6 +62,7 @@ class Resources:
     mesh: KernelApplier
     etcd: EtcdAddresses
     feed: ServiceFeed
+    vips: VipHolder
     judged: JudgedServices = field(default_factory=JudgedServices)
     data_plane: DataPlaneOwner = field(default_factory=DataPlaneOwner)
     checks: list[Callable[[], str | None]] = field(default_factory=list)
@@ -93,9 +96,10 @@ def open_resources(
     mesh.monitor.ignore(overlay.port, forwarding.port)
     etcd = EtcdAddresses(settings.etcd.endpoints if settings.etcd is not None else ())
     watches = forward_chains, pod_guard, redirect, pod_links, pod_tables
-    feed = ServiceFeed(settings.etcd.prefix if settings.etcd is not None else "")
+    prefix = settings.etcd.prefix if settings.etcd is not None else ""
+    feed, vips = ServiceFeed(prefix), VipHolder(prefix)
     return Resources(
-        settings, overlay, forwarding, *watches, encryption, services, mesh, etcd, feed
+        settings, overlay, forwarding, *watches, encryption, services, mesh, etcd, feed, vips
     )
 
 
@@ -161,6 +165,7 @@ CONTROLLERS: dict[str, Factory] = {
         resources.judged,
     ),
     "mesh": lambda resources: MeshController(resources.mesh, resources.judged),
+    "vips": lambda resources: VipsController(resources.settings, resources.vips),
     "names": lambda resources: NamesController(resources.settings, resources.feed),
     "pod guard": _pod_guard,
     "pod wiring": _pod_wiring,

@@ -22,6 +22,7 @@ from hostnet.netlink.address_messages import (
     put_addresses,
 )
 from hostnet.netlink.buffers import Part
+from hostnet.netlink.floating_address import FLOATING
 from hostnet.netlink.socket import (
     NetlinkSocket,
     RequestBatch,
@@ -99,7 +100,11 @@ class AddressWatcher:
         """Addresses that are not link-local (the kernel's own), on devices that aren't pods'."""
         found = parse_address(part, {})
         link = view.links.get(found.ifindex)
-        if found.scope == RT_SCOPE_LINK or (link is not None and is_of_a_pod(link)):
+        if (
+            found.scope == RT_SCOPE_LINK
+            or found.protocol == FLOATING
+            or (link is not None and is_of_a_pod(link))
+        ):
             return None
         key = (found.ifindex, found.address.address)
         if message == RTM_NEWADDR and key in self._there:

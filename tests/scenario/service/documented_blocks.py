@@ -64,6 +64,10 @@ RUNTIMES = "it changes this machine's packages and runtime; tests/spec/runtimes 
 DOCKER = "it needs a dockerd and an image; tests of the Docker plugin make the calls"
 NOT_RUN = {
     (
+        "docs/services/vip.md",
+        "flatmesh vip set web --address 192.168.64.100 --host 192.168.64.11 --host 192.168.64.12",
+    ): "needs several hosts: tests/scenario/services/vip",
+    (
         "docs/docker.md",
         "echo FLATMESH_DOCKER_PLUGIN=/run/docker/plugins/flatmesh.sock >> /etc/default/flatmeshd",
     ): DOCKER,
