@@ -32,7 +32,7 @@ from scheduler.runtime.containerd.pods import CriPod, CriPods
 from scheduler.runtime.containerd.rotation import rotate
 from scheduler.runtime.errors import PodNotFoundError, RuntimeCallError
 from scheduler.runtime.log_reader import read
-from scheduler.runtime.process.cgroup import Cgroups
+from scheduler.runtime.process.cgroup import Cgroups, remove_everywhere
 from scheduler.runtime.process.exec_process import NamespaceExec
 from scheduler.runtime.process.interfaces import interface_stats
 from scheduler.runtime.process.supervised import signal_number
@@ -87,6 +87,8 @@ class ContainerdRuntime:
             job.cancel()
         await asyncio.gather(*self._jobs, return_exceptions=True)
         await self._cri.close()
+        if not self._pods:
+            await asyncio.to_thread(remove_everywhere, f"{CGROUP}/{self.node_id}")
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         job = asyncio.create_task(work)
@@ -249,6 +251,7 @@ class ContainerdRuntime:
 
     def _remove_files(self, pod_id: str, keep_logs: bool) -> None:
         self.cgroups.remove(self._cgroup(pod_id))
+        remove_everywhere(self._cgroup(pod_id))
         shutil.rmtree(self._files(pod_id), ignore_errors=True)
         if not keep_logs:
             shutil.rmtree(self._logs(pod_id), ignore_errors=True)

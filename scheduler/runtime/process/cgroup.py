@@ -159,6 +159,14 @@ class Cgroups:
         )
 
 
+def remove_everywhere(name: str, root: Path = ROOT) -> None:
+    """Remove an empty cgroup of every controller: runc makes one of each, and leaves parents."""
+    for top in (root / name, *root.glob(f"*/{name}")):
+        for path, _, _ in os.walk(top, topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(path)  # noqa: PTH106
+
+
 def settings(controller: str, limits: Limits) -> list[tuple[str, str]]:
     """Files of a new cgroup, and what to write into them."""
     quota = max(1000, limits.nano_cpus * PERIOD // 10**9)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import time
@@ -161,7 +160,4 @@ def containerd_node(directory: Path, image: Path) -> Iterator[ContainerdNode]:
         yield node
     finally:
         node.close()
-        with contextlib.suppress(OSError):
-            for path in Path("/sys/fs/cgroup").glob(f"*/flatmesh-scheduler/{NODE}"):
-                os.rmdir(path)  # noqa: PTH106
         shutil.rmtree(directory, ignore_errors=True)

@@ -27,6 +27,7 @@ from scheduler.runtime.protocol import (
 )
 from tests.netns.scheduler.containerd.containerd_node import (
     DEADLINE,
+    NODE,
     ContainerdNode,
     containerd_node,
 )
@@ -114,8 +115,13 @@ def test_a_container_gets_what_the_spec_says(node: ContainerdNode) -> None:
             await runtime.collect_garbage([])
             assert await output(runtime, "p1") == ""
         assert "containerd" in await _version(node)
+        assert cgroups() == []
 
     go(story())
+
+
+def cgroups() -> list[Path]:
+    return list(Path("/sys/fs/cgroup").glob(f"**/flatmesh-scheduler/{NODE}"))
 
 
 async def _version(node: ContainerdNode) -> str:
