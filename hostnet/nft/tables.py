@@ -26,13 +26,14 @@ import functools
 import os
 import re
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from base.errors import FlatmeshError
 from hostnet.kinds.link_messages import add_link, settings
-from hostnet.netlink.socket import NetlinkSocket
+from hostnet.netlink.socket import NetlinkError, NetlinkSocket
 from hostnet.netns import NetnsRef, run_in, run_in_new
+from hostnet.nft.names import names_in_table, table_names
 
 LIBRARY = "libnftables.so.1"
 DESCRIPTORS = 8
@@ -91,21 +92,23 @@ def replace_table(
     """
 
     def replace() -> None:
-        there = keep and f"table {family} {name}" in _run("list tables\n").splitlines()
-        listing = _run(f"list table {family} {name}\n", terse=True) if there else ""
-        _run(_replacement(family, name, body, listing, keep))
+        there = names_in_table(family, name) if keep else []
+        _run(_replacement(family, name, body, there, keep))
 
     run_in(netns, replace)
 
 
 def _replacement(
-    family: str, name: str, body: str, listing: str = "", keep: Collection[str] = ()
+    family: str,
+    name: str,
+    body: str,
+    found: Sequence[tuple[str, str]] = (),
+    keep: Collection[str] = (),
 ) -> str:
-    """Commands that take out all but the kept sets of a listing, and put in the body."""
+    """Commands that take out all but the kept sets of what was found, and put in the body."""
     table = f"{family} {name}"
     commands = [f"add table {table}"]
-    if listing:
-        found = _BLOCK.findall(listing)
+    if found:
         commands.append(f"flush table {table}")  # rules first: chains jump to chains
         commands += [f"delete chain {table} {one}" for kind, one in found if kind == "chain"]
         commands += [
@@ -158,8 +161,11 @@ def delete_table(family: str, name: str, netns: NetnsRef | None = None) -> None:
 
 def list_tables(netns: NetnsRef | None = None) -> set[tuple[str, str]]:
     """Family and name of all tables. Raises NftError."""
-    words = (line.split() for line in run("list tables\n", netns).splitlines())
-    return {(w[1], w[2]) for w in words if len(w) == 3}
+    _library()
+    try:
+        return run_in(netns, table_names)
+    except NetlinkError as error:
+        raise NftError(str(error)) from None
 
 
 def list_table(family: str, name: str, netns: NetnsRef | None = None) -> str | None:
@@ -203,8 +209,9 @@ def normal_form(family: str, name: str, body: str, sets: tuple[str, ...] = ()) -
         _make_devices(set(_DEVICE.findall(body)))
         _run(f"add table {family} {name}\n" + "".join(f"{one}\n" for one in sets))
         listing = _run(f"list table {family} {name}\n") if sets else ""
-        kept = {one for kind, one in _BLOCK.findall(listing) if kind in ("set", "map")}
-        _run(_replacement(family, name, body, listing, kept))
+        found = _BLOCK.findall(listing)
+        kept = {one for kind, one in found if kind in ("set", "map")}
+        _run(_replacement(family, name, body, found, kept))
         return _body(_run(f"list table {family} {name}\n"))
 
     try:
