@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from etcd.client import Etcd
 from scheduler.manager.changes import Change, Create, Forget, Plan, Rewrite, Stop
 from scheduler.manager.grants import Grants
 from scheduler.manager.network.documents import drain_seconds
 from scheduler.manager.network.publisher import Publisher
-from scheduler.manager.network.view import NetworkView
 from scheduler.manager.plan_service import Nodes, plan_removed, plan_service
 from scheduler.manager.slots import Context
 from scheduler.manager.tracker import Tracker
@@ -34,7 +31,6 @@ from scheduler.placement.filters import CONSTRAINTS, refused_for_its_tasks, refu
 from scheduler.placement.place import place
 from scheduler.store import codec
 from scheduler.store.documents import new_id, timestamp
-from scheduler.store.follow import follow
 from scheduler.store.keys import Keys
 from scheduler.store.view import ClusterView
 
@@ -241,8 +237,22 @@ class Leader:
             case Rewrite(service):
                 key = self.keys.service(service.id)
                 version = self.view.version(key)
-                return [Write({key: codec.encode(service)}, unchanged={key: version})]
+                changed = Write({key: codec.encode(service)}, unchanged={key: version})
+                return [changed, *self._unused_specs(service)]
         return []
+
+    def _unused_specs(self, service: Service) -> list[Write]:
+        """Templates that no task has any more go, once an update is completed."""
+        status = service.update_status
+        if status is None or not status.state.endswith("completed"):
+            return []
+        used = {task.spec_version for task in self.view.tasks_of(service.id).values()}
+        used |= {service.spec_version, service.previous_spec_version}
+        return [
+            Write(delete=(self.keys.spec(service.id, number),))
+            for of, number in self.view.specs
+            if of == service.id and number not in used and number < max(used)
+        ]
 
     def _stop(self, task: Task, reason: str, desired: TaskState, *, at_once: bool) -> list[Write]:
         if not task.node:
@@ -316,82 +326,3 @@ class Leader:
             for task in tasks
             if not task.version or task.reason != reason
         ]
-
-
-@dataclass(frozen=True, slots=True)
-class Leadership:
-    """What is the same for all terms of a manager."""
-
-    etcd: Etcd
-    keys: Keys
-    network_prefix: str
-    rebalance: bool = False
-    history: int = 5
-
-    async def lead(self, revision: int) -> None:
-        """Lead from this revision of the leader key on. Raises NotLeadingError, EtcdError."""
-        view, network = ClusterView(self.keys), NetworkView(self.network_prefix)
-        tracker = Tracker(view)
-        grants = Grants(view, tracker.table)
-        view.listeners += [tracker.changed, grants.changed]
-        leader_key = self.keys.leader
-        leader = Leader(
-            Writer(self.etcd, leader_key, revision, view.wrote),
-            tracker,
-            self.keys,
-            Publisher(network, tracker),
-            Writer(self.etcd, leader_key, revision, network.wrote),
-            grants,
-            self.rebalance,
-            self.history,
-        )
-        complete = asyncio.Event()
-
-        async def look() -> None:
-            async for batch in follow(self.etcd, self.keys.everything):
-                async with leader.quiet:
-                    for _ in view.take_steps(batch):
-                        await asyncio.sleep(0)
-                if batch.complete:
-                    complete.set()
-                leader.woken.set()
-
-        async def look_at_network() -> None:
-            async for batch in follow(self.etcd, f"{self.network_prefix}/"):
-                network.take(batch)
-                if batch.complete or network.changed_services:
-                    leader.woken.set()
-
-        async def reconcile() -> None:
-            await complete.wait()
-            for node in view.nodes:  # a node without a key at all makes no event
-                if node not in view.reports:
-                    tracker.silent.setdefault(node, time.monotonic())
-            for service in view.services:
-                tracker.mark(service, None)
-            gc.collect()
-            gc.freeze()  # a full collection of 100,000 tasks would stop everything for a second
-            log.info(
-                "leading: %d services, %d tasks, %d nodes",
-                *(len(view.services), len(view.tasks), len(view.nodes)),
-            )
-            await leader.run()
-
-        try:
-            await first_of(look(), look_at_network(), reconcile())
-        finally:
-            gc.unfreeze()
-            view.listeners.clear()
-
-
-async def first_of(*works: Coroutine[None, None, None]) -> None:
-    """Run them until one ends, and cancel the others. Raises what that one raised."""
-    tasks = [asyncio.create_task(work) for work in works]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -12,7 +12,7 @@ from etcd.client import Etcd, EtcdError
 from etcd.retry_pause import RetryPause
 from scheduler.identity import node_id
 from scheduler.manager.election import campaign
-from scheduler.manager.leader import Leadership
+from scheduler.manager.term import Leadership
 from scheduler.settings import Settings
 from scheduler.store.keys import Keys
 

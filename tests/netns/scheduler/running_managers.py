@@ -12,7 +12,7 @@ from typing import Any
 from bench.scheduler.workers import SimulatedWorkers
 from etcd.client import Etcd
 from scheduler.manager.election import campaign
-from scheduler.manager.leader import Leadership
+from scheduler.manager.term import Leadership
 from scheduler.model.base import parse
 from scheduler.model.service import Service, ServiceSpec
 from scheduler.store.documents import Documents

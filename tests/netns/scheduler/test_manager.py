@@ -88,6 +88,8 @@ def test_create_scale_update_rollback_remove(etcd: EtcdServer) -> None:
                     return status is not None and status.state == "rollback_completed"
 
                 await until(rolled_back, "it is rolled back")
+                numbers = {number for of, number in view.specs if of == web.id}
+                assert numbers >= {2, 3}, "the current template and the one before it stay"
                 await until(lambda: len(workers.running) == 3, "3 tasks run")
                 assert {task.spec_version for task in workers.running.values()} == {2}
 
