@@ -15,9 +15,12 @@ that is nearly a known key.
 
 from __future__ import annotations
 
+import functools
 import json
+import re
+import socket
 from collections.abc import Mapping
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
 
 from base.fields import Fields
@@ -112,6 +115,9 @@ def format_service(service: Service) -> bytes:
 
 def parse_endpoint(service: str, endpoint_id: str, value: bytes) -> Endpoint:
     """Read an endpoint's value. Raises ServiceError."""
+    plain = _PLAIN_ENDPOINT.fullmatch(value)
+    if plain is not None and (found := _plain_endpoint(service, endpoint_id, plain)) is not None:
+        return found
     fields = _fields(value, f"endpoint {service}/{endpoint_id}: ")
     fields.refuse_misspelt(ENDPOINT_KEYS)
     addresses = _addresses(fields, "Address", "AddressV6")
@@ -129,6 +135,40 @@ def parse_endpoint(service: str, endpoint_id: str, value: bytes) -> Endpoint:
         fields.choice("State", ("ready", "draining"), "ready") == "draining",
         fields.number("Weight", 1, minimum=1, maximum=MAX_WEIGHT),
     )
+
+
+_PLAIN_ENDPOINT = re.compile(
+    rb'\{"Address":"([0-9.]{7,15})"(?:,"Host":"([0-9a-f.:]{2,39})")?,"State":"(ready|draining)"\}'
+)
+"""What `format_endpoint` writes for most endpoints."""
+
+
+def _plain_endpoint(service: str, endpoint_id: str, match: re.Match[bytes]) -> Endpoint | None:
+    """The same endpoint as by reading field by field, in a tenth of the time; None: read it so.
+
+    A host reads all endpoints at its start, and there may be 100,000.
+    """
+    address, host, state = match.groups()
+    try:
+        packed = socket.inet_pton(socket.AF_INET, address.decode())
+        found = _usable_host(host.decode()) if host else ""
+    except (OSError, ValueError):
+        return None
+    first = packed[0]
+    if first in (0, 127) or first >= 224 or packed[:2] == b"\xa9\xfe":
+        return None
+    return Endpoint(
+        service, endpoint_id, (IPv4Address(packed),), {}, found, draining=state == b"draining"
+    )
+
+
+@functools.lru_cache(maxsize=8192)
+def _usable_host(text: str) -> str:
+    """A host's address; many endpoints have the same. Raises ValueError."""
+    address = ip_address(text)
+    if not _reachable(address):
+        raise ValueError(text)
+    return str(address)
 
 
 def format_endpoint(endpoint: Endpoint) -> bytes:
@@ -202,10 +242,14 @@ def _address(fields: Fields, name: str, text: str) -> IPAddress:
         address = ip_address(text)
     except ValueError:
         raise fields.problem(name, "an address") from None
-    special = address.is_multicast or address.is_loopback or address.is_unspecified
-    if special or address.is_link_local or getattr(address, "ipv4_mapped", None):
+    if not _reachable(address):
         raise fields.problem(name, "an address that another host can send to")
     return address
+
+
+def _reachable(address: IPAddress) -> bool:
+    special = address.is_multicast or address.is_loopback or address.is_unspecified
+    return not (special or address.is_link_local or getattr(address, "ipv4_mapped", None))
 
 
 def _sources(fields: Fields) -> tuple[IPNetwork, ...]:

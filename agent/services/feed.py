@@ -23,6 +23,7 @@ BALANCER, NAMES = "balancer", "names"
 READERS = (BALANCER, NAMES)
 """Who takes the changes, each all of them."""
 RETRY_INTERVAL = 2.0  # seconds until a fault of the program is tried again
+MANY_KEYS = 1000
 
 log = logging.getLogger("agent.services")
 
@@ -70,14 +71,20 @@ class ServiceFeed:
         while True:
             try:
                 async for changes in follow(etcd, prefix):
-                    self._take_in(changes, prefix, take)
+                    if len(changes.keys) > MANY_KEYS:  # seconds that the loop has better use for
+                        told = await asyncio.to_thread(self._take_in, changes, prefix, take)
+                    else:
+                        told = self._take_in(changes, prefix, take)
+                    if told:
+                        self.on_change()
             except Exception:  # a fault of this part must not stop the daemon
                 log.exception("following %s", prefix)
                 await asyncio.sleep(RETRY_INTERVAL)
 
     def _take_in(
         self, changes: KeyChanges, prefix: str, take: Callable[[KeyChanges], set[str]]
-    ) -> None:
+    ) -> bool:
+        """Take in what has changed; says whether the readers have to be told."""
         with self._lock:
             before = dict(self._known.refused)
             changed = take(changes)
@@ -89,8 +96,7 @@ class ServiceFeed:
         for key, why in refused.items():
             if before.get(key) != why:
                 log.warning("%s is not served: %s", key, why)
-        if changed or first or refused != before:
-            self.on_change()
+        return bool(changed) or first or refused != before
 
     def take(self, reader: str, *, whole: bool) -> TakenServices | None:
         """What has changed since this reader's last call, or everything.

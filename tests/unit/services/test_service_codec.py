@@ -162,3 +162,24 @@ def test_a_service_keeps_its_address_unless_the_network_changed() -> None:
         with_addresses(WEB, None, [], ())
     with pytest.raises(ServiceError, match=r"not within ServiceNetwork 10\.97\.0\.0/16"):
         with_addresses(WEB, None, [ip_network("10.97.0.0/16"), networks[1]], ())
+
+
+@pytest.mark.parametrize("host", ["", "192.168.64.11", "fd00:1::11", "FD00:1::B", "127.0.0.1", "x"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("10.5.1.2", "0.0.0.0", "0.1.2.3", "127.0.0.1", "169.254.1.1", "224.0.0.1", "240.0.0.1"),
+        *("255.255.255.255", "10.5.1.02", "10.5.1", "1.2.3.4.5", "256.1.1.1"),
+    ],
+)
+def test_an_endpoint_is_the_same_however_it_is_read(address: str, host: str) -> None:
+    fields = {"Address": address, **({"Host": host} if host else {}), "State": "ready"}
+    plain = json.dumps(fields, separators=(",", ":")).encode()
+
+    def read(value: bytes) -> object:
+        try:
+            return parse_endpoint("web", "a", value)
+        except ServiceError as error:
+            return str(error)
+
+    assert read(plain) == read(plain + b" ")  # which is read field by field
