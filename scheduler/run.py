@@ -12,6 +12,9 @@ from collections.abc import Awaitable, Callable
 
 from etcd.client import Etcd
 from etcd.connect import connect
+from scheduler.front.part import run_front
+from scheduler.manager.leader import first_of
+from scheduler.manager.part import run_manager
 from scheduler.manager.role import run_by_role
 from scheduler.settings import Settings
 from scheduler.worker.part import run_worker
@@ -21,7 +24,7 @@ Part = Callable[[Settings, Etcd], Awaitable[None]]
 
 def parts(settings: Settings) -> dict[str, Part]:
     """What this process is to run, by name."""
-    chosen: dict[str, Part] = {"manager": run_by_role}
+    chosen: dict[str, Part] = {"manager": _manage_by_role}
     if settings.worker:
         chosen["worker"] = run_worker
     return chosen
@@ -44,6 +47,15 @@ async def run_parts(settings: Settings, stop: asyncio.Event) -> None:
         for result in results:
             if isinstance(result, Exception):
                 raise result
+
+
+async def _manage_by_role(settings: Settings, etcd: Etcd) -> None:
+    await run_by_role(settings, etcd, _manage)
+
+
+async def _manage(settings: Settings, etcd: Etcd) -> None:
+    """A manager, and Docker's API: every manager serves it."""
+    await first_of(run_manager(settings, etcd), run_front(settings, etcd))
 
 
 async def _run(part: Part, settings: Settings, etcd: Etcd) -> None:

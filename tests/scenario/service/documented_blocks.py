@@ -85,6 +85,10 @@ NOT_RUN = {
         ),
     ): "tests/netns/scheduler runs managers, with addresses of their own",
     (
+        "docs/scheduler/api.md",
+        "export DOCKER_HOST=unix:///run/flatmesh-scheduler/docker.sock",
+    ): "tests/netns/scheduler/front does, with a socket of its own",
+    (
         "docs/scheduler/README.md",
         "python -m bench.scheduler placement",
     ): "takes minutes; tests/netns/scheduler uses its parts",
