@@ -27,6 +27,7 @@ from lab.hosts import LabError, Names
 from lab.matrix import MatrixEndpoint, PairResult, measure
 from lab.ovs_server import OvsServer
 from lab.runtime import PodInterface, Runtime
+from lab.scheduler.host import in_schedulers, remove_task_cgroups
 from lab.spec import LabPod, LabSpec
 
 PROGRESS_INTERVAL = 1.5  # seconds between two lines about a step that lasts
@@ -376,13 +377,14 @@ class Lab:
         names = self.names.present()
         # twice: a daemon may have started a process while it was being ended
         for _ in range(2):
-            found = processes.in_namespaces(names)
+            found = processes.in_namespaces(names) | in_schedulers(self.directory)
             if found:
                 self.report(f"ending {len(found)} processes")
             processes.stop(found)
         for done in self._told_of_each("network namespaces are removed", range(len(names))):
             hosts.remove(names[done])
         remove_cgroups(self.spec.name)
+        remove_task_cgroups(self.spec.name)
         self.files.remove()
 
 

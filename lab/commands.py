@@ -28,6 +28,7 @@ from lab.docker.report import show_containers
 from lab.files import DIRECTORY, lab_names
 from lab.listings import HOSTS, LABS, PAIRS, SECTIONS, STATUS, HostRow, host_rows, lab_rows
 from lab.matrix_report import lab_families, measure_family, show_matrix
+from lab.scheduler.cluster import start_schedulers
 from lab.spec import LabSpec
 
 console = Console(highlight=False)
@@ -92,6 +93,7 @@ def lab_group() -> None:
     help="MTU of the underlay, bytes.",
 )
 @click.option("--docker", is_flag=True, help="Also dockerd and a container on each host.")
+@click.option("--scheduler", is_flag=True, help="Also flatmesh-scheduler on each host.")
 def up(
     name: str,
     directory: Path,
@@ -105,6 +107,7 @@ def up(
     ipv6_only: bool,
     mtu: int,
     docker: bool,
+    scheduler: bool,
 ) -> None:
     """Make a cluster, then show that every pod reaches every pod without NAT."""
     require_root()
@@ -119,11 +122,14 @@ def up(
         ipv6=ipv6 or ipv6_only,
         underlay_mtu=mtu,
         docker=docker,
+        scheduler=scheduler,
     )
     if docker:
         require_docker()
         if ipv6_only:
             raise click.UsageError("--docker needs IPv4: Docker has no networks without it")
+    if docker and scheduler:
+        raise click.UsageError("--docker and --scheduler: one of them; both serve Docker's API")
     check_config(parse_config(json.dumps(spec.cluster_config())))
 
     def report(step: str) -> None:
@@ -137,6 +143,7 @@ def up(
         if docker:
             containers = planned([(lab.docker(n), lab.subnet(n)) for n in lab.host_numbers])
             start(containers, spec.network, report)
+        managers = start_schedulers(lab, report) if scheduler else []
     except KeyboardInterrupt:
         left = f"what was made stays; remove it with: flatmesh lab down{option}"
         click.echo(f"flatmesh: interrupted; {left}", err=True)
@@ -151,6 +158,7 @@ def up(
     report("done")
     look = [f"flatmesh lab exec{option} h1-p1 ip route"]
     look += [f"docker -H unix://{one.docker.socket} ps" for one in containers[:1]]
+    look += [f"docker -H unix://{one.socket} node ls" for one in managers[:1]]
     console.print("\nLook around:  " + "\n              ".join(look), soft_wrap=True)
     console.print(f"Take it down: flatmesh lab down{option}")
     if not good:

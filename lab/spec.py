@@ -32,6 +32,8 @@ class LabSpec:
     ip_masq: bool = True
     docker: bool = False
     """Run dockerd on each host."""
+    scheduler: bool = False
+    """Its services have virtual addresses."""
     python: str = field(default_factory=lambda: sys.executable)
     """The interpreter of daemons, plugins and commands; flatmesh is installed there."""
 
@@ -46,6 +48,9 @@ class LabSpec:
             config["EnableIPv4"] = False
         if self.ipv6:
             config |= {"EnableIPv6": True, "IPv6Network": self.ipv6_network}
+        if self.scheduler:
+            config |= {"ServiceNetwork": "10.96.0.0/16"} if self.ipv4 else {}
+            config |= {"IPv6ServiceNetwork": "fd96::/112"} if self.ipv6 else {}
         return config | {"Backend": dict(self.backend)}
 
 
