@@ -31,7 +31,7 @@ MANAGERS = 3
 START_TIMEOUT = 60.0  # seconds
 POLL_INTERVAL = 0.05  # seconds
 CGROUPS = Path("/sys/fs/cgroup")
-MARK = "FLATMESH_LAB_DIR_OF_HOST"
+MARK = "FLATMESH_LAB_HOST_DIR"
 """Variable of everything that a host's scheduler starts."""
 
 
@@ -132,13 +132,13 @@ class SchedulerOfHost:
 
 
 def in_schedulers(directory: Path) -> set[int]:
-    """Pids of the schedulers below a lab's directory and of their tasks' supervisors."""
-    wanted = f"{MARK}={directory}/".encode()
+    """Pids of the schedulers of a lab's or a host's directory, and of their tasks' supervisors."""
+    wanted = f"{MARK}={directory}".encode()
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                if any(one.startswith(wanted) for one in _environ(entry)):
+                if any(one == wanted or one.startswith(wanted + b"/") for one in _environ(entry)):
                     found.add(int(entry.name))
     return found - {os.getpid()}
 

@@ -13,10 +13,13 @@ from etcd.client import Etcd
 from scheduler.errors import SchedulerError
 from scheduler.front.answers import Route
 from scheduler.front.cluster import Cluster
+from scheduler.front.events import Events
+from scheduler.front.logs import Logs
 from scheduler.front.networks import Networks
 from scheduler.front.nodes import Nodes
 from scheduler.front.server import application, tls_context, unix_listener
 from scheduler.front.services import Services
+from scheduler.front.stored_data import CONFIG, SECRET, StoredDataOf
 from scheduler.front.system import System
 from scheduler.front.tasks import Tasks
 from scheduler.identity import node_id
@@ -49,8 +52,10 @@ async def run_front(settings: Settings, etcd: Etcd) -> None:
 
 def every_route(cluster: Cluster) -> Iterator[Route]:
     """What is served."""
-    for kind in (System, Services, Tasks, Nodes, Networks):
-        yield from kind(cluster).routes()
+    for handlers in (System, Services, Logs, Tasks, Nodes, Networks, Events):
+        yield from handlers(cluster).routes()
+    for kind in (CONFIG, SECRET):
+        yield from StoredDataOf(cluster, kind).routes()
 
 
 async def _listen_tls(settings: Settings, runner: web.AppRunner) -> None:

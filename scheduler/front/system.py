@@ -121,10 +121,11 @@ class System:
 
     async def swarm(self, _request: web.Request) -> web.Response:
         """GET /swarm; joining is by etcd, so the tokens say how."""
-        join = "flatmesh-scheduler run --worker --etcd-endpoints URL"
-        return answer(
-            {**_cluster_document(), "JoinTokens": {"Worker": join, "Manager": f"{join} --manager"}}
-        )
+        tokens = {
+            "Worker": "NONE:run-flatmesh-scheduler--worker-there",
+            "Manager": "NONE:run-flatmesh-scheduler--manager--worker-there",
+        }
+        return answer({**_cluster_document(), "JoinTokens": tokens})
 
     async def refuse_swarm(self, request: web.Request) -> web.Response:
         """What Docker does with raft and tokens is done by etcd here."""

@@ -110,8 +110,12 @@ class WorkerApi:
         async for line in lines:
             data = base64.b64encode(line.data).decode()
             text = json.dumps({"time": line.time, "stream": line.stream, "data": data})
-            await answer.write(text.encode() + b"\n")
-        await answer.write_eof()
+            try:
+                await answer.write(text.encode() + b"\n")
+            except ConnectionError:
+                return answer  # the manager has gone
+        with contextlib.suppress(ConnectionError):
+            await answer.write_eof()
         return answer
 
     async def _stats(self, request: web.Request) -> web.Response:

@@ -19,7 +19,7 @@ from tests.netns.scheduler.front.docker_client import DOCKER, DockerClient, mana
 from tests.netns.scheduler.running_managers import KEYS, per_node, until
 
 pytestmark = pytest.mark.skipif(not DOCKER.exists(), reason="needs docker.io")
-QUIET = "--detach", "--no-resolve-image"
+DETACHED = "--detach", "--no-resolve-image"
 
 
 async def _one(docker: DockerClient, *arguments: str) -> dict[str, Any]:
@@ -66,7 +66,7 @@ async def _services(docker: DockerClient, workers: SimulatedWorkers) -> None:
     ]
     await docker("service", "scale", "web=5")
     await until(lambda: len(workers.running) == 5, "5 tasks")
-    await docker("service", "update", *QUIET, "--env-add", "A=2", "--image", "busybox:2", "web")
+    await docker("service", "update", *DETACHED, "--env-add", "A=2", "--image", "busybox:2", "web")
     await until(lambda: {task.spec_version for task in workers.running.values()} == {2}, "updated")
     found = await _one(docker, "service", "inspect", "web")
     assert found["Spec"]["TaskTemplate"]["ContainerSpec"]["Env"] == ["A=2"]
@@ -79,7 +79,7 @@ async def _services(docker: DockerClient, workers: SimulatedWorkers) -> None:
 
 
 async def _refusals(docker: DockerClient) -> None:
-    create = "service", "create", *QUIET
+    create = "service", "create", *DETACHED
     for arguments, words in (
         (("--name", "web", "busybox"), "web: there is one with this name already"),
         (("--publish", "8080:80", "busybox"), "port 8080/tcp is already in use by service web"),
@@ -151,7 +151,7 @@ async def _nodes(docker: DockerClient, workers: SimulatedWorkers) -> None:
     await docker(
         "service",
         "create",
-        *QUIET,
+        *DETACHED,
         "--name",
         "fast",
         "--constraint",
@@ -175,7 +175,7 @@ async def _networks(docker: DockerClient) -> None:
     await docker("network", "create", "--driver", "overlay", "--label", "a=b", "back")
     assert "back" in await docker("network", "ls", "--filter", "label=a=b", "--format", "{{.Name}}")
     assert "IPAM" in await docker("network", "create", "--subnet", "10.9.0.0/24", "n", fails=True)
-    await docker("service", "create", *QUIET, "--name", "db", "--network", "back", "busybox")
+    await docker("service", "create", *DETACHED, "--name", "db", "--network", "back", "busybox")
     assert "in use by service db" in await docker("network", "rm", "back", fails=True)
     await docker("service", "rm", "db")
     await docker("network", "rm", "back")
