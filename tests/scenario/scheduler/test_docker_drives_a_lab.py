@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import docker as docker_py
+import docker as docker_py  # type: ignore[import-untyped]
 import pytest
 
 from lab import hosts, processes

@@ -85,6 +85,10 @@ NOT_RUN = {
         ),
     ): "tests/netns/scheduler runs managers, with addresses of their own",
     (
+        "README.md",
+        "export DOCKER_HOST=unix:///var/lib/flatmesh-lab/lab/h1/docker.sock",
+    ): "tests/scenario/scheduler does all of it, in a lab of its own",
+    (
         "docs/scheduler/api.md",
         "export DOCKER_HOST=unix:///run/flatmesh-scheduler/docker.sock",
     ): "tests/netns/scheduler/front does, with a socket of its own",
