@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable
 from etcd.client import Etcd
 from etcd.connect import connect
 from scheduler.front.part import run_front
-from scheduler.manager.leader import first_of
 from scheduler.manager.part import run_manager
 from scheduler.manager.role import run_by_role
+from scheduler.manager.term import first_of
 from scheduler.settings import Settings
 from scheduler.worker.part import run_worker
 
