@@ -44,8 +44,9 @@ def status_of(error: Exception) -> int:
 
 
 def refusal(status: int, message: str) -> web.Response:
-    """An error as Docker's clients read it."""
-    return web.json_response({"message": message}, status=status)
+    """An error as Docker's clients read it: with a charset they would show the JSON."""
+    body = json.dumps({"message": message}).encode()
+    return web.Response(body=body, status=status, content_type="application/json")
 
 
 def answer(document: object, status: int = 200) -> web.Response:

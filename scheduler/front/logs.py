@@ -48,6 +48,7 @@ class Logs:
         """What is served."""
         yield "GET", "/services/{id}/logs", self.of_service
         yield "GET", "/tasks/{id}/logs", self.of_task
+        yield "GET", "/containers/{id}/logs", self.of_container
 
     async def of_service(self, request: web.Request) -> web.StreamResponse:
         """GET /services/{id}/logs."""
@@ -62,8 +63,21 @@ class Logs:
         task = find(view.tasks, request.match_info["id"], "task", {})
         return await self._stream(request, lambda: [view.tasks[task]] if task in view.tasks else [])
 
+    async def of_container(self, request: web.Request) -> web.StreamResponse:
+        """GET /containers/{id}/logs."""
+        view = self._cluster.view
+        given, names = request.match_info["id"], names_of(view, "container")
+        task = find(view.container_specs, given, "container", names)
+        return await self._stream(
+            request, lambda: [view.tasks[task]] if task in view.tasks else [], endless=False
+        )
+
     async def _stream(
-        self, request: web.Request, tasks: Callable[[], Iterable[Task]]
+        self,
+        request: web.Request,
+        tasks: Callable[[], Iterable[Task]],
+        *,
+        endless: bool = True,
     ) -> web.StreamResponse:
         refuse_unknown(
             request, *("stdout", "stderr", "follow", "tail", "timestamps", "details", "since")
@@ -71,7 +85,7 @@ class Logs:
         output = Output(self._cluster, request)
         response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE})
         await response.prepare(request)
-        await output.write_all(response, tasks)
+        await output.write_all(response, tasks, endless=endless)
         with contextlib.suppress(ConnectionError):
             await response.write_eof()
         return response
@@ -94,16 +108,20 @@ class Output:
         self._limit = asyncio.Semaphore(AT_ONCE)
 
     async def write_all(
-        self, response: web.StreamResponse, tasks: Callable[[], Iterable[Task]]
+        self,
+        response: web.StreamResponse,
+        tasks: Callable[[], Iterable[Task]],
+        *,
+        endless: bool,
     ) -> None:
-        """Write the output of all tasks, and with `follow` of those that come."""
+        """Write the output of all tasks; `endless`: with `follow` also of those that come."""
         reading: dict[str, asyncio.Task[None]] = {}
         try:
             while True:
                 for task in tasks():
                     if task.id not in reading and task.node:
                         reading[task.id] = asyncio.create_task(self._write(response, task))
-                if not self.follow:
+                if not self.follow or (reading and not endless):
                     break
                 await asyncio.sleep(LOOK_INTERVAL)
                 transport = response._req.transport if response._req else None  # noqa: SLF001

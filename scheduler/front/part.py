@@ -13,6 +13,7 @@ from etcd.client import Etcd
 from scheduler.errors import SchedulerError
 from scheduler.front.answers import Route
 from scheduler.front.cluster import Cluster
+from scheduler.front.containers import Containers
 from scheduler.front.events import Events
 from scheduler.front.logs import Logs
 from scheduler.front.networks import Networks
@@ -52,7 +53,7 @@ async def run_front(settings: Settings, etcd: Etcd) -> None:
 
 def every_route(cluster: Cluster) -> Iterator[Route]:
     """What is served."""
-    for handlers in (System, Services, Logs, Tasks, Nodes, Networks, Events):
+    for handlers in (System, Services, Logs, Tasks, Nodes, Networks, Events, Containers):
         yield from handlers(cluster).routes()
     for kind in (CONFIG, SECRET):
         yield from StoredDataOf(cluster, kind).routes()

@@ -48,7 +48,7 @@ def require_possible(spec: ServiceSpec, view: ClusterView, networks: Collection[
     require_name(spec.name, "service")
     template = spec.task_template
     for container in (template.container_spec, *template.sidecars):
-        _require_container(container, view)
+        require_container(container, view)
     if not template.container_spec.image:
         raise SpecError("ContainerSpec.Image: an image must be given")
     demand_of("", template, spec)  # constraints, preferences and labels of placement
@@ -58,7 +58,8 @@ def require_possible(spec: ServiceSpec, view: ClusterView, networks: Collection[
     _require_ports(spec, view)
 
 
-def _require_container(container: ContainerSpec, view: ClusterView) -> None:
+def require_container(container: ContainerSpec, view: ClusterView) -> None:
+    """Raise SpecError where a container of a task could not be made."""
     for field, shown in UNSUPPORTED.items():
         if getattr(container, field):
             raise SpecError(f"ContainerSpec.{shown} is not supported: leave it out")

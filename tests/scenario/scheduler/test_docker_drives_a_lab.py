@@ -150,6 +150,29 @@ def test_a_stack_has_configs_and_secrets_and_its_output_is_read(
         assert not docker(kind, "ls", "--quiet")
 
 
+def test_containers_of_docker_run_are_tasks_on_some_node(
+    scheduled: Scheduled, eventually: Eventually
+) -> None:
+    docker = scheduled.docker
+    run = "run", "--detach", "--init", "--name"
+    docker(*run, "one", "busybox", "sh", "-c", "echo hi; exec sleep 100000")
+    docker(*run, "two", "busybox", "sh", "-c", "exit 3", at=2)
+    eventually(lambda: docker("ps", "--format", "{{.Names}}") == "one", "one runs")
+    assert docker("logs", "one", at=3) == "hi"
+    assert docker("wait", "two") == "3"
+    docker("stop", "one")
+    states = docker("ps", "--all", "--format", "{{.Names}} {{.Status}}").splitlines()
+    assert sorted(states) == ["one Exited (143)", "two Exited (3)"]
+    docker("rm", "one", "two")
+    assert not docker("ps", "--all", "--quiet")
+    for option, words in ((("--publish", "1:1"), "PortBindings"), (("--rm",), "AutoRemove")):
+        with pytest.raises(AssertionError, match=words):
+            docker("run", "--detach", *option, "busybox", "sh")
+    with pytest.raises(AssertionError, match="docker run --detach"):
+        docker("run", "busybox", "sh")
+    assert not docker("ps", "--all", "--quiet")
+
+
 def test_docker_py(scheduled: Scheduled, eventually: Eventually) -> None:
     client = docker_py.DockerClient(f"unix://{scheduled.managers[0].socket}", version="auto")
     try:
