@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +25,13 @@ class DockerClient:
     """`docker -H unix://...`."""
 
     socket: Path
+    host: tuple[str, ...] = ()
+    """Other options of where it connects to than the socket."""
 
     async def __call__(self, *arguments: str, fails: bool = False) -> str:
         """Run it; what it printed, of one that fails what it complains about."""
         process = await asyncio.create_subprocess_exec(
-            *(str(DOCKER), "-H", f"unix://{self.socket}", *arguments),
+            *(str(DOCKER), *(self.host or ("-H", f"unix://{self.socket}")), *arguments),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={"PATH": "/usr/bin:/bin", "HOME": str(self.socket.parent)},
@@ -43,7 +45,7 @@ class DockerClient:
 
 @contextlib.asynccontextmanager
 async def manager_process(
-    etcd: EtcdServer, directory: Path, name: str = "m1"
+    etcd: EtcdServer, directory: Path, name: str = "m1", flags: Sequence[str] = ()
 ) -> AsyncIterator[DockerClient]:
     """`flatmesh-scheduler run --manager`, until it answers."""
     socket, log = directory / f"{name}.sock", directory / f"{name}.log"
@@ -51,7 +53,7 @@ async def manager_process(
     arguments += ["--prefix", KEYS.prefix, "--etcd-endpoints", etcd.client_url]
     arguments += ["--state-dir", str(directory / name), "--socket", str(socket)]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, *arguments), cwd=ROOT, stderr=log.open("ab")
+        *(sys.executable, *arguments, *flags), cwd=ROOT, stderr=log.open("ab")
     )
     client = DockerClient(socket)
     try:
