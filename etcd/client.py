@@ -24,14 +24,16 @@ from pathlib import Path
 from typing import Any, Self
 
 from etcd import etcd_pb2 as pb
-from etcd.channel import (
-    DEADLINE,
-    END,
-    LIST_FACTOR,
-    EtcdChannel,
-    RpcError,
+from etcd.channel import DEADLINE, END, LIST_FACTOR, EtcdChannel, RpcError
+from etcd.comparisons import (
+    Page,
+    exists,
+    keys_around,
+    keys_below,
+    none_below,
+    prefix_end,
+    unchanged,
 )
-from etcd.comparisons import Page, exists, keys_below, none_below, prefix_end, unchanged
 from etcd.errors import CompactedError, EtcdAuthError, EtcdError, EtcdUnavailableError
 from etcd.login import Login
 from etcd.transaction import Transaction
@@ -159,13 +161,19 @@ class Etcd:
     ) -> tuple[builtins.list[KeyValue], int]:
         """Read all keys below a prefix, or a page; also the store's revision. Raises EtcdError."""
         request = keys_below(prefix, keys_only=keys_only, page=page)
-        answer = await self._channel.unary(
-            "KV/Range",
-            request,
-            pb.RangeResponse,
-            deadline=self._channel.deadline * LIST_FACTOR,
-        )
+        deadline = self._channel.deadline * LIST_FACTOR
+        answer = await self._channel.unary("KV/Range", request, pb.RangeResponse, deadline=deadline)
         return [_key_value(kv) for kv in answer.kvs], answer.header.revision
+
+    async def list_around(
+        self, prefix: str, left_out: Sequence[str], *, keys_only: bool = False
+    ) -> tuple[builtins.list[KeyValue], int]:
+        """Read all keys below a prefix but those below others within it, at one revision."""
+        request = keys_around(prefix, left_out, keys_only=keys_only)
+        deadline = self._channel.deadline * LIST_FACTOR
+        answer = await self._channel.unary("KV/Txn", request, pb.TxnResponse, deadline=deadline)
+        found = [_key_value(kv) for one in answer.responses for kv in one.response_range.kvs]
+        return found, answer.header.revision
 
     async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:
         """Write one key, whatever is there; returns its revision. Raises EtcdError."""

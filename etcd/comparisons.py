@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from etcd import etcd_pb2 as pb
@@ -41,6 +42,23 @@ def keys_below(prefix: str, *, keys_only: bool, page: Page | None = None) -> pb.
         if page.after:
             request.key = page.after.encode() + b"\0"
     return request
+
+
+def keys_around(prefix: str, left_out: Sequence[str], *, keys_only: bool) -> pb.TxnRequest:
+    """A request for all keys below `prefix` but those below the prefixes `left_out` within it."""
+    begin, ranges = prefix.encode(), []
+    for gap in sorted(left_out):
+        ranges.append((begin, gap.encode()))
+        begin = prefix_end(gap)
+    ranges.append((begin, prefix_end(prefix)))
+    return pb.TxnRequest(
+        success=[
+            pb.RequestOp(
+                request_range=pb.RangeRequest(key=first, range_end=end, keys_only=keys_only)
+            )
+            for first, end in ranges
+        ]
+    )
 
 
 def unchanged(key: str, mod_revision: int) -> pb.Compare:

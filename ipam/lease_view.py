@@ -3,7 +3,9 @@
 
 Theory of operation: one list and one watch of the whole prefix. Events only tell which keys to
 look at anew; what comes out is the complete set, so nobody downstream can miss a removal or a
-changed MAC. Only what changed is decoded.
+changed MAC. Only what changed is decoded. Services and their endpoints, of which there may be
+100,000, are not listed, and the view's revision doesn't move with them: a watch that is resumed
+from there asks for everything since the newest key that the view knows.
 
 A watch that ended is resumed behind the last event seen, but only where etcd's history still
 is the one we know: the newest key of the view is asked for again, and if it isn't as we know
@@ -23,7 +25,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from base.background_task import background_task
 from etcd.client import CompactedError, EtcdAuthError, EtcdError, KeyValue, WatchBatch
@@ -35,6 +37,8 @@ from ipam.lease_source import Snapshot
 from ipam.network import ConfigError, NetworkConfig, parse_config
 from ipam.registry import Registry, no_config
 
+NOT_OURS = ("endpoints/", "service-claims/", "services/")
+"""Keys below the prefix that say nothing of leases; `services.keys` has them."""
 COALESCE = 0.002  # seconds to let a burst of events become one snapshot
 
 log = logging.getLogger("ipam.lease_view")
@@ -98,7 +102,7 @@ class LeaseView:
             await pause.wait()
 
     async def _list(self) -> Snapshot:
-        found, revision = await self.registry.etcd.list(f"{self.registry.prefix}/")
+        found, revision = await self._list_keys()
         self._answers()
         if self.listed and not self._goes_on(found, revision):
             log.warning("etcd was started empty or from a backup: it is at revision %d", revision)
@@ -127,6 +131,11 @@ class LeaseView:
         self.listed += 1
         self._resumable = True
         return self._snapshot(changed, before, released)
+
+    async def _list_keys(self, *, keys_only: bool = False) -> tuple[list[KeyValue], int]:
+        prefix = f"{self.registry.prefix}/"
+        left_out = [prefix + one for one in NOT_OURS]
+        return await self.registry.etcd.list_around(prefix, left_out, keys_only=keys_only)
 
     def _goes_on(self, found: Sequence[KeyValue], revision: int) -> bool:
         """Whether the listed keys and the keys we know belong to one history of etcd.
@@ -174,7 +183,9 @@ class LeaseView:
                         # also behind a list: the connection may be one made later
                         await self._require_known_history()
                         self._answers()
-                    queue.put_nowait(batch)
+                    ours = _only(batch, tuple(prefix + one for one in NOT_OURS))
+                    if ours is not None:
+                        queue.put_nowait(ours)
         except EtcdError as error:
             queue.put_nowait(error)
 
@@ -184,8 +195,7 @@ class LeaseView:
             there, _ = await self.registry.etcd.get(self._newest)
             known = there is not None and there.mod_revision == self._known[self._newest]
         else:  # nothing was there: then nothing as old as our view may be there now
-            prefix = f"{self.registry.prefix}/"
-            known = self._goes_on(*await self.registry.etcd.list(prefix, keys_only=True))
+            known = self._goes_on(*await self._list_keys(keys_only=True))
         if not known:
             raise CompactedError(f"{self._newest or 'etcd'} changed while the watch was down")
 
@@ -287,3 +297,16 @@ class LeaseView:
             self.config, self.config_error = parse_config(kv.value), None
         except ConfigError as error:
             self.config, self.config_error = None, f"{self.registry.config_key}: {error}"
+
+
+def _only(batch: WatchBatch, left_out: tuple[str, ...]) -> WatchBatch | None:
+    """The events of other keys than those below the prefixes `left_out`; None without any."""
+    events = tuple(one for one in batch.events if not one[0].startswith(left_out))
+    if len(events) == len(batch.events):
+        return batch
+    if not events:
+        return None
+    if events[-1] is batch.events[-1]:
+        return replace(batch, events=events)
+    revision = max((kv.mod_revision for _, kv in events if kv is not None), default=0)
+    return WatchBatch(revision, events)
