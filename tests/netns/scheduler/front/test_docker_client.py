@@ -14,7 +14,7 @@ import pytest
 
 from bench.scheduler.workers import SimulatedWorkers
 from lab.etcd_server import EtcdServer
-from tests.netns.etcd.running_client import client, run
+from tests.netns.etcd.running_client import STEP_TIMEOUT, client, run
 from tests.netns.scheduler.front.docker_client import DOCKER, DockerClient, manager_process
 from tests.netns.scheduler.running_managers import KEYS, per_node, until
 
@@ -71,11 +71,21 @@ async def _services(docker: DockerClient, workers: SimulatedWorkers) -> None:
     found = await _one(docker, "service", "inspect", "web")
     assert found["Spec"]["TaskTemplate"]["ContainerSpec"]["Env"] == ["A=2"]
     assert found["PreviousSpec"]["TaskTemplate"]["ContainerSpec"]["Image"] == "busybox:latest"
+    await _update_ended(docker, "web")  # its end changes the service's version, too
     await docker("service", "rollback", "--detach", "web")
     await until(lambda: {task.spec_version for task in workers.running.values()} == {1}, "back")
     assert "busybox" in await docker("service", "inspect", "--pretty", "web")
     assert await docker("service", "ls", "-q", "--filter", "label=tier=front")
     assert not await docker("service", "ls", "-q", "--filter", "name=other")
+
+
+async def _update_ended(docker: DockerClient, service: str) -> None:
+    async with asyncio.timeout(STEP_TIMEOUT):
+        while True:
+            status = (await _one(docker, "service", "inspect", service)).get("UpdateStatus", {})
+            if status.get("State") == "completed":
+                return
+            await asyncio.sleep(0.1)
 
 
 async def _refusals(docker: DockerClient) -> None:
