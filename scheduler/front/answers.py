@@ -58,7 +58,7 @@ async def body_of(request: web.Request) -> Any:
     """The JSON object that was sent. Raises SpecError."""
     try:
         given = json.loads(await request.read() or b"{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"the request's body is not JSON: {error}") from None
     if not isinstance(given, dict):
         raise SpecError("the request's body is not a JSON object")

@@ -21,7 +21,7 @@ class Filters:
         """Read the parameter: {"name": ["a"]} or {"name": {"a": true}}. Raises SpecError."""
         try:
             given = json.loads(text or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             raise SpecError(f"filters: not JSON: {text[:100]!r}") from None
         if not isinstance(given, dict):
             raise SpecError("filters: not an object")

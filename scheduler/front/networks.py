@@ -117,6 +117,8 @@ def read_network(given: dict[str, Any]) -> Network:
     driver, options = str(given.get("Driver") or ""), given.get("Options") or {}
     if driver not in DRIVERS:
         raise SpecError(f"network driver {driver!r} is not supported: leave it out")
+    if not isinstance(options, dict):
+        raise SpecError("Options: not an object")
     if options:
         raise SpecError(f"network option {next(iter(options))} is not supported: leave it out")
     name = str(given.get("Name") or "")

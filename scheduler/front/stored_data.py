@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +88,7 @@ class StoredDataOf:
         require_name(spec.name, self._kind.name)
         try:
             size = len(base64.b64decode(spec.data, validate=True))
-        except binascii.Error as error:
+        except ValueError as error:  # letters beyond ASCII are none of binascii's errors
             raise SpecError(f"Data: not base64: {error}") from None
         if not 0 < size <= self._kind.most:
             raise SpecError(f"Data: {size} bytes; a {self._kind.name} has 1 to {self._kind.most}")
