@@ -22,10 +22,12 @@ from agent.lease_sources import SOURCES
 from agent.leases.occupied import in_use
 from agent.leases.previous_lease import previous_lease
 from agent.preflight import require_usable
+from agent.services.feed import ServiceFeed
 from agent.services.ingress_support import published_attributes
 from agent.settings import Settings
 from agent.underlay import find_underlay
 from backend.protocol import Backend
+from etcd.connect import EtcdSettings, connect
 from hostnet.kernel import Kernel
 from hostnet.shell import shell_line
 from hostnet.underlay import Underlay
@@ -69,6 +71,8 @@ async def dry_run(settings: Settings) -> int:
         rules = ClaimRules(config, own, used)
         served, _ = LeaseClaims().take(snapshot.leases, snapshot.leases, rules)
         inputs = ReconcileInputs(host, served)
+        if settings.etcd is not None:
+            await _read_services(settings.etcd, resources.feed)
         for controller in make_controllers(resources):
             for line in controller.plan(inputs):
                 click.echo(shell_line(line))
@@ -83,6 +87,15 @@ def _published(backend: Backend, own: Lease, underlay: Underlay) -> Lease:
     if format_value(attributes) != format_value(own.attributes):
         click.echo(f"# publish in lease {own.key}: {format_value(attributes)}")
     return replace(own, attributes=attributes)
+
+
+async def _read_services(etcd: EtcdSettings, feed: ServiceFeed) -> None:
+    """Have the services in the feed. Raises EtcdError, LeaseSourceError when it takes too long."""
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT), connect(etcd) as client:
+            await feed.read(client)
+    except TimeoutError:
+        raise LeaseSourceError(f"no services within {ANSWER_TIMEOUT:.0f} s: see the log") from None
 
 
 async def _first(source: LeaseSource) -> Snapshot:

@@ -55,14 +55,23 @@ class ServiceFeed:
         """Begin with nothing known."""
         self._known = KnownServices(Keys(self.prefix.rstrip("/")))
 
+    def _parts(self) -> list[tuple[str, Callable[[KeyChanges], set[str]]]]:
+        keys = self._known.keys
+        return [
+            (keys.services, self._known.take_services),
+            (keys.endpoints, self._known.take_endpoints),
+        ]
+
+    async def read(self, etcd: Etcd) -> None:
+        """Take in what there is now. Raises EtcdError."""
+        for prefix, take in self._parts():
+            found, _ = await etcd.list(prefix)
+            self._take_in(KeyChanges({kv.key: kv for kv in found}, listed=True), prefix, take)
+
     async def run(self, etcd: Etcd) -> None:
         """Follow until cancelled."""
-        keys = self._known.keys
         async with asyncio.TaskGroup() as tasks:
-            for prefix, take in (
-                (keys.services, self._known.take_services),
-                (keys.endpoints, self._known.take_endpoints),
-            ):
+            for prefix, take in self._parts():
                 tasks.create_task(self._follow(etcd, prefix, take), name=f"follow {prefix}")
 
     async def _follow(

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -184,16 +183,29 @@ def test_a_firewall_that_drops_what_is_forwarded_lets_replies_through(
         on(served.netns("h2"), command)
 
 
-def test_cleanup_leaves_no_trace(served: ServiceLab, on: Callable[..., str]) -> None:
+def test_a_dry_run_tells_what_is_missing_and_cleanup_leaves_no_trace(
+    served: ServiceLab, on: Callable[..., str]
+) -> None:
     host = served.netns("h3")
     assert "flatmesh-in" in on(host, "ip link")
     served.lab.stop_daemon(3)
-    subprocess.run(
-        [*processes.enter(host), sys.executable, "-I", "-m", "agent.main", "--cleanup", "--force"],
-        env=os.environ | served.lab.environment(3),
-        check=True,
-        capture_output=True,
-    )
+
+    def flatmeshd(*flags: str) -> str:
+        return subprocess.run(
+            [*processes.enter(host), *served.lab.daemon(3).argv, *flags],
+            env=os.environ | served.lab.environment(3),
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    assert "flatmesh_services" not in flatmeshd("--dry-run")  # all is as it should be
+    on(host, "ip link del flatmesh-in")
+    on(host, "nft delete table inet flatmesh_services")
+    plan = flatmeshd("--dry-run")
+    assert "ip link add flatmesh-in" in plan
+    assert "add table inet flatmesh_services" in plan
+    flatmeshd("--cleanup", "--force")
     assert "flatmesh-in" not in on(host, "ip link")
     assert "flatmesh_mesh" not in on(host, "nft list tables")
     assert "8473" not in on(host, "ip rule") + on(host, "ip -6 rule")
