@@ -13,6 +13,7 @@ The schema is read by the versions before and after this one: its names must sta
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import random
 import sqlite3
@@ -160,8 +161,8 @@ class AddressDatabase:
             db.close()
             with self._mutex, contextlib.suppress(ValueError):
                 self._connections.remove(db)
-        db = self._open()
-        self._local.db, self._local.inode = db, self.path.stat().st_ino
+        db, inode = self._open()
+        self._local.db, self._local.inode = db, inode
         with self._mutex:
             self._connections.append(db)
         return db
@@ -169,19 +170,24 @@ class AddressDatabase:
     def _remove_truncated(self) -> None:
         """Remove a file that was emptied, with its log, which is that of the old content.
 
-        A file that is being made is empty, too, but has no log yet.
+        A file that is being made is empty, too, but has no log yet; once it has one, it is empty no
+        more. So the log is looked for first: in the other order the file of another thread or
+        process, which makes it between the two looks, would be removed, and both would give the
+        same addresses.
         """
         names = [Path(f"{self.path}{suffix}") for suffix in ("", "-wal", "-shm")]
         with self._mutex, contextlib.suppress(FileNotFoundError):
-            if not self.path.stat().st_size and any(name.exists() for name in names[1:]):
+            if any(name.exists() for name in names[1:]) and not self.path.stat().st_size:
                 for name in names:
                     name.unlink(missing_ok=True)
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> tuple[sqlite3.Connection, int]:
+        """A connection, and the inode of the file that it is to."""
         make_private_directory(self.path.parent)
         self._remove_truncated()
         # SQLite gives the mode of this file to its -wal and -shm files, too
         make_private_file(self.path)
+        inode = self.path.stat().st_ino  # a file that takes its name from now on has another
         db = sqlite3.connect(
             self.path, timeout=self.lock_timeout, isolation_level=None, check_same_thread=False
         )
@@ -194,7 +200,7 @@ class AddressDatabase:
         except BaseException:
             db.close()
             raise
-        return db
+        return db, inode
 
     def _ensure_schema(self, db: sqlite3.Connection) -> None:
         version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -206,14 +212,34 @@ class AddressDatabase:
                 f"{SCHEMA_VERSION}: install the newer flatmesh again, or move the file away "
                 "and reboot"
             )
-        db.execute("PRAGMA journal_mode = WAL")
-        with self._writing(db):
-            if (
-                db.execute("PRAGMA user_version").fetchone()[0] == 0
-            ):  # no other process made it meanwhile
+        with self._making():
+            if db.execute("PRAGMA user_version").fetchone()[0]:
+                return  # another made it meanwhile
+            db.execute("PRAGMA journal_mode = WAL")
+            with self._writing(db):
                 for statement in SCHEMA.split(";\n"):
                     db.execute(statement)
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    @contextlib.contextmanager
+    def _making(self) -> Iterator[None]:
+        """Only one thread of one process makes the file: two that turn the log on at once wait for
+        each other until one gives up. The directory is locked, as the file is SQLite's to lock.
+        """  # noqa: D205 - the second sentence belongs to the first
+        directory = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            deadline = time.monotonic() + self.lock_timeout
+            while True:
+                try:
+                    fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(random.uniform(0, LOCK_RETRY_INTERVAL))  # noqa: S311 - see _begin
+            yield
+        finally:
+            os.close(directory)
 
     def _ensure_last_macs(self, db: sqlite3.Connection) -> None:
         """Make a table that files of earlier versions lack, which ignore it."""

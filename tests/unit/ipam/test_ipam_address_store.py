@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -265,6 +266,38 @@ def test_threads_share_one_store_without_duplicates(store: AddressStore) -> None
     for thread in threads:
         thread.join()
     assert len(found) == len(set(found)) == 80
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """A directory where a file is made so fast that others look in the middle of it."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        yield Path(directory)
+
+
+def test_threads_that_make_the_file_together_share_it(in_memory: Path) -> None:
+    """The first ADDs of a host come at once; one file was removed by another thread's open."""
+    for number in range(150):
+        found: list[str] = []
+        together = threading.Barrier(8)
+        with AddressStore(in_memory / f"{number}.sqlite", durable=False) as store:
+
+            def work(
+                thread: int,
+                store: AddressStore = store,
+                found: list[str] = found,
+                together: threading.Barrier = together,
+            ) -> None:
+                together.wait()
+                for count in range(2):
+                    found.extend(texts(store.reserve(pod(f"{thread}-{count}"), DUAL)))
+
+            threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert len(found) == len(set(found)) == 32
 
 
 MANY = """
