@@ -29,7 +29,8 @@ from lab.files import DIRECTORY, lab_names
 from lab.listings import HOSTS, LABS, PAIRS, SECTIONS, STATUS, HostRow, host_rows, lab_rows
 from lab.matrix_report import lab_families, measure_family, show_matrix
 from lab.scheduler.cluster import start_schedulers
-from lab.spec import LabSpec
+from lab.services.web import measure_web, show_web, start_web, url_of
+from lab.spec import LabPod, LabSpec
 
 console = Console(highlight=False)
 if not console.is_terminal and not os.environ.get("COLUMNS"):
@@ -94,6 +95,7 @@ def lab_group() -> None:
 )
 @click.option("--docker", is_flag=True, help="Also dockerd and a container on each host.")
 @click.option("--scheduler", is_flag=True, help="Also flatmesh-scheduler on each host.")
+@click.option("--services", is_flag=True, help="Also a web server in some pods, as a service.")
 def up(
     name: str,
     directory: Path,
@@ -108,6 +110,7 @@ def up(
     mtu: int,
     docker: bool,
     scheduler: bool,
+    services: bool,
 ) -> None:
     """Make a cluster, then show that every pod reaches every pod without NAT."""
     require_root()
@@ -123,14 +126,9 @@ def up(
         underlay_mtu=mtu,
         docker=docker,
         scheduler=scheduler,
+        services=services,
     )
-    if docker:
-        require_docker()
-        if ipv6_only:
-            raise click.UsageError("--docker needs IPv4: Docker has no networks without it")
-    if docker and scheduler:
-        raise click.UsageError("--docker and --scheduler: one of them; both serve Docker's API")
-    check_config(parse_config(json.dumps(spec.cluster_config())))
+    _require_possible(spec)
 
     def report(step: str) -> None:
         console.print(f"[dim]{time.monotonic() - started:5.1f} s[/dim]  {step}")
@@ -138,12 +136,16 @@ def up(
     lab = Lab(spec, directory, report)
     option = "" if name == "lab" else f" --name {name}"
     containers: list[LabContainer] = []
+    servers: list[LabPod] = []
     try:
         lab.up()
         if docker:
             containers = planned([(lab.docker(n), lab.subnet(n)) for n in lab.host_numbers])
             start(containers, spec.network, report)
         managers = start_schedulers(lab, report) if scheduler else []
+        if services:
+            report("a web server in some pods, published as a service")
+            servers = start_web(lab)
     except KeyboardInterrupt:
         left = f"what was made stays; remove it with: flatmesh lab down{option}"
         click.echo(f"flatmesh: interrupted; {left}", err=True)
@@ -155,14 +157,34 @@ def up(
     if containers:
         report("which container reaches which, by name and by address")
         good &= show_containers(console, containers)
+    if servers:
+        report("who answers a client outside, by the port published on each host")
+        answers = measure_web(lab, servers)
+        good &= show_web(console, answers)
     report("done")
     look = [f"flatmesh lab exec{option} h1-p1 ip route"]
     look += [f"docker -H unix://{one.docker.socket} ps" for one in containers[:1]]
     look += [f"docker -H unix://{one.socket} node ls" for one in managers[:1]]
+    if servers:
+        look += [f"ip netns exec {lab.names.underlay} curl http://{url_of(answers[0])}/"]
+        look += [f"flatmesh service show web --etcd-endpoints={lab.endpoint}"]
     console.print("\nLook around:  " + "\n              ".join(look), soft_wrap=True)
     console.print(f"Take it down: flatmesh lab down{option}")
     if not good:
         sys.exit(1)
+
+
+def _require_possible(spec: LabSpec) -> None:
+    """Raise click.UsageError, LabError or ConfigError for a lab that can't be made."""
+    if spec.services and not spec.pods_per_host:
+        raise click.UsageError("--services needs pods: its web servers run in them")
+    if spec.docker and not spec.ipv4:
+        raise click.UsageError("--docker needs IPv4: Docker has no networks without it")
+    if spec.docker and spec.scheduler:
+        raise click.UsageError("--docker and --scheduler: one of them; both serve Docker's API")
+    if spec.docker:
+        require_docker()
+    check_config(parse_config(json.dumps(spec.cluster_config())))
 
 
 @explained(

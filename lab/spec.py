@@ -34,6 +34,8 @@ class LabSpec:
     """Run dockerd on each host."""
     scheduler: bool = False
     """Its services have virtual addresses."""
+    services: bool = False
+    """Have virtual addresses and names for services."""
     python: str = field(default_factory=lambda: sys.executable)
     """The interpreter of daemons, plugins and commands; flatmesh is installed there."""
 
@@ -48,9 +50,11 @@ class LabSpec:
             config["EnableIPv4"] = False
         if self.ipv6:
             config |= {"EnableIPv6": True, "IPv6Network": self.ipv6_network}
-        if self.scheduler:
+        if self.scheduler or self.services:
             config |= {"ServiceNetwork": "10.96.0.0/16"} if self.ipv4 else {}
             config |= {"IPv6ServiceNetwork": "fd96::/112"} if self.ipv6 else {}
+        if self.services:
+            config["ServiceZone"] = "flatmesh.internal"
         return config | {"Backend": dict(self.backend)}
 
 
