@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from etcd.connect import EtcdSettings
+from etcd.flags import connection_options, take_settings
 
 PREFIX = "/flatmesh-scheduler"
 NETWORK_PREFIX = "/coreos.com/network"
@@ -49,66 +49,20 @@ class Settings:
 
 def etcd_options(command: Command) -> Command:
     """Add the flags that say where etcd is, and where in it we are."""
-    for option in reversed(
-        (
-            click.option(
-                "--etcd-endpoints",
-                envvar="FLANNELD_ETCD_ENDPOINTS",
-                default="http://127.0.0.1:2379",
-                help="Comma-separated URLs of the etcd members.",
-            ),
-            click.option(
-                "--prefix", default=PREFIX, help="Where the scheduler's state is in etcd."
-            ),
-            click.option(
-                "--network-prefix",
-                envvar="FLANNELD_ETCD_PREFIX",
-                default=NETWORK_PREFIX,
-                help="Where the network's config, services and endpoints are in etcd.",
-            ),
-            _file("--etcd-keyfile", "Our private key (PEM), for TLS client authentication."),
-            _file("--etcd-certfile", "Our certificate (PEM)."),
-            _file("--etcd-cafile", "The CA that signed etcd's certificate (PEM)."),
-            click.option(
-                "--etcd-username", envvar="FLANNELD_ETCD_USERNAME", help="For etcd's own users."
-            ),
-            click.option(
-                "--etcd-password",
-                envvar="FLANNELD_ETCD_PASSWORD",
-                help="Every local user can read it in the list of processes: better a file.",
-            ),
-            click.option(
-                "--etcd-password-file",
-                "etcd_passwordfile",
-                envvar="FLATMESH_ETCD_PASSWORD_FILE",
-                help="File with the password.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-def _file(name: str, text: str) -> Callable[[Command], Command]:
-    variable = "FLANNELD_" + name.strip("-").replace("-", "_").upper()
-    return click.option(name, envvar=variable, help=text)
+    return connection_options(
+        command,
+        "http://127.0.0.1:2379",
+        click.option("--prefix", default=PREFIX, help="Where the scheduler's state is in etcd."),
+        click.option(
+            "--network-prefix",
+            envvar="FLANNELD_ETCD_PREFIX",
+            default=NETWORK_PREFIX,
+            help="Where the network's config, services and endpoints are in etcd.",
+        ),
+    )
 
 
 def etcd_settings(flags: dict[str, Any]) -> EtcdSettings:
     """Take the etcd flags out of a command's arguments. Raises click.BadParameter."""
-    urls = tuple(u.strip() for u in flags.pop("etcd_endpoints").split(",") if u.strip())
-    for url in urls:
-        if not re.fullmatch(r"https?://[^/\s]+:\d+/?", url):
-            raise click.BadParameter(
-                f"{url!r} is not http(s)://HOST:PORT", param_hint="--etcd-endpoints"
-            )
-    if not urls:
-        raise click.BadParameter("no URL given", param_hint="--etcd-endpoints")
-    names = ("keyfile", "certfile", "cafile", "username", "password", "passwordfile")
-    rest = {name: flags.pop(f"etcd_{name}") for name in names}
-    for name in ("keyfile", "certfile", "cafile", "passwordfile"):
-        if rest[name] and not Path(rest[name]).is_file():
-            flag = name.replace("passwordfile", "password-file")
-            raise click.BadParameter(f"no file {rest[name]!r}", param_hint=f"--etcd-{flag}")
     flags["network_prefix"] = "/" + flags["network_prefix"].strip("/")
-    return EtcdSettings(urls, "/" + flags.pop("prefix").strip("/"), **rest)
+    return take_settings(flags, flags.pop("prefix"))
