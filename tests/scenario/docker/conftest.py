@@ -22,10 +22,14 @@ from tests.spec.runtimes.runtime_host import DEADLINE, RuntimeHost
 MISSING = [name for name in (DOCKERD, DOCKER, "/bin/busybox") if shutil.which(name) is None]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(
+    scope="session",
+    params=[{"Type": "vxlan"}, {"Type": "ovs", "Tunnel": "gre", "Mesh": "flow"}],
+    ids=["vxlan", "ovs gre"],
+)
 def docker_hosts(request: pytest.FixtureRequest) -> Iterator[list[DockerHost]]:
-    """Two vxlan hosts with both families; Docker's default bridge is kbr0."""
-    with running_docker_hosts(request.config) as made:
+    """Two hosts with both families; Docker's default bridge is kbr0."""
+    with running_docker_hosts(request.config, backend=request.param) as made:
         yield made
 
 
