@@ -10,10 +10,11 @@ there, draining or not, never is.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from hostnet.conntrack.entries import Connection
+from hostnet.conntrack.entries import Connection, Destination
 from services.balancer import FAMILIES
 from services.model import PROTOCOLS, Service
 from services.served import ServedService
@@ -39,9 +40,9 @@ class Translations:
 
     def update(
         self, allowed: Mapping[str, Service], changed: Mapping[str, ServedService | None]
-    ) -> bool:
-        """Take in services; says whether some entries may lead to the wrong place since."""
-        lost = False
+    ) -> set[Target]:
+        """Take in services; returns the targets whose entries may lead to the wrong place since."""
+        lost: set[Target] = set()
         before: dict[Target, frozenset[Address]] = {}
         for name in changed:
             for target in self.by_service.pop(name, []):
@@ -54,11 +55,12 @@ class Translations:
                 self.ends[target] = ends
                 self.by_service.setdefault(name, []).append(target)
                 old = before.pop(target, frozenset())
-                lost |= not old <= ends or (not old and bool(ends))
+                if not old <= ends or (not old and ends):
+                    lost.add(target)
                 self._forget(target, old - ends)
         for target, old in before.items():
             self._forget(target, old)
-        return lost or any(before.values())
+        return lost | {target for target, old in before.items() if old}
 
     def _forget(self, target: Target, ends: frozenset[Address]) -> None:
         if ends and target[1] in LOCAL.values():
@@ -89,6 +91,14 @@ class Translations:
             # a connection to the host's own server was not translated: TCP's may be one
             if end != target or (one.protocol == UDP and ends):
                 yield one
+
+
+def destination(target: Target) -> Destination:
+    """The connections that a target concerns."""
+    protocol, address, port = target
+    published = address in LOCAL.values()
+    family = socket.AF_INET if address == LOCAL[4] or len(address) == 4 else socket.AF_INET6
+    return Destination(family, protocol, b"" if published else address, port)
 
 
 def _targets(

@@ -7,7 +7,7 @@ While no service is configured there is no table, and nothing is asked of a pack
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from agent.controller import Change, Dirty, Report
@@ -30,9 +30,11 @@ from services.balancer import BalancerElements, SlotMap
 from services.model import Service
 from services.ruleset import BRIDGE, Ruleset, with_next
 from services.served import ServedService, disputed
-from services.stale import Translations
+from services.stale import Target, Translations, destination
 
 log = logging.getLogger("agent.services")
+FEW_TARGETS = 32
+"""For as many the kernel is asked one by one which connections are theirs."""
 MANY_ELEMENTS = 20_000
 """As many are compared with the kernel's at each resync."""
 
@@ -58,8 +60,8 @@ class WantedServices:
     change: KernelChange
     served: bool
     """Whether there is any service."""
-    forget: bool
-    """Whether tracked connections may lead to endpoints that are gone."""
+    forget: Collection[Target]
+    """Targets whose tracked connections may lead to endpoints that are gone."""
 
 
 class ServicesController:
@@ -95,8 +97,8 @@ class ServicesController:
         self._tracked: bool | None = None
         """Whether the pods' bridge was told to track, as far as we know."""
         self._bridged = True
-        self._must_forget = False
-        """Whether connections are still to be forgotten, as an apply before has failed."""
+        self._must_forget: set[Target] = set()
+        """Whose connections are still to be forgotten, as an apply before has failed."""
         self._refused: tuple[str, ...] = ()
 
     def desired(self, inputs: ReconcileInputs, dirty: Dirty) -> WantedServices | None:
@@ -113,7 +115,7 @@ class ServicesController:
         if whole or state is None:
             return self._whole(inputs.host, taken)
         if not taken.services:
-            return WantedServices((HostState(), HostState()), bool(state.services), False)
+            return WantedServices((HostState(), HostState()), bool(state.services), ())
         served_before = bool(state.services)
         changed = self._judged(state, taken)
         forget = self._translations.update(state.allowed, changed)
@@ -199,12 +201,12 @@ class ServicesController:
         if desired is None:
             return Report()
         problems: list[str] = []
-        self._must_forget |= desired.forget
+        self._must_forget.update(desired.forget)
         self._track(desired.served)
         report = self._applier.apply(desired.change)
         if self._must_forget:
-            problems = self._forget()
-            self._must_forget = False
+            problems = self._forget(self._must_forget)
+            self._must_forget = set()
         return Report(report.changes, report.lines, [*report.failures, *problems], report.again)
 
     def _track(self, served: bool) -> None:
@@ -217,12 +219,13 @@ class ServicesController:
             bridged.track(kernel.socket, BRIDGE, on=served)
         self._tracked = served
 
-    def _forget(self) -> list[str]:
+    def _forget(self, targets: Collection[Target]) -> list[str]:
+        few = [destination(one) for one in targets] if len(targets) <= FEW_TARGETS else None
         with Kernel() as kernel:
             local = {
                 pack_address(one.address.address.partition("/")[0])[1] for one in kernel.addresses()
             }
-        stale = list(self._translations.stale(connections(), local))
+        stale = list(self._translations.stale(connections(to=few), local))
         if stale:
             log.info("forgetting %d connections to endpoints that are gone", len(stale))
         return delete(stale)
