@@ -10,7 +10,8 @@ One vxlan lab of two hosts; with each number of services (of 10 endpoints each):
     one connection      the median of them, microseconds
     ingress             Gbit/s from outside to a port published on the host without the endpoint;
                         direct is pod to pod (iperf3)
-    one change          from before the write to etcd until the host leads to the other port, ms;
+    one change          from before the write to etcd until the kernel tells that the map has
+                        changed, ms;
                         kube-proxy's is `iptables-restore --noflush` of that service's chains alone
     cold start          a daemon's start without the table until all services are served, s;
                         Python's start and etcd's answer included; kube-proxy's is
@@ -49,6 +50,9 @@ from etcd.client import Transaction
 from etcd.connect import EtcdSettings, connect
 from hostnet import netns
 from hostnet.netns import run_in
+from hostnet.nft.messages import NFT_MSG_NEWSETELEM
+from hostnet.nft.watch import NftWatch
+from hostnet.ownership import SERVICES_TABLE
 from lab import hosts, processes
 from lab.cluster import Lab
 from lab.spec import LabSpec
@@ -62,8 +66,7 @@ ENDPOINTS, SERVER_PORTS = 10, (8081, 8082)
 PROBE_ADDRESS = "10.96.0.1"
 BATCH = 100  # keys of one transaction; etcd takes 128
 WAIT = 300.0  # seconds
-PROBE_PAUSE = 0.002  # seconds: each probe is a connection that the change has to forget
-CHANGE_PAUSE = 0.3  # seconds: connections of the change before are forgotten meanwhile
+CHANGE_PAUSE = 0.1  # seconds: what follows a change is done meanwhile
 PROBE_TIMEOUT = 0.05  # seconds: less than the kernel waits to send a lost SYN again
 SLOW = 2000  # services: with more, kube-proxy's rules are written once
 
@@ -131,17 +134,29 @@ class ServiceBench:
     async def _changes(self, count: int) -> list[float]:
         times = []
         key = Keys(PREFIX).endpoint("probe", "0")
-        async with connect(EtcdSettings((self.lab.endpoint,), PREFIX)) as etcd:
-            for number in range(1, count + 1):
-                port = SERVER_PORTS[number % 2]
-                begin = time.perf_counter()
-                await etcd.commit(Transaction(put={key: self.endpoint({"http": port})}))
-                while self.answered() != str(port):
-                    if time.perf_counter() > begin + WAIT:
-                        raise click.ClickException("a change never came to the kernel")
-                    await asyncio.sleep(PROBE_PAUSE)
-                times.append((time.perf_counter() - begin) * 1e3)
-                await asyncio.sleep(CHANGE_PAUSE)
+        changed = asyncio.Event()
+        watch = NftWatch(_new_elements)
+        loop = asyncio.get_running_loop()
+
+        def drain() -> None:
+            if watch.drain():
+                changed.set()
+
+        loop.add_reader(watch.fileno(), drain)
+        try:
+            async with connect(EtcdSettings((self.lab.endpoint,), PREFIX)) as etcd:
+                for number in range(1, count + 1):
+                    await asyncio.sleep(CHANGE_PAUSE)
+                    changed.clear()
+                    value = self.endpoint({"http": SERVER_PORTS[number % 2]})
+                    begin = time.perf_counter()
+                    await etcd.commit(Transaction(put={key: value}))
+                    async with asyncio.timeout(WAIT):
+                        await changed.wait()
+                    times.append((time.perf_counter() - begin) * 1e3)
+        finally:
+            loop.remove_reader(watch.fileno())
+            watch.close()
         return times
 
     def answered(self) -> str:
@@ -172,6 +187,11 @@ class ServiceBench:
         """MiB that host 1's daemon has."""
         status = Path(f"/proc/{self.lab.daemon_pid(1)}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def _new_elements(kind: int, _family: int, table: str) -> bool:
+    """Whether a message of the kernel tells of elements of the services' maps."""
+    return kind == NFT_MSG_NEWSETELEM and table == SERVICES_TABLE
 
 
 @contextlib.contextmanager
