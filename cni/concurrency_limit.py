@@ -16,6 +16,8 @@ import threading
 from collections.abc import Iterator
 
 FEW_PROCESSORS = 2
+SLOT_TIMEOUT = 2.0
+"""Seconds: many times what a call takes."""
 
 
 def slots_for(processors: int) -> int:
@@ -30,24 +32,42 @@ def slots_for(processors: int) -> int:
 class ConcurrencyLimit:
     """A fixed number of slots, shared by the server's workers.
 
-    A process that answers one call takes no slot; `released` is harmless there.
+    A process that answers one call takes no slot; `released` is harmless there. A call that hangs
+    keeps its slot, so nobody waits for one longer than `timeout` seconds: then it goes on without.
     """
 
-    def __init__(self, slots: int | None = None) -> None:
+    def __init__(self, slots: int | None = None, timeout: float = SLOT_TIMEOUT) -> None:
         """Make it; `slots` None: as many as suit the processors that this process may use."""
         self._free = threading.Semaphore(slots or slots_for(len(os.sched_getaffinity(0))))
+        self._timeout = timeout
+        self._thread = threading.local()
 
     @contextlib.contextmanager
     def slot(self) -> Iterator[None]:
-        """Hold a slot inside the block; waits until one is free."""
-        with self._free:
-            yield
-
-    @contextlib.contextmanager
-    def released(self) -> Iterator[None]:
-        """Release the caller's slot inside the block, and wait for one after it."""
-        self._free.release()
+        """Hold a slot inside the block, if one is free in time."""
+        self._take()
         try:
             yield
         finally:
-            self._free.acquire()
+            self._give()
+
+    @contextlib.contextmanager
+    def released(self) -> Iterator[None]:
+        """Release the caller's slot inside the block, and take one after it."""
+        held = self._give()
+        try:
+            yield
+        finally:
+            if held:
+                self._take()
+
+    def _take(self) -> None:
+        self._thread.holds = self._free.acquire(timeout=self._timeout)
+
+    def _give(self) -> bool:
+        """Release this thread's slot, if it has one; says whether it took part."""
+        held: bool | None = getattr(self._thread, "holds", None)
+        if held:
+            self._free.release()
+        self._thread.holds = None
+        return held is not None

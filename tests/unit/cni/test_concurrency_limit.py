@@ -33,3 +33,26 @@ def test_an_add_that_waits_for_the_switch_lets_others_work() -> None:
         attached.set()
     waiting.join(60)
     assert not waiting.is_alive()
+
+
+def test_a_call_that_hangs_does_not_keep_others_waiting() -> None:
+    limit = ConcurrencyLimit(1, timeout=0.05)
+    end, began = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        with limit.slot():
+            began.set()
+            end.wait(60)
+
+    hanging = threading.Thread(target=hang)
+    hanging.start()
+    assert began.wait(60)
+    for _ in range(3):
+        with limit.slot(), limit.released():
+            pass
+    end.set()
+    hanging.join(60)
+    with limit.slot():  # it was given back once, and is taken
+        assert not limit._free.acquire(blocking=False)
+    assert limit._free.acquire(blocking=False)
+    assert not limit._free.acquire(blocking=False)
