@@ -7,6 +7,7 @@ object (CNI SPEC 1.1.0, section 5).
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from cni.host import PluginHost
 
 
+NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+
+
 class CniResponse(NamedTuple):
     """What the executable shall print, and its exit status."""
 
@@ -36,6 +40,8 @@ class CniResponse(NamedTuple):
     stdout: bytes
     added: AttachmentKey | None = None
     """The attachment of an ADD that was done: `answered` is called when the answer is out."""
+    no_descriptors: bool = False
+    """Whether it failed because this process may open no more: another one can do it."""
 
 
 def handle(call: CniCall, host: PluginHost) -> CniResponse:
@@ -51,7 +57,8 @@ def handle(call: CniCall, host: PluginHost) -> CniResponse:
         raise
     except OSError as error:  # netlink errors are OSErrors whose text is the kernel's reason
         netlink = hasattr(error, "operation")
-        return _refuse(call, CniError(NETWORK_FAILURE if netlink else IO_FAILURE, str(error)))
+        refused = _refuse(call, CniError(NETWORK_FAILURE if netlink else IO_FAILURE, str(error)))
+        return refused._replace(no_descriptors=error.errno in NO_DESCRIPTORS)
     except FlatmeshError as error:
         return _refuse(call, CniError(NETWORK_FAILURE, str(error)))
     except Exception as error:

@@ -195,7 +195,11 @@ class CniServer:
                 # runtime sends then, and leave the pod's interface behind.
                 if call.environment.get("CNI_COMMAND") == "ADD" and _has_ended(connection):
                     raise protocol.CniProtocolError("the client of an ADD ended before its turn")
-                return handle(call, self.host)
+                response = handle(call, self.host)
+            if not response.no_descriptors:
+                return response
+            log.warning("no descriptors are left; the client answers its call itself")
+            return CniResponse(protocol.RUN_IT_YOURSELF, b"")
         except RunInClientError:
             return CniResponse(protocol.RUN_IT_YOURSELF, b"")
 

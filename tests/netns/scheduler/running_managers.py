@@ -76,6 +76,7 @@ async def updated(
 ) -> Service:
     """Give a service another spec, as it is now."""
     key = KEYS.service(service.id)
+    await until(lambda: service.id in view.services, "the service is seen")
     return await documents.update_service(view.services[service.id], spec, view.version(key))
 
 

@@ -20,17 +20,22 @@ Eventually = Callable[..., None]
 PREFIX = "/coreos.com/network"
 KEY = "qkYl0Xn0oBmMfEJxTTYAqRhQ4hDBfVDHTVvuEvpGGGA="
 """A WireGuard key that nobody has."""
+OF_STRANGERS = {f"10.5.{number}.0/24" for number in range(240, 256)}
 
 
 @pytest.fixture(scope="module", params=["vxlan", "host-gw", "udp", "wireguard", "ovs"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     directory = tmp_path_factory.mktemp("labs")
-    backend = {"Type": request.param}
-    with running_lab(request.config, directory, hosts=2, pods_per_host=1, backend=backend) as made:
-        made.stop_daemon(1)
-        made.start_daemon(1, "--healthz-port=9000")
-        made.wait_ready(1)
-        yield made
+    spec = {"hosts": 2, "pods_per_host": 1, "backend": {"Type": request.param}}
+    while True:
+        with running_lab(request.config, directory, **spec) as made:
+            if any(made.subnet(number) in OF_STRANGERS for number in made.host_numbers):
+                continue  # a host has chosen a subnet that a stranger is to claim
+            made.stop_daemon(1)
+            made.start_daemon(1, "--healthz-port=9000")
+            made.wait_ready(1)
+            yield made
+            return
 
 
 class EtcdWriter:
