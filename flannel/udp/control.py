@@ -22,7 +22,6 @@ The files, below the daemon's run directory:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import hashlib
@@ -32,12 +31,13 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from base.errors import FlatmeshError
+from base.socket_path import reachable
 
 EXCHANGE_TIMEOUT = 5.0  # seconds for one request and its answer
 SIGNAL_TIMEOUT = 3.0  # seconds for a signal to end the process
@@ -172,16 +172,6 @@ def _exchange(
     except ValueError:
         raise ControlError(errno.EPROTO, f"{files.socket}: the answer is cut off") from None
     return answer, fds
-
-
-@contextlib.contextmanager
-def reachable(path: Path) -> Iterator[str]:
-    """A short name for a path: the address of a socket holds 107 bytes (unix(7))."""
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
-    finally:
-        os.close(directory)
 
 
 def receive_line(

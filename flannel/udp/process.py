@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from base.private_files import open_private
+from base.socket_path import reachable
 from flannel.udp import _plane
 from flannel.udp.control import (
     EXCHANGE_TIMEOUT,
@@ -40,7 +41,6 @@ from flannel.udp.control import (
     UdpSettings,
     build,
     digest_of,
-    reachable,
     receive_line,
     take_over,
 )

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from base.errors import FlatmeshError
+from base.socket_path import reachable
 from hostnet.wireguard.state import (
     KEY_LENGTH,
     NO_KEY,
@@ -102,17 +103,12 @@ class Uapi:
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(UAPI_TIMEOUT)
-        directory = -1
         try:
-            # by the directory's descriptor: a socket's address holds only 108 bytes of path
-            directory = os.open(self.path.parent, os.O_PATH | os.O_DIRECTORY)
-            connection.connect(f"/proc/self/fd/{directory}/{self.path.name}")
+            with reachable(self.path) as path:
+                connection.connect(path)
         except OSError as error:
             connection.close()
             raise self._error(error.errno, error.strerror) from None
-        finally:
-            if directory >= 0:
-                os.close(directory)
         return connection
 
     def _error(self, number: int | None, text: str | None) -> UapiError:

@@ -20,17 +20,16 @@ The files, below the daemon's run directory:
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from base.errors import FlatmeshError
+from base.socket_path import reachable
 
 EXCHANGE_TIMEOUT = 5.0  # seconds for a request and its answer
 SOCKET, LOG = "names.sock", "names.log"
@@ -72,16 +71,6 @@ def build() -> str:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def reachable(path: Path) -> Iterator[str]:
-    """A short name for a path: the address of a socket holds 107 bytes (unix(7))."""
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
-    finally:
-        os.close(directory)
 
 
 class NamesClient:

@@ -21,8 +21,9 @@ from typing import Any
 
 import dns.name
 
+from base.socket_path import reachable
 from services.names.answer import Responder
-from services.names.control import SOCKET, NamesConfig, build, reachable
+from services.names.control import SOCKET, NamesConfig, build
 from services.names.forwarder import Forwarder
 from services.names.records import NamedService, ZoneRecords
 from services.names.resolv_conf import ResolvConf
