@@ -101,10 +101,10 @@ def elements_of(service: Service, served: ServedService) -> Iterator[NftElement]
             data = [_data(one, port, family) for one in endpoints]
             where = family, port.protocol, selection, len(table)
             if virtual is not None:
-                key = virtual.packed + _port(port.port)
+                key = virtual.packed + port_field(port.port)
                 yield from _rows(slot_map(SlotMap("virtual", *where)), key, data, table)
             if port.published_port:
-                key = _port(port.published_port)
+                key = port_field(port.published_port)
                 if selection == "random":  # two hosts must choose the same for one packet
                     where = family, port.protocol, "hash", len(table)
                 yield from _rows(slot_map(SlotMap("published", *where)), key, data, table)
@@ -116,23 +116,29 @@ def elements_of(service: Service, served: ServedService) -> Iterator[NftElement]
 
 
 def _rows(of: NftSet, key: bytes, data: list[bytes], table: list[int]) -> Iterator[NftElement]:
-    for slot, owner in zip(_slots(len(table)), table, strict=True):
+    for slot, owner in zip(slot_fields(len(table)), table, strict=True):
         yield NftElement(of, key + slot, data[owner])
 
 
 @functools.cache
-def _slots(count: int) -> tuple[bytes, ...]:
+def slot_fields(count: int) -> tuple[bytes, ...]:
+    """Each slot's number as a field of a concatenation, in the host's byte order."""
     return tuple(slot.to_bytes(4, sys.byteorder) for slot in range(count))
 
 
-def _port(number: int) -> bytes:
+def port_field(number: int) -> bytes:
     """A port as a field of a concatenation."""
     return number.to_bytes(2, "big") + b"\0\0"
 
 
+def published_key(port: ServicePort) -> bytes:
+    """Protocol and published port, as a key of two fields."""
+    return bytes((PROTOCOLS[port.protocol], 0, 0, 0)) + port_field(port.published_port)
+
+
 def _data(endpoint: Endpoint, port: ServicePort, family: int) -> bytes:
     address = endpoint.address(family)
-    return (address.packed if address is not None else b"") + _port(endpoint.port(port))
+    return (address.packed if address is not None else b"") + port_field(endpoint.port(port))
 
 
 def _limits(service: Service) -> Iterator[NftElement]:
@@ -140,7 +146,7 @@ def _limits(service: Service) -> Iterator[NftElement]:
         return
     for port in service.ports:
         if port.published_port:
-            key = bytes((PROTOCOLS[port.protocol], 0, 0, 0)) + _port(port.published_port)
+            key = published_key(port)
             yield NftElement(LIMITED, key)
             for network in service.sources:
                 of = sources_set(network.version, network.prefixlen)

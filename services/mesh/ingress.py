@@ -15,16 +15,15 @@ ones that come to its host are translated there, to another endpoint.
 from __future__ import annotations
 
 import functools
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from hostnet.nft.sets import NftElement, NftSet
 from hostnet.ownership import MESH_TABLE
-from services.balancer import FAMILIES
+from services.balancer import FAMILIES, port_field, published_key, slot_fields
 from services.mesh.member import Member, Places, packed_mac
-from services.model import PROTOCOLS, Service
+from services.model import Service
 from services.served import ServedService
 from services.slots import assign
 
@@ -62,16 +61,14 @@ def elements_of(
         table = assign(names, [one.weight for one in endpoints])
         for port in ports:
             of = ingress_map(family, port.protocol, selection, len(table))
-            key = port.published_port.to_bytes(2, "big") + b"\0\0"
-            for slot, owner in enumerate(table):
+            key = port_field(port.published_port)
+            for slot, owner in zip(slot_fields(len(table)), table, strict=True):
                 if hosts[owner]:
-                    yield NftElement(of, key + slot.to_bytes(4, sys.byteorder), hosts[owner])
+                    yield NftElement(of, key + slot, hosts[owner])
             remote.add(port.name)
     for port in ports:
         if port.name in remote:
-            number = port.published_port.to_bytes(2, "big") + b"\0\0"
-            key = bytes((PROTOCOLS[port.protocol], 0, 0, 0)) + number
-            yield NftElement(PUBLISHED, key)
+            yield NftElement(PUBLISHED, published_key(port))
 
 
 @dataclass(slots=True)
