@@ -63,7 +63,6 @@ class NodeLeaseSource:
     _leases: dict[str, Lease] = field(default_factory=dict)
     """By the Node's name."""
     _changed_at: dict[str, float] = field(default_factory=dict)
-    _held: Lease | None = None
     _problem: str | None = None
     _refused: dict[str, str] = field(default_factory=dict)
 
@@ -213,14 +212,14 @@ class NodeLeaseSource:
         """Annotate this host's Node. See `LeaseSource`."""
         try:
             async with asyncio.timeout(HOLD_TIMEOUT):
-                self._held = await self._hold(request)
+                held = await self._hold(request)
         except TimeoutError:
             self._problem = f"the API server has not answered for {HOLD_TIMEOUT:.0f} s"
         except KubeError as error:
             self._problem = str(error)
         else:
             self._problem = None
-            return self._held
+            return held
         raise LeaseSourceError(self._problem)
 
     async def _hold(self, request: LeaseRequest) -> Lease:
