@@ -9,6 +9,18 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 
+def task_of(stack: contextlib.AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> None:
+    """Run `work` as a task that `stack` cancels at its end. Called in the event loop."""
+
+    async def stop() -> None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    task = asyncio.create_task(work, name=name)
+    stack.push_async_callback(stop)
+
+
 @contextlib.asynccontextmanager
 async def background_task(
     work: Coroutine[Any, Any, None], name: str, *, ignoring: tuple[type[Exception], ...] = ()

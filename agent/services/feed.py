@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from base.background_task import task_of
 from etcd.client import Etcd
 from etcd.connect import EtcdSettings, connect
 from services.follow import KeyChanges, follow
@@ -135,10 +136,4 @@ def start_following(
         async with connect(etcd) as client:
             await feed.run(client)
 
-    async def stop() -> None:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-    task = asyncio.create_task(run(settings), name="follow services")
-    stack.push_async_callback(stop)
+    task_of(stack, run(settings), "follow services")

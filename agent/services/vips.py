@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 
+from base.background_task import task_of
 from etcd.connect import EtcdSettings, connect
 from services.vip.holder import VipHolder
 
@@ -31,10 +32,4 @@ def start_holding(
                 log.exception("floating addresses")
             await asyncio.sleep(RETRY_INTERVAL)
 
-    async def stop() -> None:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-    task = asyncio.create_task(run(settings), name="floating addresses")
-    stack.push_async_callback(stop)
+    task_of(stack, run(settings), "floating addresses")
