@@ -21,11 +21,11 @@ from lab import hosts
 from lab.cluster import Lab
 from lab.hosts import host_ipv4
 from lab.processes import NETNS_DIR
+from tests.scenario.free_subnets import free_subnets
 
 On = Callable[..., str]
 Eventually = Callable[..., None]
 
-SUBNET = "10.5.222"
 MAC = "c6:d2:32:6f:8f:44"
 VALUES = {
     "vxlan": '{"PublicIP":"%s","PublicIPv6":null,"BackendType":"vxlan",'
@@ -49,11 +49,14 @@ def capture(netns: str, link: str) -> Iterator[socket.socket]:
         yield packets
 
 
-def flanneld_joins(lab: Lab, on: On, backend: str) -> str:
-    """Make host 2 a flanneld host with one pod; returns the pod's namespace."""
+def flanneld_joins(lab: Lab, on: On, backend: str, subnet: str) -> str:
+    """Make host 2 a flanneld host with one pod, at `subnet`.9; returns the pod's namespace.
+
+    `subnet` is what the addresses of a free one begin with: `10.5.222`.
+    """
     etcdctl = f"etcdctl --endpoints={lab.endpoint}"
     granted = on(lab.names.underlay, f"{etcdctl} lease grant 86400").split()[1]
-    key = f"/coreos.com/network/subnets/{SUBNET}.0-24"
+    key = f"/coreos.com/network/subnets/{subnet}.0-24"
     value = VALUES[backend] % host_ipv4(2)
     on(lab.names.underlay, f"{etcdctl} put --lease={granted} {key} {value}")
     ours, base = lab.subnet(1), lab.subnet(1).removesuffix("/24")
@@ -61,13 +64,13 @@ def flanneld_joins(lab: Lab, on: On, backend: str) -> str:
     pod = hosts.make_pod(lab.names, 2, "p1").name
     on(host, "sysctl -q -w net.ipv4.ip_forward=1")
     on(host, "ip link add cni0 type bridge")
-    on(host, f"ip addr add {SUBNET}.1/24 dev cni0")
+    on(host, f"ip addr add {subnet}.1/24 dev cni0")
     on(host, "ip link set cni0 up")
     on(host, f"ip link add eth0 netns {pod} type veth peer name veth0")
     on(host, "ip link set veth0 master cni0 up")
-    on(pod, f"ip addr add {SUBNET}.9/24 dev eth0")
+    on(pod, f"ip addr add {subnet}.9/24 dev eth0")
     on(pod, "ip link set eth0 up")
-    on(pod, f"ip route add default via {SUBNET}.1")
+    on(pod, f"ip route add default via {subnet}.1")
     if backend == "vxlan":
         (link,) = json.loads(on(lab.names.host(1), "ip -json link show flannel.1"))
         on(
@@ -75,7 +78,7 @@ def flanneld_joins(lab: Lab, on: On, backend: str) -> str:
             f"ip link add flannel.1 address {MAC} mtu 1450 type vxlan id 1 dev eth0 "
             f"local {host_ipv4(2)} dstport 8472 nolearning",
         )
-        on(host, f"ip addr add {SUBNET}.0/32 dev flannel.1")
+        on(host, f"ip addr add {subnet}.0/32 dev flannel.1")
         on(host, "ip link set flannel.1 up")
         on(host, f"ip neigh add {base} lladdr {link['address']} dev flannel.1 nud permanent")
         on(host, f"bridge fdb add {link['address']} dev flannel.1 dst {host_ipv4(1)} self")
@@ -98,13 +101,14 @@ def test_pods_of_both_reach_each_other(
         on(theirs, "ip link del flannel.1")
     on(theirs, "nft delete table inet flatmesh")
     on(theirs, f"ip route del {lab.subnet(1)}", check=False)
-    pod = flanneld_joins(lab, on, backend)
+    subnet = free_subnets(lab, 1)[0].removesuffix(".0/24")
+    pod = flanneld_joins(lab, on, backend, subnet)
     ours = lab.pods[0]
     eventually(
-        lambda: f"{SUBNET}.0/24" in on(lab.names.host(1), "ip route"), "flanneld's host is known"
+        lambda: f"{subnet}.0/24" in on(lab.names.host(1), "ip route"), "flanneld's host is known"
     )
     # the filter may learn of the new host a moment after the routes: one answer of three will do
-    on(ours.netns, f"ping -c 3 -W 5 {SUBNET}.9")
+    on(ours.netns, f"ping -c 3 -W 5 {subnet}.9")
     on(pod, f"ping -c 3 -W 5 {ours.addresses[0]}")
 
 

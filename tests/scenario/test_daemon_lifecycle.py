@@ -13,6 +13,7 @@ import pytest
 from lab import processes
 from lab.cluster import Lab
 from lab.spec import LabPod
+from tests.scenario.free_subnets import free_subnets
 
 On = Callable[..., str]
 Eventually = Callable[..., None]
@@ -198,9 +199,10 @@ def test_broken_and_foreign_keys_are_logged_once_and_skipped(
 ) -> None:
     lab = make_lab(hosts=2, pods_per_host=1)
     etcdctl = f"etcdctl --endpoints={lab.endpoint} put /coreos.com/network/subnets/"
-    on(lab.names.underlay, etcdctl + "10.5.200.0-24 not-json")
+    broken = free_subnets(lab, 1)[0].replace("/", "-")
+    on(lab.names.underlay, etcdctl + f"{broken} not-json")
     on(lab.names.underlay, etcdctl + "hello {}")
-    eventually(lambda: "10.5.200.0-24" in lab.log(1) and "hello" in lab.log(1), "both are named")
+    eventually(lambda: broken in lab.log(1) and "hello" in lab.log(1), "both are named")
     lab.start_daemon(2)  # any change makes daemons look at the leases again
     assert len([line for line in lab.log(1).splitlines() if "hello" in line]) == 1
     first, second = far_pods(lab)

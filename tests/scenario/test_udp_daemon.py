@@ -45,7 +45,7 @@ def test_the_daemon_exports_the_data_planes_counters(
     make_lab: MakeLab, scrape: Callable[[Lab, int], list[str]]
 ) -> None:
     lab = make_lab(hosts=2, pods_per_host=1, backend={"Type": "udp"})
-    pod, unleased = lab.pods[0], "10.5.255.254"
+    pod, unleased = lab.pods[0], "10.5.0.254"  # hosts lease from 10.5.1.0/24 on
     ping = [*processes.enter(pod.netns), "ping", "-c1", "-W5", unleased]
     refused = subprocess.run(ping, capture_output=True, text=True, check=False)
     assert "Net Unreachable" in refused.stdout

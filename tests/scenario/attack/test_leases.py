@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -14,28 +15,29 @@ from lab import processes
 from lab.cluster import Lab
 from lab.hosts import host_ipv4
 from tests.scenario.conftest import running_lab
+from tests.scenario.free_subnets import free_subnets
 
 On = Callable[..., str]
 Eventually = Callable[..., None]
 PREFIX = "/coreos.com/network"
 KEY = "qkYl0Xn0oBmMfEJxTTYAqRhQ4hDBfVDHTVvuEvpGGGA="
 """A WireGuard key that nobody has."""
-OF_STRANGERS = {f"10.5.{number}.0/24" for number in range(240, 256)}
 
 
 @pytest.fixture(scope="module", params=["vxlan", "host-gw", "udp", "wireguard", "ovs"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     directory = tmp_path_factory.mktemp("labs")
     spec = {"hosts": 2, "pods_per_host": 1, "backend": {"Type": request.param}}
-    while True:
-        with running_lab(request.config, directory, **spec) as made:
-            if any(made.subnet(number) in OF_STRANGERS for number in made.host_numbers):
-                continue  # a host has chosen a subnet that a stranger is to claim
-            made.stop_daemon(1)
-            made.start_daemon(1, "--healthz-port=9000")
-            made.wait_ready(1)
-            yield made
-            return
+    with running_lab(request.config, directory, **spec) as made:
+        made.stop_daemon(1)
+        made.start_daemon(1, "--healthz-port=9000")
+        made.wait_ready(1)
+        yield made
+
+
+def key(subnet: str) -> str:
+    """The last part of a lease's key in etcd, which is its name in messages."""
+    return subnet.replace("/", "-")
 
 
 class EtcdWriter:
@@ -54,7 +56,7 @@ class EtcdWriter:
             value["BackendData"] = {"PublicKey": KEY, **data}
         elif self.backend == "udp":
             del value["BackendType"]
-        self.put(f"{PREFIX}/subnets/{subnet.replace('/', '-')}", json.dumps(value))
+        self.put(f"{PREFIX}/subnets/{key(subnet)}", json.dumps(value))
 
     def put(self, key: str, value: str) -> None:
         self.keys.append(key)
@@ -112,6 +114,7 @@ def refusals(lab: Lab) -> dict[str, str]:
 def claims(lab: Lab) -> dict[str, tuple[str, str]]:
     """Hostile leases: subnet and PublicIP by what is wrong with them."""
     theirs = lab.subnet(2)
+    (free,) = free_subnets(lab, 1)
     whole = theirs.replace("/24", "/23") if int(theirs.split(".")[2]) % 2 == 0 else "10.5.0.0/16"
     return {
         "the underlay's subnet": ("192.168.64.0/24", "192.168.64.66"),
@@ -121,11 +124,11 @@ def claims(lab: Lab) -> dict[str, tuple[str, str]]:
         "more than a peer's subnet": (whole, "192.168.64.66"),
         "a part of a peer's subnet": (theirs.replace(".0/24", ".0/25"), "192.168.64.66"),
         "another network": ("10.77.1.0/24", "192.168.64.66"),
-        "a multicast PublicIP": ("10.5.250.0/24", "224.0.0.5"),
-        "the broadcast address": ("10.5.250.0/24", "255.255.255.255"),
-        "a loopback PublicIP": ("10.5.250.0/24", "127.0.0.1"),
-        "a pod's address as PublicIP": ("10.5.250.0/24", lab.pods[-1].addresses[0]),
-        "a peer's PublicIP": ("10.5.250.0/24", host_ipv4(2)),
+        "a multicast PublicIP": (free, "224.0.0.5"),
+        "the broadcast address": (free, "255.255.255.255"),
+        "a loopback PublicIP": (free, "127.0.0.1"),
+        "a pod's address as PublicIP": (free, lab.pods[-1].addresses[0]),
+        "a peer's PublicIP": (free, host_ipv4(2)),
     }
 
 
@@ -135,10 +138,9 @@ def test_hostile_leases_change_nothing(
     eventually(lambda: reaches(lab, on), "pods reach each other")
     before = routes(lab, on, 1)
     for name, (subnet, public_ip) in claims(lab).items():
-        key = subnet.replace("/", "-")
         writer.lease(subnet, public_ip)
-        eventually(lambda k=key: k in refusals(lab), f"a line about {name}")
-        assert len(refusals(lab)[key]) < 500
+        eventually(lambda s=subnet: key(s) in refusals(lab), f"a line about {name}")
+        assert len(refusals(lab)[key(subnet)]) < 500
         assert reaches(lab, on), name
         assert routes(lab, on, 1) == before, name
         writer.withdraw()
@@ -151,26 +153,27 @@ def test_another_program_s_route_is_never_replaced(
 ) -> None:
     """docker0's route, or an administrator's, inside the cluster's network."""
     host = lab.names.host(1)
-    on(host, "ip route add 10.5.248.0/24 via 192.168.64.1")  # it is read with docker0's address
+    routed, bridged = free_subnets(lab, 2)
+    on(host, f"ip route add {routed} via 192.168.64.1")  # it is read with docker0's address
     on(host, "ip link add docker0 type bridge")
     try:
-        on(host, "ip addr add 10.5.249.1/24 dev docker0")
+        on(host, f"ip addr add {ip_network(bridged)[1]}/24 dev docker0")
         on(host, "ip link set docker0 up")
         before = routes(lab, on, 1)
-        writer.lease("10.5.249.0/24", "192.168.64.66")
-        writer.lease("10.5.248.0/24", "192.168.64.67", VtepMAC="02:66:66:66:66:67", PublicKey=KEY)
+        writer.lease(bridged, "192.168.64.66")
+        writer.lease(routed, "192.168.64.67", VtepMAC="02:66:66:66:66:67", PublicKey=KEY)
 
         def other_is_told() -> bool:
             """The lease is refused; if it came before the route was read, a conflict is told."""
-            line = "conflict: route 10.5.248.0/24 via 192.168.64.1"
-            return "10.5.248.0-24" in refusals(lab) or line in lab.log(1)
+            line = f"conflict: route {routed} via 192.168.64.1"
+            return key(routed) in refusals(lab) or line in lab.log(1)
 
-        eventually(lambda: "10.5.249.0-24" in refusals(lab), "docker0's is refused")
+        eventually(lambda: key(bridged) in refusals(lab), "docker0's is refused")
         eventually(other_is_told, "the administrator's is told")
         assert routes(lab, on, 1) == before
         eventually(lambda: reaches(lab, on), "pods of the first holders reach each other")
-        on(host, "ip route del 10.5.248.0/24")
-        eventually(lambda: set(refusals(lab)) == {"10.5.249.0-24"}, "the other one is served")
+        on(host, f"ip route del {routed}")
+        eventually(lambda: set(refusals(lab)) == {key(bridged)}, "the other one is served")
     finally:
         on(host, "ip link del docker0")
 
@@ -187,12 +190,13 @@ def test_two_leases_of_one_host_share_entries(
     lab: Lab, writer: EtcdWriter, on: On, eventually: Eventually
 ) -> None:
     """The second claims the first one's MAC or key: that it goes takes nothing from the first."""
-    (value,) = (json.loads(writer.get(f"{PREFIX}/subnets/{lab.subnet(2).replace('/', '-')}")),)
+    (value,) = (json.loads(writer.get(f"{PREFIX}/subnets/{key(lab.subnet(2))}")),)
     data = value.get("BackendData") or {}
     before = routes(lab, on, 1)
-    writer.lease("10.5.247.0/24", "192.168.64.66", **data)
+    (claimed,) = free_subnets(lab, 1)
+    writer.lease(claimed, "192.168.64.66", **data)
     if data.keys() & {"VtepMAC", "PublicKey"}:
-        eventually(lambda: "10.5.247.0-24" in refusals(lab), "it is refused")
+        eventually(lambda: key(claimed) in refusals(lab), "it is refused")
     assert reaches(lab, on)
     writer.withdraw()
     eventually(lambda: routes(lab, on, 1) == before, "all is as before")

@@ -65,8 +65,8 @@ ROWS = (
     ),
     Mistake(
         "release of nobody's subnet",
-        "flatmesh lease release 10.5.200.0/24",
-        "nobody holds 10.5.200.0/24: flatmesh lease list shows who holds what",
+        "flatmesh lease release 10.5.0.0/24",
+        "nobody holds 10.5.0.0/24: flatmesh lease list shows who holds what",
     ),
     Mistake(
         "reservation for no address",
