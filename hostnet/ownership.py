@@ -40,6 +40,8 @@ MESH_TABLE = "flatmesh_mesh"
 """The routing mesh's, of the families inet and netdev (`services.mesh`)."""
 MESH_DEVICE = "flatmesh-in"
 """The ingress tunnel's."""
+POLICY_TABLE = "flatmesh_policy"
+"""Network policies: which pods may reach which. There is none without --network-policy."""
 OVERLAY_KINDS = frozenset({"vxlan", "wireguard", "tun"})
 """Kinds of device that exist for an overlay only: what is on one of ours is ours."""
 
