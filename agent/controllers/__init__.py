@@ -27,6 +27,7 @@ from agent.controllers.pod_wiring import PodWiringController
 from agent.controllers.publish import PublishController
 from agent.controllers.ready import ReadyController
 from agent.controllers.services import ServicesController
+from agent.controllers.underlay_announcements import UnderlayAnnouncements
 from agent.controllers.vips import VipsController
 from agent.data_plane_owner import DataPlaneOwner
 from agent.etcd_addresses import EtcdAddresses
@@ -170,6 +171,7 @@ CONTROLLERS: dict[str, Factory] = {
     "pod guard": _pod_guard,
     "pod wiring": _pod_wiring,
     "data plane": _data_plane,
+    "announcements": lambda _: UnderlayAnnouncements(),
     "clear text": lambda resources: ClearTextController(resources.encryption, resources.obstacle),
     "ready": lambda resources: ReadyController(resources.settings.run_dir, resources.obstacle),
 }

@@ -7,6 +7,7 @@ is not told goes on sending to the old MAC for longer than any test.
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 from collections.abc import Callable
 from ipaddress import ip_network
@@ -54,6 +55,7 @@ def test_on_backends_of_the_kernel(
             timeout=60,
         )
         changes_mac(lab, kind, on, eventually, ipv6=dual_stack)
+        changes_nic(lab, kind, on, eventually, ipv6=dual_stack)
 
 
 @pytest.mark.parametrize("attach", ["kbr0", "obr0"])
@@ -63,11 +65,13 @@ def test_through_the_ovs_mesh(
     config = backend("vxlan", "static", PodAttach=attach)
     lab = make_lab(hosts=2, pods_per_host=1, ipv6=True, backend=config)
     changes_mac(lab, f"static, {attach}", on, eventually, ipv6=True)
+    changes_nic(lab, f"static, {attach}", on, eventually, ipv6=True)
     lab.configure({**lab.spec.cluster_config(), "Backend": {**config, "Mesh": "flow"}})
     eventually(
         lambda: any(ROUTER_IPV4 in flow for flow in flows_of(lab, 1)), "obr0 routes", timeout=60
     )
     changes_mac(lab, f"flow, {attach}", on, eventually, ipv6=True)
+    changes_nic(lab, f"flow, {attach}", on, eventually, ipv6=True)
 
 
 def changes_mac(lab: Lab, what: str, on: On, eventually: Eventually, *, ipv6: bool) -> None:
@@ -108,6 +112,30 @@ def changes_mac(lab: Lab, what: str, on: On, eventually: Eventually, *, ipv6: bo
                 )
         lab.runtime(1).delete(lab.conflist, interface, result)
         hosts.remove(path.name)
+
+
+def changes_nic(lab: Lab, what: str, on: On, eventually: Eventually, *, ipv6: bool) -> None:
+    """Host 1's NIC gets another MAC: while its daemon runs, and while it does not.
+
+    The peer's pod sends all the time: Open vSwitch's userspace datapath forgets the old MAC of a
+    neighbour only when no packet of the flows from before has come for ten seconds.
+    """
+    here, peer = lab.pods
+    host = lab.names.host(1)
+    for stopped in (False, True):
+        if stopped:
+            lab.stop_daemon(1)
+        mac = f"06:{':'.join(f'{byte:02x}' for byte in secrets.token_bytes(5))}"
+        on(host, f"ip link set eth0 address {mac}")
+        if stopped:
+            lab.start_daemon(1)
+            lab.wait_ready(1)
+        for address in here.addresses if ipv6 else here.addresses[:1]:
+            eventually(
+                lambda a=address: reaches(on, peer.netns, a),
+                f"{what}: {address} is reached on a host with NIC {mac}, daemon stopped {stopped}",
+                timeout=60,
+            )
 
 
 def reaches(on: On, netns: str, address: str) -> bool:
