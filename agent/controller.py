@@ -63,6 +63,10 @@ class Change(Flag):
     """A service or an endpoint came, went or changed."""
     MESH = auto()
     """Another program changed what the routing mesh is made of."""
+    POLICIES = auto()
+    """A network policy, a pod or a label came, went or changed."""
+    POLICY_TABLE = auto()
+    """Another program changed the table of network policies."""
     CLOCK = auto()
     """Some seconds have passed: for what nobody tells the changes of."""
 

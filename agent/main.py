@@ -37,6 +37,9 @@ from agent.lease_sources import SOURCES
 from agent.leases.machine_mark import doubt_copied_state, this_machine
 from agent.loop import HostController
 from agent.pod_server import serve_pods
+from agent.policy.feed import PolicyFeed
+from agent.policy.feed import start_following as follow_policies
+from agent.policy.sources import source_for
 from agent.preflight import LOCK_FILE, make_directory
 from agent.services.feed import start_following
 from agent.services.vips import start_holding
@@ -147,6 +150,11 @@ log = logging.getLogger("agent")
     default=True,
     envvar="FLANNELD_IPTABLES_FORWARD_RULES",
     help="Let the cluster's networks through the host's firewall: iptables' FORWARD, firewalld.",
+)
+@boolean(
+    "--network-policy",
+    envvar="FLATMESH_NETWORK_POLICY",
+    help="Enforce network policies on this host's pods. With --kube-subnet-mgr.",
 )
 @click.option(
     "--resolv-conf",
@@ -265,8 +273,9 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
         source = await stack.enter_async_context(SOURCES[settings.lease_source](settings))
-        host = host_controller(settings, source, stack)
-        pods = stack.enter_context(serve_pods(settings, host))
+        policies = PolicyFeed(settings.network_policy)
+        host = host_controller(settings, source, policies, stack)
+        pods = stack.enter_context(serve_pods(settings, host, policies))
         if settings.docker_plugin is not None:
             stack.enter_context(serve_docker(settings.docker_plugin, pods.host))
         stack.enter_context(serve_status(settings, host))
@@ -301,10 +310,15 @@ async def serve(settings: Settings) -> None:
 
 
 def host_controller(
-    settings: Settings, source: LeaseSource, stack: contextlib.AsyncExitStack
+    settings: Settings,
+    source: LeaseSource,
+    policies: PolicyFeed,
+    stack: contextlib.AsyncExitStack,
 ) -> HostController:
     """The host's controllers with their sockets in this namespace, closed by `stack`."""
+    policies_from = source_for(settings)
     resources = open_resources(settings, stack)
+    resources.policies = policies
     events = (
         (resources.overlay, Change.KERNEL),
         (resources.forwarding, Change.NFTABLES),
@@ -316,6 +330,7 @@ def host_controller(
         (resources.redirect, Change.REDIRECT),
         (resources.pod_links, Change.POD_LINKS),
         (resources.pod_tables, Change.POD_LINKS),
+        (resources.policy_table, Change.POLICY_TABLE),
     )
     host = HostController(
         settings,
@@ -328,6 +343,8 @@ def host_controller(
     )
     resources.feed.on_change = lambda: host.changed(Change.SERVICES, ["services changed"])
     start_following(settings.etcd, resources.feed, stack)
+    policies.on_change = lambda why: host.changed(Change.POLICIES, [why])
+    follow_policies(settings, policies, policies_from, stack)
     start_holding(settings.etcd, resources.vips, stack)
     return host
 

@@ -63,6 +63,8 @@ class Settings:
     """For the lease source `etcd` only."""
     kube: KubeSettings | None = None
     """For the lease source `kubernetes` only."""
+    network_policy: bool = False
+    """Whether network policies are enforced."""
     lease_ttl: int = 86400
     """Seconds that a lease lives when nobody renews it; flanneld's is a day. For `etcd` only."""
 

@@ -69,6 +69,10 @@ class PluginHost:
     """Takes the elements of a deleted pod (`cni.pod.source_guard.GuardedPod`) out of the source
     guard, now or later; None: the call does it itself (`cni.socket.guard_removals`)."""
 
+    protect_pod: Callable[[str, Sequence[str]], None] | None = None
+    """Waits until the kernel has the network policies of a new pod, by its name in Kubernetes and
+    its addresses; None: there are none. It must not raise."""
+
     send_frames: Callable[[str, Sequence[bytes]], None] | None = None
     """Sends frames out of a device, of the daemon's socket; None: the call opens its own."""
 
@@ -132,6 +136,12 @@ class PluginHost:
         if attached is not None:  # a pod that starts before it is attached finds no network
             with self.concurrency.released():
                 attached.wait(ATTACH_TIMEOUT)
+
+    def protect(self, pod: str, addresses: Sequence[str]) -> None:
+        """Have the daemon enforce a new pod's network policies before anybody reaches it."""
+        if self.protect_pod is not None and addresses:
+            with self.concurrency.released():
+                self.protect_pod(pod, addresses)
 
     def close(self) -> None:
         """Close the address stores."""

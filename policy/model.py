@@ -152,3 +152,5 @@ class PolicyChanges:
     policies: Mapping[str, Policy | None] = field(default_factory=dict)
     pods: Mapping[str, Pod | None] = field(default_factory=dict)
     namespaces: Mapping[str, Namespace | None] = field(default_factory=dict)
+    whole: bool = False
+    """Whether what is not named is gone: the first of a source that was opened."""

@@ -17,7 +17,7 @@ class PolicySource(Protocol):
         """The host's name, as pods name the host that they run on."""
 
     def changes(self) -> AsyncIterator[PolicyChanges]:
-        """Yield everything that there is at once, then what changes; never ends.
+        """Yield everything that there is at once (`whole`), then what changes; never ends.
 
         Trouble with the server is the source's to mend; what is known stays good meanwhile.
         """

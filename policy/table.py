@@ -77,6 +77,13 @@ class PolicyTable:
 
     def take(self, changes: PolicyChanges) -> None:
         """Take in what a source tells."""
+        if changes.whole:
+            gone = PolicyChanges(
+                dict.fromkeys(self._policies.keys() - changes.policies.keys()),
+                dict.fromkeys(self._cluster.pods.keys() - changes.pods.keys()),
+                dict.fromkeys(self._cluster.namespaces.keys() - changes.namespaces.keys()),
+            )
+            self.take(gone)
         for key, pod in changes.pods.items():
             self._take_pod(key, pod)
         for name, namespace in changes.namespaces.items():

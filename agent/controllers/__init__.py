@@ -24,6 +24,7 @@ from agent.controllers.names import NamesController
 from agent.controllers.overlay import OverlayController
 from agent.controllers.pod_guard import PodGuardController, concerns_guard
 from agent.controllers.pod_wiring import PodWiringController
+from agent.controllers.policy import PolicyController, concerns_policies
 from agent.controllers.publish import PublishController
 from agent.controllers.ready import ReadyController
 from agent.controllers.services import ServicesController
@@ -32,6 +33,7 @@ from agent.controllers.vips import VipsController
 from agent.data_plane_owner import DataPlaneOwner
 from agent.etcd_addresses import EtcdAddresses
 from agent.kernel_applier import KernelApplier
+from agent.policy.feed import PolicyFeed
 from agent.services.feed import ServiceFeed
 from agent.services.judged import JudgedServices
 from agent.settings import Settings
@@ -40,6 +42,7 @@ from cni.host import PluginHost
 from cni.wiring.firewall import concerns_pods
 from hostnet.iptables.watch import concerns_forwarding
 from hostnet.kinds.foreign.pod_links import PodLinkWatch
+from hostnet.nft.chain_table import ChainTableSocket
 from hostnet.nft.watch import NftWatch
 from hostnet.ownership import ENCRYPTION, FORWARDING, MESH, OVERLAY, SERVICES
 from ovs_mesh.userspace import concerns_redirect
@@ -64,6 +67,9 @@ class Resources:
     etcd: EtcdAddresses
     feed: ServiceFeed
     vips: VipHolder
+    policy_socket: ChainTableSocket
+    policy_table: NftWatch
+    policies: PolicyFeed
     judged: JudgedServices = field(default_factory=JudgedServices)
     data_plane: DataPlaneOwner = field(default_factory=DataPlaneOwner)
     checks: list[Callable[[], str | None]] = field(default_factory=list)
@@ -86,7 +92,10 @@ def open_resources(
     mesh = KernelApplier(MESH)
     forward_chains, pod_guard = NftWatch(concerns_forwarding), NftWatch(concerns_guard)
     redirect, pod_links = NftWatch(concerns_redirect), PodLinkWatch()
-    pod_tables = NftWatch(concerns_pods)
+    pod_tables, policy_socket = NftWatch(concerns_pods), ChainTableSocket()
+    stack.callback(policy_socket.close)
+    policy_table = NftWatch(concerns_policies, ignore=policy_socket.port)
+    stack.callback(policy_table.close)
     stack.callback(pod_tables.close)
     for opened in (overlay, forwarding, encryption, services, mesh):
         stack.callback(opened.close)
@@ -99,8 +108,10 @@ def open_resources(
     watches = forward_chains, pod_guard, redirect, pod_links, pod_tables
     prefix = settings.etcd.prefix if settings.etcd is not None else ""
     feed, vips = ServiceFeed(prefix), VipHolder(prefix)
+    policies = PolicyFeed(settings.network_policy)
     return Resources(
-        settings, overlay, forwarding, *watches, encryption, services, mesh, etcd, feed, vips
+        *(settings, overlay, forwarding, *watches, encryption, services, mesh, etcd, feed, vips),
+        *(policy_socket, policy_table, policies),
     )
 
 
@@ -164,9 +175,13 @@ CONTROLLERS: dict[str, Factory] = {
         resources.etcd,
         resources.settings.healthz_port,
         resources.judged,
+        tracked=resources.settings.network_policy,
     ),
     "mesh": lambda resources: MeshController(resources.mesh, resources.judged),
     "vips": lambda resources: VipsController(resources.settings, resources.vips),
+    "network policy": lambda resources: PolicyController(
+        resources.policies, resources.policy_socket, _plugin_host(resources.settings)
+    ),
     "names": lambda resources: NamesController(resources.settings, resources.feed),
     "pod guard": _pod_guard,
     "pod wiring": _pod_wiring,

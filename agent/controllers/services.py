@@ -82,11 +82,15 @@ class ServicesController:
         etcd: EtcdAddresses,
         metrics_port: int,
         judged: JudgedServices,
+        *,
+        tracked: bool = False,
     ) -> None:
         """Take an applier of the services' owner, which `close` closes, and where they are from.
 
-        What is served is told to `judged`.
+        What is served is told to `judged`. `tracked`: connections between the pods on this host
+        are tracked in any case, for network policies.
         """
+        self._tracked_always = tracked
         self._judged_services = judged
         self._applier = applier
         self._feed = feed
@@ -216,7 +220,7 @@ class ServicesController:
         if not served and not self._tracked:
             return
         with Kernel() as kernel:
-            bridged.track(kernel.socket, BRIDGE, on=served)
+            bridged.track(kernel.socket, BRIDGE, on=served or self._tracked_always)
         self._tracked = served
 
     def _forget(self, targets: Collection[Target]) -> list[str]:

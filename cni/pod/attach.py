@@ -85,6 +85,7 @@ class Attacher(NamedTuple):
                 pair = pair._replace(mac=mac_for(ips, POD_PREFIX))
                 set_mac(self.sockets.pod, interface, pair.mac)
         self._guard(pair, ips)
+        self.host.protect(str(self.metadata.get("pod", "")), [ip.address for ip in ips])
         crash_point("add-guarded")
         unusual = self._announce(bridge, pair, ips, last_macs)
         self._configure(interface, ips, routes)

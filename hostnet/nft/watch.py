@@ -29,9 +29,15 @@ class NftWatch:
     Used by one thread at a time.
     """
 
-    def __init__(self, concerns: Concerns, netns: NetnsRef | None = None) -> None:
-        """Start to watch. Raises NetnsError, OSError."""
+    def __init__(
+        self, concerns: Concerns, netns: NetnsRef | None = None, *, ignore: int | None = None
+    ) -> None:
+        """Start to watch; what the netlink port `ignore` changes is no news.
+
+        Raises NetnsError, OSError.
+        """
         self._concerns = concerns
+        self._ignored = ignore
         self._socket = NetlinkSocket(netns, protocol=NETLINK_NETFILTER)
         self._socket.receive_buffer(RECEIVE_BUFFER)
         self._socket.join(NFNLGRP_NFTABLES)
@@ -56,8 +62,8 @@ class NftWatch:
                     raise
                 reasons["more happened than the socket's buffer holds"] = None
                 continue
-            for message, _, part in messages(data):
-                table = self._concerned(message, part)
+            for message, sender, part in messages(data):
+                table = self._concerned(message, part) if sender != self._ignored else None
                 if table is not None:
                     reasons[f"nftables table {table} changed"] = None
 

@@ -62,6 +62,7 @@ class ApiServer:
             f"--service-account-signing-key-file={own}/service-account.key",
             "--endpoint-reconciler-type=none",  # a loopback address is no endpoint
             "--watch-cache-sizes=",
+            "--feature-gates=IPv6DualStack=true",  # off by default until 1.21
         ]
         with (own / "kube-apiserver.log").open("ab") as log:
             self._process = subprocess.Popen(

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network policies in the daemon: where they come from, and pods that wait for theirs."""
