@@ -19,6 +19,7 @@ from base.paths import ADDRESS_STORE
 from cni.attachment.store import AttachmentStore
 from cni.config.bridge_config import DEFAULT_BRIDGE
 from cni.host import PluginHost
+from cni.pod.attach_mode import AttachMode
 from hostnet.conntrack import bridged
 from hostnet.kernel import Kernel
 from hostnet.nft.chain_table import ChainTable, ChainTableSocket, changes
@@ -42,6 +43,12 @@ def concerns_policies(kind: int, family: int, table: str) -> bool:
     """Whether the policies' table was changed. Fits `hostnet.nft.watch.Concerns`."""
     del kind
     return (family, table) == (FAMILIES[TABLE[0]], TABLE[1])
+
+
+NOT_ON_SWITCH = (
+    "network policy: it does not hold for pods on obr0: take PodAttach out of the cluster config, "
+    "or run without --network-policy"
+)
 
 
 class WantedPolicies(NamedTuple):
@@ -151,6 +158,8 @@ class PolicyController:
             return None
         if self._table is None:
             return self._feed.problem()
+        if not AttachMode.read(self._host.run_dir).to_bridge:
+            return NOT_ON_SWITCH
         return None if self._bridged else NO_BRIDGE_NETFILTER
 
     def samples(self) -> list[MetricSample]:
