@@ -344,6 +344,7 @@ def host_controller(
     resources.feed.on_change = lambda: host.changed(Change.SERVICES, ["services changed"])
     start_following(settings.etcd, resources.feed, stack)
     policies.on_change = lambda why: host.changed(Change.POLICIES, [why])
+    policies.on_isolation = lambda why: host.changed(Change.PODS, [why])
     follow_policies(settings, policies, policies_from, stack)
     start_holding(settings.etcd, resources.vips, stack)
     return host

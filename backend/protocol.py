@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from backend.arrivals import Arrivals, TunnelPort
+from backend.isolation import Isolation
 from backend.metric_sample import MetricSample
 from hostnet.state import HostState
 from hostnet.underlay import Underlay
@@ -48,6 +49,10 @@ class DataPlane(Protocol):
     keeps_state_outside: bool
     """Whether all its state is in another program, where a successor of the same backend type
     puts right what differs: a changed config then needs no `cleanup` before."""
+
+    isolation: Isolation | None
+    """What network policies let the pods that it attaches send and receive; the next `reconcile`
+    makes it so. None: there are none. Set in its worker thread."""
 
     def prepare(self, own: Lease, underlay: Underlay) -> None:
         """Have the devices that only another program can make, and that the host state refers to.

@@ -21,8 +21,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
+from backend.isolation import Isolation
 from backend.metric_sample import MetricSample
 from hostnet.address_mac import GATEWAY_PREFIX, mac_after
 from hostnet.find_link import find_link
@@ -78,9 +80,9 @@ class OvsDataPlane:
     ) -> None:
         """Touch nothing yet; `rundir` is Open vSwitch's run directory."""
         self.config = config
-        self.depends_on_pods = True
+        self.depends_on_pods = self.keeps_state_outside = True
         self.attaches_pods = config.attach == OBR0
-        self.keeps_state_outside = True
+        self.isolation: Isolation | None = None
         self.datapath = datapath
         self.state_dir = state_dir
         self.run_dir = run_dir
@@ -338,8 +340,8 @@ class OvsDataPlane:
     # -- flows -------------------------------------------------------------------------
 
     def _host_side(self, own: Lease, pods: Sequence[Pod], ofports: Mapping[str, int]) -> HostSide:
-        on_switch = self.attaches_pods
-        return read_host_side(own, pods, ofports, on_switch=on_switch, datapath=self.datapath)
+        read = partial(read_host_side, datapath=self.datapath, isolation=self.isolation)
+        return read(own, pods, ofports, on_switch=self.attaches_pods)
 
     def _apply_flows(self, flows: frozenset[str], before: AppliedState | None) -> list[FlowChange]:
         switch = Switch(self.rundir, OBR0)

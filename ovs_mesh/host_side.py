@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from backend.isolation import Isolation
 from hostnet.find_link import find_link
 from hostnet.netlink.socket import NetlinkSocket
 from ipam.lease import Lease
@@ -22,6 +23,7 @@ def read_host_side(
     *,
     on_switch: bool,
     datapath: Datapath,
+    isolation: Isolation | None = None,
 ) -> HostSide:
     """`on_switch`: pods are ports of obr0; those that it has not opened yet are left out.
 
@@ -47,6 +49,7 @@ def read_host_side(
         ),
         on_switch=on_switch,
         answers_nd=datapath.sets_nd_options,
+        isolation=isolation if on_switch else None,
     )
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from backend.isolation import Isolation
 from ovs_mesh.config import IPNetwork, OvsConfig
 from ovs_mesh.topology import Peer, shared_port
 
@@ -42,6 +43,8 @@ class HostSide:
     """Whether pods are ports of obr0."""
     answers_nd: bool = True
     """Whether the datapath can make an advertisement of a solicitation."""
+    isolation: Isolation | None = None
+    """What pods may send and receive; None: no network policies are enforced here."""
 
     @property
     def macs(self) -> list[str]:

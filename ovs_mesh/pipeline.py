@@ -54,7 +54,7 @@ class Stage(IntEnum):
     NEIGHBOUR = 30
     """ARP and neighbour discovery are answered."""
     PRE_ROUTING = 35
-    """Destinations are rewritten, and pods' outgoing packets filtered. There is no table yet."""
+    """Network policies, while there are any."""
     LOCAL = 40
     """Delivery to this host and its pods."""
     REMOTE = 50
@@ -155,6 +155,13 @@ class Exits:
             raise PipelineError(
                 f"table {self.table}: {traffic} has no next table, or several"
             ) from None
+
+    def track(self, traffic: Traffic, zone: int) -> str:
+        """Look a packet's connection up, and lead to the next table that carries this traffic.
+
+        Raises PipelineError as `next`.
+        """
+        return f"ct(table={self.next(traffic).removeprefix('goto_table:')},zone={zone})"
 
     def resubmit(self, table: str) -> str:
         """Send the packet through a table, and go on with the next action then."""

@@ -41,6 +41,9 @@ class PodNetwork(NamedTuple):
     """Addresses in them that no verdict is known of are refused."""
     bridges: tuple[str, ...] = ("kbr0",)
     """By which they reach each other."""
+    switch: str = ""
+    """A switch's device that pods are ports of. It has asked about what they send, and knows which
+    of it are replies: of a connection that came through a tunnel the host sees one direction."""
 
 
 def map_name(direction: str, family: int) -> str:
@@ -68,6 +71,8 @@ def _chain(direction: str, network: PodNetwork, *, isolated: bool) -> Iterator[N
     accept, refuse = verdict("accept"), verdict("goto", COUNTERS[direction])
     yield rule(expressions.state_is("related"), accept)
     yield rule(expressions.state_is("established"), expressions.is_reply(), accept)
+    if network.switch and direction == "egress":
+        yield rule(expressions.device_is("iif", network.switch), accept)
     icmpv6 = expressions.family_is(6), expressions.protocol_is("ipv6-icmp")
     for first, last in NEIGHBOUR_DISCOVERY:
         yield rule(*icmpv6, expressions.icmpv6_between(first, last), accept)

@@ -20,6 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from backend.isolation import Isolation
 from hostnet.nft.chain_messages import Verdict
 from hostnet.nft.chain_table import ChainTable, VerdictMap
 from hostnet.nft.datatypes import pack
@@ -34,6 +35,7 @@ from policy.base_chains import (
     base_chains,
     map_name,
 )
+from policy.isolation import SelectedPods, isolation
 from policy.model import IPAddress, Pod, PodGroup, Policy, PolicyChanges
 from policy.names import group_set, named_set, profile_chain, self_set
 from policy.peers import Cluster, PeerGroups
@@ -169,6 +171,20 @@ class PolicyTable:
             return
         there = self._of_namespace.get(pod.namespace, ())
         self._local[key] = {one for one in there if _selects(self._policies[one], pod)}
+
+    def isolation(self) -> Isolation:
+        """The same without chains and sets, as of the last `wanted`."""
+        by_policy: dict[tuple[str, str], set[IPAddress]] = defaultdict(set)
+        closed = set()
+        for address, key in self._owners().items():
+            if key and key not in self._local:
+                closed.add(address)
+            for one in self._local.get(key, ()):
+                for direction in DIRECTIONS:
+                    if self._policies[one].rules(direction) is not None:
+                        by_policy[one, direction].add(address)
+        selected = SelectedPods(by_policy, self._policies, self._peers, self._ports, self.problems)
+        return isolation(selected, closed)
 
     # -- what follows --------------------------------------------------------------------
 

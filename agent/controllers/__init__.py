@@ -123,6 +123,7 @@ def _data_plane(resources: Resources) -> Controller[Any]:
     controller = DataPlaneController(
         resources.data_plane,
         lambda: data_planes_here(settings.state_dir, settings.run_dir),
+        resources.policies,
     )
     resources.checks.append(controller.status)
     return controller

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from agent.controller import Change, Dirty, Report
 from agent.data_plane_owner import DataPlaneOwner
 from agent.inputs import HostInputs, ReconcileInputs
+from agent.policy.feed import PolicyFeed
 from backend.metric_sample import MetricSample
 from backend.protocol import DataPlane
 from ipam.lease import Lease, PeerUnusableError
@@ -55,9 +56,15 @@ class DataPlaneController:
     required_for_pods = True
     worker = "data plane"
 
-    def __init__(self, owner: DataPlaneOwner, leftover: Callable[[], Sequence[DataPlane]]) -> None:
+    def __init__(
+        self,
+        owner: DataPlaneOwner,
+        leftover: Callable[[], Sequence[DataPlane]],
+        policies: PolicyFeed | None = None,
+    ) -> None:
         """`leftover` finds the data planes that may have left traces, for `cleanup`."""
         self._owner = owner
+        self._policies = policies or PolicyFeed()
         self._leftover = leftover
         self._peers: UsablePeers | None = None
         self._check_again = 0.0
@@ -92,6 +99,10 @@ class DataPlaneController:
         if desired.check_only and started < self._check_again:
             return Report()
         plane = self._owner.of(desired.host.backend)
+        if plane is not None and plane.attaches_pods and self._policies.enabled:
+            plane.isolation = self._policies.isolation
+            if plane.isolation is None:
+                return Report()  # policies of before stay in force until they are known again
         lines = self._reconcile(plane, desired) if plane is not None else []
         self._owner.clean_up_earlier()
         if desired.check_only:

@@ -19,7 +19,6 @@ from base.paths import ADDRESS_STORE
 from cni.attachment.store import AttachmentStore
 from cni.config.bridge_config import DEFAULT_BRIDGE
 from cni.host import PluginHost
-from cni.pod.attach_mode import AttachMode
 from hostnet.conntrack import bridged
 from hostnet.kernel import Kernel
 from hostnet.nft.chain_table import ChainTable, ChainTableSocket, changes
@@ -27,6 +26,8 @@ from hostnet.nft.counters import read_counters
 from hostnet.nft.messages import FAMILIES
 from hostnet.nft.names import table_names
 from hostnet.ownership import POLICY_TABLE
+from ipam.network import NetworkConfig
+from ovs_mesh.devices import OBR0
 from policy.base_chains import PodNetwork
 from policy.model import IPAddress
 from policy.table import PolicyTable
@@ -45,12 +46,6 @@ def concerns_policies(kind: int, family: int, table: str) -> bool:
     return (family, table) == (FAMILIES[TABLE[0]], TABLE[1])
 
 
-NOT_ON_SWITCH = (
-    "network policy: it does not hold for pods on obr0: take PodAttach out of the cluster config, "
-    "or run without --network-policy"
-)
-
-
 class WantedPolicies(NamedTuple):
     """What one apply is to do."""
 
@@ -59,6 +54,8 @@ class WantedPolicies(NamedTuple):
     """Whether the kernel's table is read again."""
     track: bool
     """Whether the pods' bridge may not be tracked."""
+    on_switch: bool
+    """Whether the data plane attaches pods, and has to isolate them."""
 
 
 class PolicyController:
@@ -86,7 +83,9 @@ class PolicyController:
     def desired(self, inputs: ReconcileInputs, dirty: Dirty) -> WantedPolicies:
         """Where pods are, and what is looked at again."""
         track = dirty.whole or bool(dirty.changes & Change.POD_LINKS)
-        return WantedPolicies(pod_network(inputs.host), whole=dirty.whole, track=track)
+        on_switch = attached_by_switch(inputs.host.config)
+        network = pod_network(inputs.host, on_switch=on_switch)
+        return WantedPolicies(network, whole=dirty.whole, track=track, on_switch=on_switch)
 
     def apply(self, desired: WantedPolicies) -> Report:
         """Take in what has changed, and change what differs. Raises NetlinkError, CniError."""
@@ -105,6 +104,7 @@ class PolicyController:
         if desired.track:
             self._track()
         report = self._write(self._table.wanted(), whole=whole)
+        self._feed.isolate(self._table.isolation() if desired.on_switch else None)
         self._feed.applied(self._table.knows)
         problems = frozenset(self._table.problems.values())
         for problem in sorted(problems - self._problems):
@@ -158,8 +158,6 @@ class PolicyController:
             return None
         if self._table is None:
             return self._feed.problem()
-        if not AttachMode.read(self._host.run_dir).to_bridge:
-            return NOT_ON_SWITCH
         return None if self._bridged else NO_BRIDGE_NETFILTER
 
     def samples(self) -> list[MetricSample]:
@@ -189,7 +187,14 @@ class PolicyController:
         return []
 
 
-def pod_network(host: HostInputs) -> PodNetwork:
+def attached_by_switch(config: NetworkConfig) -> bool:
+    """Whether pods are ports of Open vSwitch (`PodAttach`), past the kernel's packet filter."""
+    told = {name.lower(): value for name, value in config.backend.items()}
+    return config.backend_type == "ovs" and told.get("podattach") == "obr0"
+
+
+def pod_network(host: HostInputs, *, on_switch: bool) -> PodNetwork:
     """This host's part of the cluster's network."""
     own = (host.own.subnet, host.own.ipv6_subnet)
-    return PodNetwork(tuple(one for one in own if one is not None), (DEFAULT_BRIDGE,))
+    subnets = tuple(one for one in own if one is not None)
+    return PodNetwork(subnets, (DEFAULT_BRIDGE,), OBR0 if on_switch else "")

@@ -18,6 +18,7 @@ from ipaddress import ip_address
 
 from agent.policy.sources import Factory
 from agent.settings import Settings
+from backend.isolation import Isolation
 from base.background_task import task_of
 from base.errors import FlatmeshError
 from policy.model import IPAddress, PolicyChanges
@@ -51,6 +52,10 @@ class PolicyFeed:
     on_change: Callable[[str], None] = lambda _: None
     """Called in the event loop, with the reason."""
     node: str = ""
+    isolation: Isolation | None = None
+    """For pods on a switch; None: there are none, or it is not known yet."""
+    on_isolation: Callable[[str], None] = lambda _: None
+    """Called in the event loop when `isolation` is another."""
     _source: PolicySource | None = None
     _loop: asyncio.AbstractEventLoop | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -114,6 +119,12 @@ class PolicyFeed:
             return f"network policy: {why or 'not all policies, pods and namespaces are read yet'}"
         return f"network policy: {why}" if why and source is not None and source.problem() else None
 
+    def isolate(self, isolation: Isolation | None) -> None:
+        """Have the data plane enforce it."""
+        if isolation != self.isolation:
+            self.isolation = isolation
+            self._call(self.on_isolation, "network policies")
+
     # -- for CNI calls ---------------------------------------------------------------------
 
     def protect(self, pod: str, addresses: Sequence[str]) -> None:
@@ -140,9 +151,13 @@ class PolicyFeed:
 
     def changed(self, why: str) -> None:
         """A pod came or went. From any thread."""
-        if self.enabled and self._loop is not None and not self._loop.is_closed():
+        if self.enabled:
+            self._call(self.on_change, why)
+
+    def _call(self, told: Callable[[str], None], why: str) -> None:
+        if self._loop is not None and not self._loop.is_closed():
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self.on_change, why)
+                self._loop.call_soon_threadsafe(told, why)
 
 
 def start_following(

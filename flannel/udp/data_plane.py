@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from backend.isolation import Isolation
 from backend.metric_sample import MetricSample
 from flannel.udp.control import (
     ControlError,
@@ -57,6 +58,7 @@ class UdpDataPlane:
     depends_on_pods: bool = False
     attaches_pods: bool = False
     keeps_state_outside: bool = False
+    isolation: Isolation | None = None
     process: UdpLifecycle = field(init=False)
     _problem: str | None = None
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from backend.isolation import Isolation
 from backend.metric_sample import MetricSample
 from base.errors import FlatmeshError
 from flannel.wireguard.config import DEVICES, WireguardConfig, published_key
@@ -96,6 +97,7 @@ class WireguardDataPlane:
     in_kernel: bool
     depends_on_pods: bool = False
     attaches_pods: bool = False
+    isolation: Isolation | None = None
     keeps_state_outside: bool = False
     processes: dict[str, WireguardProcess] = field(init=False)
     _memory: dict[str, EndpointMemory] = field(init=False)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovs_mesh.errors import OvsError
-from ovs_mesh.flows import PIPELINE
+from ovs_mesh.flows import POLICY_PIPELINE
 from ovs_mesh.pipeline import COOKIE, DROP_TABLE
 from ovs_mesh.tables.spoof import ANTI_SPOOF
 
@@ -93,9 +93,9 @@ class Switch:
 
     def dropped(self) -> dict[str, int]:
         """Packets dropped since the flows were made, by reason. Raises OpenFlowError."""
-        reasons = {number: reason for reason, number in PIPELINE.drop_reasons.items()}
+        reasons = {number: reason for reason, number in POLICY_PIPELINE.drop_reasons.items()}
         counts = dict.fromkeys(reasons.values(), 0)
-        table = f"table={PIPELINE.numbers[DROP_TABLE]}"
+        table = f"table={POLICY_PIPELINE.numbers[DROP_TABLE]}"
         for line in self._run("dump-flows", self.target, table).splitlines():
             if MINE in line and (found := STATISTICS.search(line)):
                 counts[reasons[int(found[2], 0)]] += int(found[1])
@@ -107,8 +107,8 @@ class Switch:
         Raises OpenFlowError.
         """
         counts: Counter[int] = Counter()
-        end = f"goto_table:{PIPELINE.numbers[DROP_TABLE]}"
-        table = f"table={PIPELINE.numbers[ANTI_SPOOF.name]}"
+        end = f"goto_table:{POLICY_PIPELINE.numbers[DROP_TABLE]}"
+        table = f"table={POLICY_PIPELINE.numbers[ANTI_SPOOF.name]}"
         for line in self._run("dump-flows", self.target, table).splitlines():
             if MINE in line and line.endswith(end) and (found := PORT_STATISTICS.search(line)):
                 counts[int(found[2])] += int(found[1])

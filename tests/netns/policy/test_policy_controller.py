@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent.controller import Change, Dirty
-from agent.controllers.policy import NOT_ON_SWITCH, PolicyController
+from agent.controllers.policy import PolicyController
 from agent.policy.feed import PolicyFeed
 from agent.settings import Settings
 from cni.host import PluginHost
@@ -164,14 +164,3 @@ def test_an_add_waits_until_the_kernel_has_its_pods_policies(
     waiting.join(20)
     assert not waiting.is_alive()
     assert "10.5.1.9 : goto pods_ingress" in chains(netns)
-
-
-def test_pods_on_the_switch_are_refused(
-    fed: Fed, controller: PolicyController, apply: Apply, tmp_path: Path
-) -> None:
-    fed.tell(PolicyChanges(whole=True))
-    fed.wait()
-    apply(WHOLE)
-    (tmp_path / "attach.json").write_text('{"bridge": null, "mode": "ovs"}')
-    assert controller.status() == NOT_ON_SWITCH
-    assert controller.required_for_pods

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -21,6 +22,24 @@ def policy_lab(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[PolicyLab]:
     """Two hosts with an Open vSwitch each; a module's tests share it."""
+    with running(tmp_path_factory, request, Type="vxlan") as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def switch_lab(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[PolicyLab]:
+    """The same, with pods as ports of obr0."""
+    backend = {"Type": "ovs", "Tunnel": "gre", "Mesh": "flow", "PodAttach": "obr0"}
+    with running(tmp_path_factory, request, **backend) as lab:
+        yield lab
+
+
+@contextlib.contextmanager
+def running(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, **first: str
+) -> Iterator[PolicyLab]:
     why = missing("kube-apiserver")
     if why:
         pytest.skip(why)
@@ -47,7 +66,7 @@ def policy_lab(
         server.start()
         try:
             made = PolicyLab(lab, server)
-            made.configure(Type="vxlan")
+            made.configure(**first)
             for number in lab.host_numbers:
                 server.make_node(f"h{number}", *made.subnets(number))
                 made.daemon(number).start()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ovs_mesh.flows import PIPELINE, TABLES, PeerFlowCache, all_flows
+from ovs_mesh.flows import PIPELINE, POLICY_PIPELINE, TABLES, PeerFlowCache, all_flows
 from ovs_mesh.inputs import HostInputs, HostSide, PeerInputs
 from ovs_mesh.pipeline import (
     COOKIE,
@@ -69,24 +69,28 @@ def flows_of(pipeline: Pipeline, mesh: str = "flow") -> set[str]:
 
 
 def test_tables_have_the_numbers_that_the_document_tells_operators() -> None:
-    assert list(PIPELINE.numbers.items()) == [
+    assert list(POLICY_PIPELINE.numbers.items()) == [
         ("classify", 0),
         ("anti-spoof", 10),
         ("ingress", 20),
         ("neighbour", 30),
         ("answer", 31),
+        ("track", 35),
+        ("egress-policy", 36),
+        ("ingress-policy", 37),
         ("local", 40),
         ("remote", 50),
         ("flood", 60),
         ("dropped", 250),
     ]
     named = re.findall(r"(?m)^\| (\d+) (\S+) \|", DOCUMENT.read_text())
-    assert [(name, int(number)) for number, name in named] == list(PIPELINE.numbers.items())
+    assert [(name, int(number)) for number, name in named] == list(POLICY_PIPELINE.numbers.items())
+    assert PIPELINE.numbers.items() < POLICY_PIPELINE.numbers.items()
 
 
 def test_drop_reasons_keep_their_numbers_over_upgrades() -> None:
     """Counters of a running switch are told apart by them."""
-    assert PIPELINE.drop_reasons == {
+    assert POLICY_PIPELINE.drop_reasons == {
         "spoofed": 1,
         "forged": 2,
         "wrong_key": 3,
@@ -95,6 +99,8 @@ def test_drop_reasons_keep_their_numbers_over_upgrades() -> None:
         "dhcp_server": 6,
         "tagged": 7,
         "not_a_member": 8,
+        "policy_egress": 9,
+        "policy_ingress": 10,
     }
 
 

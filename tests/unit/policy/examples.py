@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
+from backend.isolation import Allowed, Isolation
 from hostnet.nft.chain_table import ChainTable
 from hostnet.nft.datatypes import pack
 from hostnet.nft.expressions import NftRule
@@ -75,6 +76,34 @@ class Packet(NamedTuple):
 def passes(table: ChainTable, packet: Packet) -> bool:
     """Whether both base chains let a packet through."""
     return all(_walk(table, table.chains[one], packet) != "drop" for one in ("egress", "ingress"))
+
+
+def passes_switch(isolation: Isolation, packet: Packet) -> bool:
+    """The same for pods that a switch attaches."""
+    if packet.source == packet.destination:
+        return True
+    ends = {
+        "egress": (packet.source, packet.destination),
+        "ingress": (packet.destination, packet.source),
+    }
+    return all(
+        pod not in isolation.isolated(direction)
+        or any(
+            _is_allowed(one, pod, peer, packet)
+            for one in isolation.allowed
+            if one.direction == direction
+        )
+        for direction, (pod, peer) in ends.items()
+    )
+
+
+def _is_allowed(one: Allowed, pod: str, peer: str, packet: Packet) -> bool:
+    by_port = one.ports is None or any(
+        p.protocol == packet.protocol and p.first <= packet.port <= p.last for p in one.ports
+    )
+    networks = None if one.peers is None else [ip_network(text) for text in one.peers]
+    by_peer = networks is None or any(ip_address(peer) in network for network in networks)
+    return pod in one.pods and by_port and by_peer
 
 
 def _walk(table: ChainTable, rules: tuple[NftRule, ...], packet: Packet) -> str:

@@ -11,7 +11,16 @@ from policy.base_chains import PodNetwork
 from policy.model import EVERYTHING, Policy, PolicyChanges, Ports, Requirement, Rule, Selector
 from policy.rules import MAX_RULES
 from policy.table import PolicyTable
-from tests.unit.policy.examples import Packet, block, group, known, labels, passes, pod
+from tests.unit.policy.examples import (
+    Packet,
+    block,
+    group,
+    known,
+    labels,
+    passes,
+    passes_switch,
+    pod,
+)
 
 DB, WEB, OTHER, FAR = "10.5.1.2", "10.5.1.3", "10.5.1.4", "10.5.2.2"
 PODS = [
@@ -184,6 +193,15 @@ def test_selection(name: str) -> None:
     policy, packets = CASES[name]
     wanted = table(policy).wanted()
     assert {packet: passes(wanted, packet) for packet in packets} == packets
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "host's subnet" not in name])
+def test_selection_for_a_switch_is_the_same(name: str) -> None:
+    policy, packets = CASES[name]
+    made = table(policy)
+    made.wanted()
+    found = made.isolation()
+    assert {packet: passes_switch(found, packet) for packet in packets} == packets
 
 
 def test_policies_add_up() -> None:
