@@ -61,6 +61,10 @@ class PolicyTable:
     _attached: dict[IPAddress, str] = field(default_factory=dict)
     _made_here: dict[str, tuple[IPAddress, ...]] = field(default_factory=dict)
     """The same by pod."""
+    _told: dict[str, Pod] = field(default_factory=dict)
+    """Pods as the source told of them, where `attach` has added or taken addresses."""
+    _holders: dict[IPAddress, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """The pods that the source tells an address of."""
     _local: dict[str, set[str]] = field(default_factory=dict)
     """Pods of this host: the policies that select each."""
     _peers: PeerGroups = field(init=False)
@@ -105,27 +109,41 @@ class PolicyTable:
         pods = {
             one[address] for one in (attached, self._attached) for address in changed & one.keys()
         }
-        pods |= {key for key in self._local if changed & {*self._cluster.pods[key].addresses}}
+        for address in changed:
+            pods |= self._holders.get(address, set())
         self._attached = dict(attached)
         self._made_here = defaultdict(tuple)
         for address, key in attached.items():
             self._made_here[key] += (address,)
         for key in pods & self._cluster.pods.keys():
-            self._take_pod(key, self._cluster.pods[key])
+            self._take_pod(key, self._told.get(key, self._cluster.pods[key]))
 
     def knows(self, key: str) -> bool:
         """Whether the source has told of a pod."""
         return key in self._cluster.pods
 
     def _take_pod(self, key: str, pod: Pod | None) -> None:
+        self._hold(key, self._told.pop(key, None) or self._cluster.pods.get(key), pod)
         if pod is not None:
-            pod = self._with_addresses(pod)
+            told, pod = pod, self._with_addresses(pod)
+            if pod is not told:
+                self._told[key] = told
         before = self._cluster.take_pod(key, pod)
         for one, step in ((before, -1), (pod, 1)):
             if one is not None:
                 self._count_ports(one, step)
         self._peers.pod_changed(key)
         self._select(key)
+
+    def _hold(self, key: str, before: Pod | None, now: Pod | None) -> None:
+        """Who has an address, as the source tells it."""
+        for address in before.addresses if before is not None else ():
+            holders = self._holders[address]
+            holders.discard(key)
+            if not holders:
+                del self._holders[address]
+        for address in now.addresses if now is not None else ():
+            self._holders[address].add(key)
 
     def _with_addresses(self, pod: Pod) -> Pod:
         """With the addresses that it was made with here, which the source hears of later.
@@ -219,9 +237,8 @@ class PolicyTable:
 
     def _owners(self) -> dict[IPAddress, str]:
         """Addresses of this host's pods; one that was made here is nobody else's."""
-        found = {
-            address: key for key in self._local for address in self._cluster.pods[key].addresses
-        }
+        local = sorted(self._local)  # of two pods that claim one address the same has it always
+        found = {address: key for key in local for address in self._cluster.pods[key].addresses}
         return found | self._attached
 
     def _verdict(

@@ -19,6 +19,7 @@ from base.paths import ADDRESS_STORE
 from cni.attachment.store import AttachmentStore
 from cni.config.bridge_config import DEFAULT_BRIDGE
 from cni.host import PluginHost
+from cni.pod import source_guard
 from hostnet.conntrack import bridged
 from hostnet.kernel import Kernel
 from hostnet.nft.chain_table import ChainTable, ChainTableSocket, changes
@@ -58,6 +59,15 @@ class WantedPolicies(NamedTuple):
     """Whether the data plane attaches pods, and has to isolate them."""
 
 
+class PodsMadeHere(NamedTuple):
+    """What the records of CNI calls say."""
+
+    attached: dict[IPAddress, str]
+    """Addresses, by the pod's key; empty for one that is no pod of Kubernetes."""
+    bridges: tuple[str, ...]
+    """By which the pods reach each other."""
+
+
 class PolicyController:
     """Fits `agent.controller.Controller`."""
 
@@ -77,6 +87,8 @@ class PolicyController:
         self._table: PolicyTable | None = None
         self._applied: ChainTable | None = None
         self._bridged = True
+        self._tracked: tuple[str, ...] = ()
+        """The pods' bridges that were told to track."""
         self._problems: frozenset[str] = frozenset()
         """Of policies, those that were told."""
 
@@ -99,10 +111,11 @@ class PolicyController:
             self._table = PolicyTable(self._feed.node)
         for one in taken or ():
             self._table.take(one)
-        self._table.network = network
-        self._table.attach(self._attached())
-        if desired.track:
-            self._track()
+        pods = self._pods_made_here()
+        self._table.network = network._replace(bridges=pods.bridges)
+        self._table.attach(pods.attached | self._feed.new_pods())
+        if desired.track or pods.bridges != self._tracked:
+            self._track(pods.bridges)
         report = self._write(self._table.wanted(), whole=whole)
         self._feed.isolate(self._table.isolation() if desired.on_switch else None)
         self._feed.applied(self._table.knows)
@@ -121,22 +134,27 @@ class PolicyController:
         count = sum(map(len, todo))
         return Report(count, lambda: [f"nft table {' '.join(TABLE)}: {count} changes"])
 
-    def _attached(self) -> dict[IPAddress, str]:
-        """Addresses of the pods that were made here, by the pod's key."""
-        found: dict[IPAddress, str] = {}
+    def _pods_made_here(self) -> PodsMadeHere:
+        attached: dict[IPAddress, str] = {}
+        bridges = {DEFAULT_BRIDGE}
         if (self._host.state_dir / ADDRESS_STORE).exists():
             for record in AttachmentStore(self._host).records():
                 told: Iterable[str] = record.ips or record.metadata.get("ips", ())
                 pod = str(record.metadata.get("pod", ""))
-                found |= {ip_address(str(one).partition("/")[0]): pod for one in told}
-        return found | self._feed.new_pods()
+                attached |= {ip_address(str(one).partition("/")[0]): pod for one in told}
+                checked = record.metadata.get(source_guard.RECORDED)
+                if isinstance(checked, dict) and checked.get("bridge"):
+                    bridges.add(str(checked["bridge"]))
+        return PodsMadeHere(attached, tuple(sorted(bridges)))
 
-    def _track(self) -> None:
+    def _track(self, bridges: tuple[str, ...]) -> None:
         """Have packets between pods of one bridge pass the table."""
         self._bridged = bridged.available()
         if self._bridged:
             with Kernel() as kernel:
-                bridged.track(kernel.socket, DEFAULT_BRIDGE, on=True)
+                for name in bridges:
+                    bridged.track(kernel.socket, name, on=True)
+            self._tracked = bridges
 
     def _remove(self) -> Report:
         if TABLE not in table_names():
@@ -197,4 +215,4 @@ def pod_network(host: HostInputs, *, on_switch: bool) -> PodNetwork:
     """This host's part of the cluster's network."""
     own = (host.own.subnet, host.own.ipv6_subnet)
     subnets = tuple(one for one in own if one is not None)
-    return PodNetwork(subnets, (DEFAULT_BRIDGE,), OBR0 if on_switch else "")
+    return PodNetwork(subnets, switch=OBR0 if on_switch else "")

@@ -82,14 +82,18 @@ class PolicyLab:
         }
         self.server.ask("POST", f"/api/v1/namespaces/{namespace}/pods", body)
 
-    def attach(self, number: int, key: str) -> LabPod:
-        """ADD, as the kubelet has it done; its addresses are not told to the API server."""
+    def attach(self, number: int, key: str, **more: Any) -> LabPod:
+        """ADD, as the kubelet has it done; its addresses are not told to the API server.
+
+        `more` are further keys of the plugin's config.
+        """
         namespace, _, name = key.partition("/")
         lab, made = self.lab, f"{namespace}-{name}"
         path = hosts.make_pod(lab.names, number, made)
         arguments = f"IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name}"
         interface = dataclasses.replace(lab.pod_interface(number, made), args=arguments)
-        result = lab.runtime(number).add(lab.conflist, interface)
+        conflist = {**lab.conflist, "plugins": [{**lab.conflist["plugins"][0], **more}]}
+        result = lab.runtime(number).add(conflist, interface)
         self.pods[key] = LabPod(number, made, path.name, result)
         return self.pods[key]
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hostnet.netns import run_in
+from lab.processes import NETNS_DIR
 from tests.scenario.policy.policy_lab import PolicyLab, alive, connection, receives_datagrams
 from tests.scenario.services.echo_server import echo_server
 
@@ -28,6 +32,11 @@ CLIENTS = (WEB, OTHER, FAR, "h1", "h2")
 
 @pytest.fixture(scope="module", autouse=True)
 def pods(policy_lab: PolicyLab) -> Iterator[None]:
+    for number in (1, 2):  # a host that wants no bridge tracked: those of pods are all the same
+        for program in ("iptables", "ip6tables"):
+            host = policy_lab.lab.names.host(number)
+            setting = Path(f"/proc/sys/net/bridge/bridge-nf-call-{program}")
+            run_in(NETNS_DIR / host, partial(setting.write_text, "0"))
     policy_lab.namespace("shop", team="a")
     policy_lab.namespace("other", team="b")
     policy_lab.make(1, DB, app="db")
@@ -143,6 +152,30 @@ def test_a_policy_holds_for_packets_that_do_not_name_the_pod(
     eventually(lambda: policy_lab.blocked(DB, 8080, OTHER), "the policy is in force")
     assert not receives_datagrams(sender, receiver, target)
     assert not receives_datagrams(sender, receiver, large, 4000), "in fragments"
+
+
+def test_a_policy_holds_on_another_bridge(policy_lab: PolicyLab, eventually: Eventually) -> None:
+    for key in ("shop/server", "shop/client"):
+        policy_lab.declare(1, key, app=key.partition("/")[2])
+        policy_lab.attach(1, key, bridge="br7", isGateway=False, isDefaultGateway=False)
+    with echo_server(policy_lab.netns("shop/server"), 8080):
+        reached = partial(policy_lab.reach, "shop/server", 8080, "shop/client")
+        eventually(lambda: all(reached().values()), "open")
+        policy_lab.policy("shop/deny", podSelector={"matchLabels": {"app": "server"}})
+        eventually(lambda: policy_lab.blocked("shop/server", 8080, "shop/client"), "closed")
+
+
+def test_a_pod_that_is_made_without_the_daemon_is_closed_until_it_runs(
+    policy_lab: PolicyLab, eventually: Eventually
+) -> None:
+    daemon = policy_lab.daemon(1)
+    daemon.stop()
+    policy_lab.declare(1, "shop/alone", app="alone")
+    policy_lab.attach(1, "shop/alone")
+    assert policy_lab.blocked(FAR, 8080, "shop/alone")
+    daemon.start()
+    eventually(lambda: policy_lab.reach(FAR, 8080, "shop/alone")["shop/alone"], "open", timeout=60)
+    daemon.wait_ready()
 
 
 def test_what_others_take_from_the_table_comes_back(
