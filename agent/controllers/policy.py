@@ -7,7 +7,8 @@ Without --network-policy it takes away the table that an earlier run left.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import socket
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -53,8 +54,6 @@ class WantedPolicies(NamedTuple):
     network: PodNetwork
     whole: bool
     """Whether the kernel's table is read again."""
-    track: bool
-    """Whether the pods' bridge may not be tracked."""
     on_switch: bool
     """Whether the data plane attaches pods, and has to isolate them."""
 
@@ -87,17 +86,16 @@ class PolicyController:
         self._table: PolicyTable | None = None
         self._applied: ChainTable | None = None
         self._bridged = True
-        self._tracked: tuple[str, ...] = ()
-        """The pods' bridges that were told to track."""
+        self._tracked: Mapping[str, int] = {}
+        """The pods' bridges that were told to track: their interface indexes, 0 for none."""
         self._problems: frozenset[str] = frozenset()
         """Of policies, those that were told."""
 
     def desired(self, inputs: ReconcileInputs, dirty: Dirty) -> WantedPolicies:
         """Where pods are, and what is looked at again."""
-        track = dirty.whole or bool(dirty.changes & Change.POD_LINKS)
         on_switch = attached_by_switch(inputs.host.config)
         network = pod_network(inputs.host, on_switch=on_switch)
-        return WantedPolicies(network, whole=dirty.whole, track=track, on_switch=on_switch)
+        return WantedPolicies(network, whole=dirty.whole, on_switch=on_switch)
 
     def apply(self, desired: WantedPolicies) -> Report:
         """Take in what has changed, and change what differs. Raises NetlinkError, CniError."""
@@ -114,8 +112,9 @@ class PolicyController:
         pods = self._pods_made_here()
         self._table.network = network._replace(bridges=pods.bridges)
         self._table.attach(pods.attached | self._feed.new_pods())
-        if desired.track or pods.bridges != self._tracked:
-            self._track(pods.bridges)
+        there = {name: _index(name) for name in pods.bridges}
+        if whole or there != self._tracked:
+            self._track(there)
         report = self._write(self._table.wanted(), whole=whole)
         self._feed.isolate(self._table.isolation() if desired.on_switch else None)
         self._feed.applied(self._table.knows)
@@ -147,8 +146,11 @@ class PolicyController:
                     bridges.add(str(checked["bridge"]))
         return PodsMadeHere(attached, tuple(sorted(bridges)))
 
-    def _track(self, bridges: tuple[str, ...]) -> None:
-        """Have packets between pods of one bridge pass the table."""
+    def _track(self, bridges: Mapping[str, int]) -> None:
+        """Have packets between pods of one bridge pass the table.
+
+        Not again while they are the same devices: each change of a link waits for others'.
+        """
         self._bridged = bridged.available()
         if self._bridged:
             with Kernel() as kernel:
@@ -203,6 +205,14 @@ class PolicyController:
         """Remove the table."""
         self._remove()
         return []
+
+
+def _index(name: str) -> int:
+    """A device's interface index; 0 where there is none."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return 0
 
 
 def attached_by_switch(config: NetworkConfig) -> bool:

@@ -21,7 +21,7 @@ from lab.time_factor import scaled
 from tests.kubernetes.api_server import ApiServer
 
 POLICIES = "/apis/networking.k8s.io/v1/namespaces"
-TIMEOUT = 0.7  # seconds until a packet that is not answered was refused
+TIMEOUT = 0.5  # seconds until a packet that is not answered was refused
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -137,19 +137,23 @@ class PolicyLab:
 
     def reach(self, target: str, port: int, *clients: str) -> dict[str, bool]:
         """Who gets an answer of a pod's server, by each of its addresses: both must agree."""
-        addresses = self.pods[target].addresses
-
-        def tried(client: str) -> bool:
-            found = {answers(self.netns(client), one, port) for one in addresses}
-            return found == {True}
-
-        with ThreadPoolExecutor(len(clients)) as threads:
-            return dict(zip(clients, threads.map(tried, clients), strict=True))
+        found = self._answers(target, port, *clients)
+        return {client: all(answered) for client, answered in found.items()}
 
     def blocked(self, target: str, port: int, client: str) -> bool:
         """Whether none of a pod's addresses answers."""
-        netns = self.netns(client)
-        return not any(answers(netns, one, port) for one in self.pods[target].addresses)
+        return not any(self._answers(target, port, client)[client])
+
+    def _answers(self, target: str, port: int, *clients: str) -> dict[str, list[bool]]:
+        addresses = self.pods[target].addresses
+        with ThreadPoolExecutor(len(clients) * len(addresses)) as threads:
+            found = {
+                client: [
+                    threads.submit(answers, self.netns(client), one, port) for one in addresses
+                ]
+                for client in clients
+            }
+            return {client: [one.result() for one in tried] for client, tried in found.items()}
 
 
 def answers(netns: str, address: str, port: int) -> bool:

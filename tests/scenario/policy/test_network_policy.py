@@ -87,7 +87,8 @@ def test_a_policy_is_enforced_on_each_backend(
     # what pods send, on the same bridge and to another host
     policy_lab.policy("other/out", policyTypes=["Egress"])
     eventually(lambda: policy_lab.blocked(DB, 8081, OTHER), "nothing goes out")
-    assert policy_lab.reach(FAR, 8080, DB, WEB) == {DB: True, WEB: True}, "replies go out"
+    replies = {DB: True, WEB: True}
+    eventually(lambda: policy_lab.reach(FAR, 8080, DB, WEB) == replies, "replies go out")
     assert policy_lab.blocked(DB, 8081, FAR)
 
 
@@ -204,9 +205,9 @@ def test_policies_stay_while_the_api_server_or_the_daemon_is_away(
     daemon = policy_lab.daemon(1)
     daemon.stop()
     expected = {WEB: True, OTHER: False, FAR: False}
-    assert policy_lab.reach(DB, 8080, *expected) == expected, "without both"
+    eventually(lambda: policy_lab.reach(DB, 8080, *expected) == expected, "without both")
     daemon.start()
-    assert policy_lab.reach(DB, 8080, *expected) == expected, "a daemon that knows no policy yet"
+    eventually(lambda: policy_lab.reach(DB, 8080, *expected) == expected, "no policy is known yet")
     policy_lab.server.start()
     daemon.wait_ready()
     policy_lab.remove_policies("shop")
