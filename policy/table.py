@@ -55,6 +55,9 @@ class PolicyTable:
     network: PodNetwork = field(default_factory=PodNetwork)
     problems: dict[str, str] = field(default_factory=dict)
     """By policy, what of it is not as it was meant."""
+    ended: dict[str, Pod] = field(default_factory=dict)
+    """Pods that the source no longer tells of, while their networks here are not taken away: they
+    are nobody's peers, but their policies hold on."""
     _cluster: Cluster = field(default_factory=Cluster)
     _policies: dict[str, Policy] = field(default_factory=dict)
     _of_namespace: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -117,6 +120,9 @@ class PolicyTable:
             self._made_here[key] += (address,)
         for key in pods & self._cluster.pods.keys():
             self._take_pod(key, self._told.get(key, self._cluster.pods[key]))
+        for key in self.ended.keys() - self._made_here.keys():
+            del self.ended[key]
+            self._select(key)
 
     def knows(self, key: str) -> bool:
         """Whether the source has told of a pod."""
@@ -129,6 +135,10 @@ class PolicyTable:
             if pod is not told:
                 self._told[key] = told
         before = self._cluster.take_pod(key, pod)
+        if pod is not None:
+            self.ended.pop(key, None)
+        elif before is not None and key in self._made_here:
+            self.ended[key] = before
         for one, step in ((before, -1), (pod, 1)):
             if one is not None:
                 self._count_ports(one, step)
@@ -170,19 +180,24 @@ class PolicyTable:
         before = self._policies.pop(key, None)
         if before is not None:
             self._of_namespace[before.namespace].discard(key)
+            if not self._of_namespace[before.namespace]:
+                del self._of_namespace[before.namespace]
         if policy is not None:
             self._policies[key] = policy
             self._of_namespace[policy.namespace].add(key)
         for pod_key, selected in self._local.items():
-            pod = self._cluster.pods[pod_key]
-            if policy is not None and _selects(policy, pod):
+            pod = self._pod(pod_key)
+            if policy is not None and pod is not None and _selects(policy, pod):
                 selected.add(key)
             else:
                 selected.discard(key)
 
+    def _pod(self, key: str) -> Pod | None:
+        return self._cluster.pods.get(key) or self.ended.get(key)
+
     def _select(self, key: str) -> None:
         """Find the policies of a pod, if it is one of this host."""
-        pod = self._cluster.pods.get(key)
+        pod = self._pod(key)
         local = pod is not None and (pod.node == self.node or key in self._made_here)
         if pod is None or not local:
             self._local.pop(key, None)
@@ -238,7 +253,8 @@ class PolicyTable:
     def _owners(self) -> dict[IPAddress, str]:
         """Addresses of this host's pods; one that was made here is nobody else's."""
         local = sorted(self._local)  # of two pods that claim one address the same has it always
-        found = {address: key for key in local for address in self._cluster.pods[key].addresses}
+        known = self._cluster.pods
+        found = {a: key for key in local if key in known for a in known[key].addresses}
         return found | self._attached
 
     def _verdict(

@@ -250,6 +250,24 @@ def test_a_pod_that_was_made_here_is_closed_until_it_is_known() -> None:
     assert passes(wanted, Packet(new, DB)), "its address is known before the source tells it"
 
 
+def test_a_pod_that_the_source_has_removed_keeps_its_policies_until_it_is_gone_here() -> None:
+    policy = ingress(peers(group("shop", app="web")))
+    made = table(policy)
+    made.attach({ip_address(DB): "shop/db", ip_address(WEB): "shop/web"})
+    made.take(PolicyChanges(pods={"shop/db": None}))
+    wanted = made.wanted()
+    assert passes(wanted, Packet(WEB, DB))
+    assert not passes(wanted, Packet(OTHER, DB))
+    made.take(PolicyChanges(policies={policy.key: None}))
+    assert passes(made.wanted(), Packet(OTHER, DB)), "policies are followed all the same"
+    made.take(known([], [policy]))
+    made.take(PolicyChanges(pods={"shop/web": None}))
+    assert not passes(made.wanted(), Packet(WEB, DB)), "it is nobody's peer"
+    made.attach({})
+    assert not made.ended
+    assert not passes(made.wanted(), Packet(FAR, DB)), "an address that nobody has"
+
+
 def test_an_address_is_the_pods_that_was_made_with_it_last() -> None:
     made = table(ingress(peers(group("shop", app="web"))))
     made.attach({ip_address(WEB): "shop/new"})
