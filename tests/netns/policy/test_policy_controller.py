@@ -15,6 +15,7 @@ import pytest
 
 from agent.controller import Change, Dirty
 from agent.controllers.policy import PolicyController
+from agent.policy import feed
 from agent.policy.feed import PolicyFeed
 from agent.settings import Settings
 from cni.host import PluginHost
@@ -145,8 +146,9 @@ def test_nothing_is_changed_before_all_is_known_and_little_after(
 
 
 def test_an_add_waits_until_the_kernel_has_its_pods_policies(
-    fed: Fed, apply: Apply, netns: str
+    fed: Fed, apply: Apply, netns: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(feed, "PROTECT_TIMEOUT", 60.0)
     fed.tell(PolicyChanges(whole=True))
     fed.wait()
     apply(WHOLE)
