@@ -13,7 +13,13 @@ import pytest
 
 from hostnet.netns import run_in
 from lab.processes import NETNS_DIR
-from tests.scenario.policy.policy_lab import PolicyLab, alive, connection, receives_datagrams
+from tests.scenario.policy.policy_lab import (
+    PolicyLab,
+    alive,
+    answers,
+    connection,
+    receives_datagrams,
+)
 from tests.scenario.services.echo_server import echo_server
 
 Eventually = Callable[..., None]
@@ -153,6 +159,34 @@ def test_a_policy_holds_for_packets_that_do_not_name_the_pod(
     eventually(lambda: policy_lab.blocked(DB, 8080, OTHER), "the policy is in force")
     assert not receives_datagrams(sender, receiver, target)
     assert not receives_datagrams(sender, receiver, large, 4000), "in fragments"
+
+
+def test_a_service_is_asked_about_by_its_endpoint(
+    policy_lab: PolicyLab, eventually: Eventually, on: On
+) -> None:
+    host, (v4, v6) = policy_lab.lab.names.host(1), policy_lab.pods[DB].addresses
+    services = {"10.96.0.1": f"ip to {v4}:8080", "fd96::1": f"ip6 to [{v6}]:8080"}
+    on(host, "nft add table inet kube")  # as kube-proxy translates
+    on(host, "nft add chain inet kube pre { type nat hook prerouting priority -100; }")
+    on(host, "nft add chain inet kube post { type nat hook postrouting priority 100; }")
+    for ip, address in zip(("ip", "ip6"), services, strict=True):
+        to = f"{ip} daddr {address} tcp dport 80"
+        on(host, f"nft add rule inet kube pre {to} dnat {services[address]}")
+        own = policy_lab.pods[DB].addresses[ip == "ip6"]
+        on(host, f"nft add rule inet kube post {ip} saddr {own} {ip} daddr {own} masquerade")
+
+    def reached(client: str) -> set[bool]:
+        return {answers(policy_lab.netns(client), address, 80) for address in services}
+
+    try:
+        for client in (DB, WEB, OTHER):
+            eventually(lambda one=client: reached(one) == {True}, f"{client} without a policy")
+        policy_lab.policy("shop/web", ingress=[{**FROM_WEB, "ports": [{"port": 8080}]}])
+        eventually(lambda: reached(OTHER) == {False}, "the policy is in force")
+        eventually(lambda: reached(WEB) == {True}, "the endpoint's port is allowed")
+        eventually(lambda: reached(DB) == {True}, "a pod reaches itself")
+    finally:
+        on(host, "nft delete table inet kube")
 
 
 def test_a_policy_holds_on_another_bridge(policy_lab: PolicyLab, eventually: Eventually) -> None:
