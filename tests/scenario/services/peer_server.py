@@ -16,6 +16,7 @@ from typing import Self
 from hostnet.netns import run_in
 from lab.processes import NETNS_DIR
 from lab.time_factor import scaled
+from tests.scenario.services import sctp_peer
 
 ANSWER_TIMEOUT = 3.0
 """Seconds for an answer; a packet that was lost is no answer."""
@@ -25,7 +26,7 @@ NO_ANSWER = "no answer"
 
 @dataclass(slots=True)
 class PeerServer:
-    """TCP and UDP on one port, both families; answers `NAME ADDRESS`. A context manager."""
+    """TCP, UDP and SCTP on one port, both families; answers `NAME ADDRESS`. A context manager."""
 
     netns: str
     name: str
@@ -58,10 +59,11 @@ class PeerServer:
         datagram = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
         datagram.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         datagram.bind(("::", self.port))
-        return [stream, datagram]
+        raw = [sctp_peer.raw_socket(one) for one in (socket.AF_INET, socket.AF_INET6)]
+        return [stream, datagram, *raw]
 
     def _serve(self) -> None:
-        stream, datagram = self._sockets
+        stream, datagram, *raw = self._sockets
         while not self._stop.is_set():
             for key, _ in self._selector.select(0.05):
                 with contextlib.suppress(OSError):
@@ -69,9 +71,17 @@ class PeerServer:
                         connection, peer = stream.accept()
                         with connection:
                             connection.sendall(self._answer(peer))
-                    else:
+                    elif key.fileobj is datagram:
                         _, peer = datagram.recvfrom(2048)
                         datagram.sendto(self._answer(peer), peer)
+                    else:
+                        self._answer_sctp(next(one for one in raw if one is key.fileobj))
+
+    def _answer_sctp(self, raw: socket.socket) -> None:
+        packet, peer = sctp_peer.received(raw)
+        reply = sctp_peer.answer(packet, self.port, self._answer((peer,)))
+        if reply is not None:
+            raw.sendto(reply, (peer, 0))
 
     def _answer(self, peer: tuple[object, ...]) -> bytes:
         return f"{self.name} {str(peer[0]).removeprefix('::ffff:')}".encode()
@@ -83,11 +93,16 @@ def ask(netns: str, address: str, port: int, protocol: str = "tcp", source_port:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
 
     def opened() -> socket.socket:
+        if protocol == "sctp":
+            return sctp_peer.raw_socket(family)
         return socket.socket(family, kind)
 
     with run_in(_path(netns), opened) as client:
         client.settimeout(scaled(ANSWER_TIMEOUT))
         try:
+            if protocol == "sctp":
+                timeout = scaled(ANSWER_TIMEOUT)
+                return sctp_peer.ask_sctp(client, address, port, timeout).decode()
             if source_port:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 client.bind(("", source_port))

@@ -15,9 +15,10 @@ from lab.spec import LabPod
 from tests.scenario.services.peer_server import PeerServer, ask
 
 NETWORKS = {"ServiceNetwork": "10.96.0.0/16", "IPv6ServiceNetwork": "fd96::/112"}
-PORTS = ("--port", "80:8080", "--port", "80:8080/udp")
-PUBLISH = ("--publish", "30080:80", "--publish", "30080:80/udp")
 PROTOCOLS = ("tcp", "udp")
+ALL_PROTOCOLS = (*PROTOCOLS, "sctp")
+PORTS = tuple(word for one in ALL_PROTOCOLS for word in ("--port", f"80:8080/{one}"))
+PUBLISH = tuple(word for one in ALL_PROTOCOLS for word in ("--publish", f"30080:80/{one}"))
 OUTSIDE = {4: f"{UNDERLAY_IPV4}.1", 6: f"{UNDERLAY_IPV6}:1"}
 Eventually = Callable[..., None]
 
@@ -89,7 +90,7 @@ def reachable(web: ServiceLab, eventually: Eventually, name: str) -> None:
 def wrong_answers(served: ServiceLab) -> list[str]:
     """Clients that do not reach h1-p1, or are not seen under their own address, a line each."""
     wrong = []
-    for address, protocol in product(served.virtual(), PROTOCOLS):
+    for address, protocol in product(served.virtual(), ALL_PROTOCOLS):
         family = ip_address(address).version
         for client in ("h1-p1", "h1-p2", "h2-p1", "h3-p1", "h1", "h2"):
             name, seen = served.answers(client, address, 80, protocol)
@@ -98,7 +99,7 @@ def wrong_answers(served: ServiceLab) -> list[str]:
             right = name == "h1-p1" and (seen == own or client in ("h1-p1", "h1", "h2"))
             if not right:
                 wrong.append(f"{client} to {address} {protocol}: {name} saw {seen}")
-    for number, version, protocol in product((1, 2, 3), (4, 6), PROTOCOLS):
+    for number, version, protocol in product((1, 2, 3), (4, 6), ALL_PROTOCOLS):
         address = served.host(number, version)
         for client in ("outside", "h1-p1", "h1-p2", "h2-p1", "h1", "h2"):
             name, seen = served.answers(client, address, 30080, protocol)
