@@ -318,7 +318,7 @@ class HostController:
         try:
             if self._find_underlay or self._underlay is None:
                 before = self._underlay
-                self._underlay = self._detect(config)
+                self._underlay = self._detect(config, before=before)
                 self._find_underlay = False
                 self._read_occupied(config)
                 if before is not None and before.addresses != self._underlay.addresses:

@@ -63,9 +63,11 @@ def echo_server(netns: str, port: int) -> Iterator[None]:
             selector.register(one, selectors.EVENT_READ)
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        yield
-        stop.set()
-        thread.join()
-        for key in list(selector.get_map().values()):
-            if isinstance(key.fileobj, socket.socket):
-                key.fileobj.close()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            for key in list(selector.get_map().values()):
+                if isinstance(key.fileobj, socket.socket):
+                    key.fileobj.close()

@@ -33,8 +33,9 @@ class ServiceLab:
 
     def virtual(self) -> list[str]:
         """The service's virtual addresses."""
-        (service,) = json.loads(self.lab.flatmesh("service", "list", "-o", "json"))
-        return [str(one) for one in service["addresses"]]
+        services = json.loads(self.lab.flatmesh("service", "list", "-o", "json"))
+        (addresses,) = (one["addresses"] for one in services if one["name"] == "web")
+        return [str(one) for one in addresses]
 
     def endpoint(self, name: str, *more: str) -> None:
         addresses = [f"--address={one}" for one in self.pods[name].addresses]
