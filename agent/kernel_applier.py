@@ -76,6 +76,11 @@ class KernelApplier:
         """The netlink port that our changes come from."""
         return self._kernel.socket.port
 
+    @property
+    def element_port(self) -> int:
+        """The netlink port that our elements of nftables' sets come from. Raises OSError."""
+        return self._kernel.element_port
+
     def apply(self, change: KernelChange) -> Report:
         """Make the change. Raises NetlinkError, OSError or NftError when tables can't be read.
 

@@ -36,6 +36,7 @@ from hostnet.kinds.message_filter import packet_filter
 from hostnet.kinds.table import make_kinds
 from hostnet.kinds.watcher import NETLINK_ROUTE, Deletion, Watcher, WatchView
 from hostnet.netlink.buffers import Part, messages
+from hostnet.netlink.sender_filter import sender_filter
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.netns import NetnsRef
 from hostnet.ownership import MARK, Mark
@@ -134,8 +135,9 @@ class Monitor:
             self._attach_filter()
 
     def _attach_filter(self) -> None:
-        if NETLINK_ROUTE in self._sockets:  # not for an owner of nftables only
-            self._sockets[NETLINK_ROUTE].attach_filter(packet_filter(self._ports))
+        for protocol, sock in self._sockets.items():
+            make = packet_filter if protocol == NETLINK_ROUTE else sender_filter
+            sock.attach_filter(make(self._ports))
 
     def settle(self, plans: Iterable[Plan]) -> list[str]:
         """Drain after applying `plans`: what they did is no reason. Returns as `drain` does.

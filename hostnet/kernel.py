@@ -27,6 +27,7 @@ from hostnet.find_link import find_link
 from hostnet.kinds.actual_link import ActualLink
 from hostnet.kinds.kind import KernelView, Kind
 from hostnet.kinds.link import read_links, remember
+from hostnet.kinds.nft_element import NftElementKind
 from hostnet.kinds.route import RouteKind
 from hostnet.kinds.route_messages import Route
 from hostnet.kinds.table import make_kinds
@@ -69,6 +70,8 @@ class Kernel:
         for kind in self.kinds:
             if isinstance(kind, RouteKind):
                 self._routes = kind
+            elif isinstance(kind, NftElementKind):
+                self._elements = kind
         self._routes.nexthops.supported = nexthop_objects
 
     def __enter__(self) -> Self:
@@ -83,6 +86,11 @@ class Kernel:
         if self.netns_fd >= 0:
             os.close(self.netns_fd)
             self.netns_fd = -1
+
+    @property
+    def element_port(self) -> int:
+        """The netlink port that elements of nftables' sets are changed from. Raises OSError."""
+        return self._elements.port(self.view)
 
     @property
     def index(self) -> dict[str, int]:

@@ -104,6 +104,11 @@ def open_resources(
     overlay.monitor.ignore(forwarding.port, services.port, mesh.port)
     forwarding.monitor.ignore(overlay.port, mesh.port)
     mesh.monitor.ignore(overlay.port, forwarding.port)
+    many = services.element_port, mesh.element_port
+    for applier in (overlay, forwarding, encryption, services, mesh):
+        applier.monitor.ignore(*many)
+    for nft_watch in (forward_chains, pod_guard, redirect, pod_tables):
+        nft_watch.ignore(many)
     etcd = EtcdAddresses(settings.etcd.endpoints if settings.etcd is not None else ())
     watches = forward_chains, pod_guard, redirect, pod_links, pod_tables
     prefix = settings.etcd.prefix if settings.etcd is not None else ""

@@ -27,6 +27,10 @@ class NftElementKind:
         self._sets: SetSocket | None = None
         """Kept open: opening a socket costs more than changing an element."""
 
+    def port(self, view: KernelView) -> int:
+        """The netlink port that elements are changed from. Raises OSError."""
+        return self._socket(view).port
+
     def _socket(self, view: KernelView) -> SetSocket:
         if self._sets is None:
             self._sets = SetSocket(view.netns_fd)

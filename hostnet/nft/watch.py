@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from hostnet.netlink.attributes import attributes, text_of
 from hostnet.netlink.buffers import Part, messages
+from hostnet.netlink.sender_filter import sender_filter
 from hostnet.netlink.socket import NetlinkSocket
 from hostnet.netns import NetnsRef
 from hostnet.nft.messages import (
@@ -45,6 +46,13 @@ class NftWatch:
     def fileno(self) -> int:
         """A descriptor that is readable when there is something to drain."""
         return self._socket.fileno()
+
+    def ignore(self, ports: Iterable[int]) -> None:
+        """Changes that come from these netlink ports concern nobody here: the kernel drops them.
+
+        A hundred thousand elements of a map are as many messages to each socket that watches.
+        """
+        self._socket.attach_filter(sender_filter(ports))
 
     def drain(self) -> list[str]:
         """Read all that has arrived; why the tables have to be read again, or nothing.
