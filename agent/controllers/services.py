@@ -26,7 +26,8 @@ from hostnet.kinds.route_messages import Route
 from hostnet.netlink.address_messages import RT_SCOPE_LINK
 from hostnet.netlink.attributes import pack_address
 from hostnet.state import HostState
-from services.balancer import BalancerElements, SlotMap
+from services.balancer import SlotMap
+from services.elements import BalancerElements
 from services.model import Service
 from services.ruleset import BRIDGE, Ruleset, with_next
 from services.served import ServedService, disputed
@@ -47,10 +48,14 @@ class ServedState:
     services: dict[str, ServedService] = field(default_factory=dict)
     allowed: dict[str, Service] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
-    elements: BalancerElements = field(default_factory=BalancerElements)
+    elements: BalancerElements = field(init=False)
     maps: frozenset[SlotMap] = frozenset()
     """Those that the table has rules for."""
     lengths: frozenset[tuple[int, int]] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Begin without services."""
+        self.elements = BalancerElements(host_table.families(self.host.config, self.host.own))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +141,7 @@ class ServicesController:
         self._judged_services.whole = True
         changed = self._judged(state, taken)
         forget = self._translations.update(state.allowed, changed | dict.fromkeys(gone))
-        state.elements.update(state.allowed, changed)
+        state.elements.fill(state.allowed, changed)
         return WantedServices((None, self._all(state)), bool(state.services), forget)
 
     def _judged(self, state: ServedState, taken: TakenServices) -> dict[str, ServedService | None]:
@@ -187,7 +192,7 @@ class ServicesController:
         networks = host.config.service_networks
         rules = Ruleset(
             networks,
-            host_table.families(host.config, host.own),
+            state.elements.pods,
             state.maps,
             state.lengths,
             self._bridged,
@@ -196,7 +201,8 @@ class ServicesController:
         return HostState(
             tables=[rules.table()],
             sets=rules.sets(),
-            elements=state.elements.all(),
+            slots=frozenset(state.elements.slots()),
+            elements=state.elements.others(),
             routes=[Route(str(one), link, scope=_link_scope(one.version)) for one in networks],
         )
 
@@ -274,7 +280,7 @@ def _only_resync(dirty: Dirty, state: ServedState) -> bool:
     The kernel reads a map from its begin for each 32 KiB of a listing. What other programs change
     in the table is told, and is a reason of its own.
     """
-    return dirty.reasons == ["resync"] and len(state.elements.all()) > MANY_ELEMENTS
+    return dirty.reasons == ["resync"] and state.elements.size() > MANY_ELEMENTS
 
 
 def _used(elements: BalancerElements) -> tuple[frozenset[SlotMap], frozenset[tuple[int, int]]]:

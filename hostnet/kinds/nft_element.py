@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from hostnet.kinds.kind import DiffContext, Failure, KernelView, PlanPart, Step, ordered, step
 from hostnet.netlink.socket import NetlinkError
 from hostnet.nft.sets import NftElement, NftSet, SetSocket, change_elements
+from hostnet.nft.slots import NftSlots, add_slots
 from hostnet.ownership import Mark
 from hostnet.state import HostState
 
@@ -20,7 +21,7 @@ class NftElementKind:
     """Fits `hostnet.kinds.kind.Kind`."""
 
     name = "element"
-    types = (NftElement,)
+    types = (NftElement, NftSlots)
     deletes_last = False
 
     def __init__(self) -> None:
@@ -45,13 +46,18 @@ class NftElementKind:
     def diff(self, context: DiffContext) -> PlanPart:
         """One step: elements to delete and to add go in one transaction."""
         desired, actual = context.desired.of(NftElement), context.actual.of(NftElement)
-        if not desired and not actual:
+        slots = context.desired.of(NftSlots)
+        if not desired and not actual and not slots:
             return PlanPart()
         declared = context.desired.of(NftSet)
         if context.whole and declared != context.actual.of(NftSet):
             kept = declared & context.actual.of(NftSet)
             actual = frozenset(one for one in actual if one.set in kept)
-        new, gone = ordered(desired - actual), ordered(actual - desired)
+        filled = {one.set for one in actual} if slots else set()
+        desired = desired.union(*(one.elements() for one in slots if one.set in filled))
+        new: list[NftElement | NftSlots] = ordered(desired - actual)
+        new += ordered(one for one in slots if one.set not in filled)
+        gone = ordered(actual - desired)
         return PlanPart(put=step(self, "put", new, gone) if new else step(self, "delete", gone))
 
     def apply(self, step: Step, view: KernelView) -> list[Failure]:
@@ -62,21 +68,24 @@ class NftElementKind:
         """
         gone = step.objects if step.verb == "delete" else step.data
         new = [] if step.verb == "delete" else step.objects
-        if len(gone) + len(new) <= MAX_TRANSACTION:
+        if len(gone) + sum(map(_size, new)) <= MAX_TRANSACTION:
             return self._change(gone, new, view)
         failures, old = [], {one.key: one for one in gone}
         for some in _chunks(new):
             replaced = [old.pop(one.key) for one in some if one.key in old]
             failures += self._change(replaced, some, view)
-        for some in _chunks(list(old.values())):
-            failures += self._change(some, [], view)
+        left = list(old.values())
+        for first in range(0, len(left), MAX_TRANSACTION):
+            failures += self._change(left[first : first + MAX_TRANSACTION], [], view)
         return failures
 
     def _change(
-        self, gone: Sequence[NftElement], new: Sequence[NftElement], view: KernelView
+        self, gone: Sequence[NftElement], new: Sequence[NftElement | NftSlots], view: KernelView
     ) -> list[Failure]:
+        slots = [one for one in new if isinstance(one, NftSlots)]
+        single = [one for one in new if isinstance(one, NftElement)]
         try:
-            self._socket(view).apply(list(change_elements(gone, new)))
+            self._socket(view).apply([*change_elements(gone, single), *add_slots(slots)])
         except NetlinkError as error:
             if error.errno == errno.ENOENT and not new:
                 return []  # gone already
@@ -87,11 +96,25 @@ class NftElementKind:
     def watcher(self, mark: Mark) -> None:
         """Messages name the table: its watcher does."""
 
-    def line(self, verb: str, one: NftElement) -> str:
+    def line(self, verb: str, one: NftElement | NftSlots) -> str:
         """`nft add element inet flatmesh NAME { KEY : DATA }`."""
         return one.line("delete" if verb == "delete" else "add")
 
 
-def _chunks(elements: Sequence[NftElement]) -> Iterator[Sequence[NftElement]]:
-    for first in range(0, len(elements), MAX_TRANSACTION):
-        yield elements[first : first + MAX_TRANSACTION]
+def _size(one: NftElement | NftSlots) -> int:
+    return len(one.data) if isinstance(one, NftSlots) else 1
+
+
+def _chunks(objects: Iterable[NftElement | NftSlots]) -> Iterator[list[NftElement | NftSlots]]:
+    """Parts of `MAX_TRANSACTION` elements at most."""
+    found: list[NftElement | NftSlots] = []
+    count = 0
+    for one in objects:
+        for part in one.parts(MAX_TRANSACTION) if isinstance(one, NftSlots) else (one,):
+            if count + _size(part) > MAX_TRANSACTION:
+                yield found
+                found, count = [], 0
+            found.append(part)
+            count += _size(part)
+    if found:
+        yield found

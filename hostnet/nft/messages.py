@@ -216,6 +216,27 @@ def add_elements(
     return _element_messages(NFT_MSG_NEWSETELEM, NLM_F_CREATE, family, table, name, packed)
 
 
+def add_rows(
+    family: str,
+    table: str,
+    name: str,
+    rows: Iterable[tuple[bytes, Sequence[bytes], Sequence[bytes]]],
+) -> list[Request]:
+    """As `add_elements`: of each (prefix, ends, data) the keys are the prefix with each end.
+
+    Data that many keys have are packed once.
+    """
+    packed: list[bytes] = []
+    for prefix, ends, data in rows:
+        before, between, after = _layout(len(prefix) + len(ends[0]), len(data[0]))
+        start = before + prefix
+        value = {one: between + one + after for one in set(data)}
+        packed += [start + end + value[one] for end, one in zip(ends, data, strict=True)]
+    if not packed:
+        return []
+    return _element_messages(NFT_MSG_NEWSETELEM, NLM_F_CREATE, family, table, name, packed)
+
+
 def del_elements(family: str, table: str, name: str, keys: Iterable[bytes]) -> list[Request]:
     """Delete elements by their keys; one that is not there fails the transaction (ENOENT)."""
     rows = list(keys)

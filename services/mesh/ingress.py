@@ -20,8 +20,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from hostnet.nft.sets import NftElement, NftSet
+from hostnet.nft.slots import slot_fields
 from hostnet.ownership import MESH_TABLE
-from services.balancer import FAMILIES, port_field, published_key, slot_fields
+from services.balancer import FAMILIES, port_field, published_key
 from services.mesh.member import Member, Places, packed_mac
 from services.model import Service
 from services.served import ServedService

@@ -9,8 +9,9 @@ from ipaddress import ip_address, ip_network
 
 from etcd.client import KeyValue
 from hostnet.conntrack.entries import Connection, Tuple
-from services.balancer import BalancerElements, SlotMap
+from services.balancer import SlotMap
 from services.codec import format_endpoint, format_service
+from services.elements import BalancerElements
 from services.follow import KeyChanges
 from services.keys import Keys
 from services.model import Endpoint, Service, ServicePort
@@ -41,13 +42,35 @@ def test_an_endpoint_that_goes_changes_only_its_slots() -> None:
     # two ports at the virtual address, one published, two families; hairpin of three endpoints
     assert len(come) == 3 * 2 * 32 + 3 * 2
     gone, come = elements.update({"web": WEB}, {"web": served(*ENDS[:2])})
-    assert len(gone) < len(elements.all())
+    assert len(gone) < elements.size()
     keys = {one.key for one in gone if one.data}
     assert keys == {one.key for one in come}
     gone, come = elements.update({}, {"web": None})
     assert not come
-    assert not elements.all()
+    assert not elements.size()
     assert not elements.used_sets()
+
+
+def test_at_the_start_the_slots_are_what_single_changes_add_up_to() -> None:
+    services = {"web": served(*ENDS), "two": served(*ENDS[1:], service=replace(WEB, name="two"))}
+    allowed = {name: one.service for name, one in services.items()}
+    filled, updated = BalancerElements(), BalancerElements()
+    filled.fill(allowed, services)
+    come = set().union(*(updated.update(allowed, {n: services[n]})[1] for n in services))
+    singly = {element for one in filled.slots() for element in one.elements()}
+    assert singly | filled.others() == come
+    assert filled.size() == updated.size() == 2 * 3 * 2 * 32 + 3 * 2
+    assert filled.used_sets() == updated.used_sets()
+
+
+def test_only_endpoints_that_may_be_here_are_led_back_to_themselves() -> None:
+    outside = replace(ENDS[0], id="d", addresses=(ip_address("192.0.2.7"),))
+    for own, count in (("10.5.1.0/24", 3), ("10.5.2.0/24", 0)):
+        elements = BalancerElements([(ip_network("10.5.0.0/16"), ip_network(own))])
+        elements.update({"web": WEB}, {"web": served(*ENDS, outside)})
+        led_back = [one.element[:4] for one in elements.others() if one.set.name == "hairpin4"]
+        assert len(led_back) == count + 1
+        assert outside.addresses[0].packed in led_back
 
 
 def test_a_draining_endpoint_gets_no_new_connections_and_none_ready_means_no_elements() -> None:
@@ -58,7 +81,7 @@ def test_a_draining_endpoint_gets_no_new_connections_and_none_ready_means_no_ele
     gone, come = elements.update({"web": WEB}, {"web": served(*draining)})
     assert gone
     assert not come
-    assert not elements.all()
+    assert not elements.size()
 
 
 def test_an_endpoint_of_two_services_is_led_to_itself_until_both_are_gone() -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 
 from hostnet.nft.sets import NftElement
-from services.balancer import elements_of as balancer_elements
+from services.elements import elements_of as balancer_elements
 from services.mesh import ingress
 from services.mesh.member import MARK_MASK, MARK_TAG, Member, Places, marks, packed_mac
 from services.model import Endpoint, Service, ServicePort
@@ -43,11 +43,8 @@ def owners(found: set[NftElement]) -> dict[int, bytes]:
 def test_slots_lead_to_the_host_of_the_endpoint_that_the_balancer_chooses() -> None:
     endpoints = endpoint("a", "10.5.1.2"), endpoint("b", "10.5.2.2"), endpoint("c", "10.5.3.2")
     served = ServedService(WEB, (1, "web"), endpoints)
-    chosen = {
-        int.from_bytes(one.element[4:], sys.byteorder): ip_address(one.data[:4])
-        for one in balancer_elements(WEB, served)
-        if one.data
-    }
+    (slots,) = balancer_elements(WEB, served).slots.values()
+    chosen = {slot: ip_address(data[:4]) for slot, data in enumerate(slots)}
     found = owners(elements(*endpoints))
     for slot, address in chosen.items():
         (there,) = (one for one in HOSTS if address in ip_network(str(one.subnets[0])))
