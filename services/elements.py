@@ -44,11 +44,6 @@ class ServiceElements:
 NOTHING = ServiceElements()
 
 
-def ready(served: ServedService, family: int) -> list[Endpoint]:
-    """The endpoints that take new connections of a family."""
-    return [o for o in served.endpoints if not o.draining and o.address(family) is not None]
-
-
 def elements_of(service: Service, served: ServedService, pods: PodNetworks = ()) -> ServiceElements:
     """What one service adds; `service` has only what it may be served under.
 
@@ -58,20 +53,23 @@ def elements_of(service: Service, served: ServedService, pods: PodNetworks = ())
     selection = "client" if service.affinity else service.selection
     slots: dict[tuple[NftSet, bytes], tuple[bytes, ...]] = {}
     others = list(_limits(service))
-    tables: dict[tuple[str, ...], list[int]] = {}
-    for family in FAMILIES:
-        endpoints = ready(served, family)
+    ready: dict[int, list[tuple[bytes, Endpoint]]] = {family: [] for family in FAMILIES}
+    for one in served.endpoints:
+        if not one.draining:
+            for address in one.addresses:
+                ready[address.version].append((address.packed, one))
+    table: list[int] = []
+    before: list[str] = []
+    for family, endpoints in ready.items():
         if not endpoints:
             continue
-        names = tuple([f"{service.name}/{one.id}" for one in endpoints])
-        table = tables.get(names)
-        if table is None:
-            table = tables[names] = assign(names, [one.weight for one in endpoints])
+        names = [f"{service.name}/{one.id}" for _, one in endpoints]
+        if names != before:
+            table = assign(names, [one.weight for _, one in endpoints])
+            before = names
         virtual = service.address(family)
-        packed = [address.packed for one in endpoints if (address := one.address(family))]
         for port in service.ports:
-            ends = zip(packed, endpoints, strict=True)
-            data = [address + port_field(one.port(port)) for address, one in ends]
+            data = [address + port_field(one.port(port)) for address, one in endpoints]
             owned = tuple([data[owner] for owner in table])
             where = family, port.protocol, selection, len(table)
             if virtual is not None:
@@ -82,26 +80,29 @@ def elements_of(service: Service, served: ServedService, pods: PodNetworks = ())
                 if selection == "random":  # two hosts must choose the same for one packet
                     where = family, port.protocol, "hash", len(table)
                 slots[slot_map(SlotMap("published", *where)), key] = owned
-        of = hairpin_set(family)
-        others += [NftElement(of, one * 2) for one in packed if not _elsewhere(pods, one)]
+        others += _hairpins(endpoints, family, pods)
     return ServiceElements(slots, frozenset(others))
 
 
+def _hairpins(
+    endpoints: Sequence[tuple[bytes, Endpoint]], family: int, pods: PodNetworks
+) -> Iterator[NftElement]:
+    of = hairpin_set(family)
+    cluster, own = next((_bounds(*pair) for pair in pods if pair[0].version == family), NO_PODS)
+    for address, _ in endpoints:
+        number = int.from_bytes(address, "big")
+        if number not in cluster or number in own:
+            yield NftElement(of, address * 2)
+
+
 @functools.lru_cache(maxsize=16)
-def _bounds(network: IPNetwork) -> range:
-    """The network's addresses as numbers."""
-    first = int(network.network_address)
-    return range(first, first + network.num_addresses)
+def _bounds(*networks: IPNetwork) -> tuple[range, ...]:
+    """The networks' addresses as numbers."""
+    firsts = ((int(one.network_address), one.num_addresses) for one in networks)
+    return tuple(range(first, first + count) for first, count in firsts)
 
 
-def _elsewhere(pods: PodNetworks, address: bytes) -> bool:
-    """Whether it is the address of a pod on another host."""
-    number = int.from_bytes(address, "big")
-    return any(
-        number in _bounds(cluster) and number not in _bounds(own)
-        for cluster, own in pods
-        if cluster.max_prefixlen == len(address) * 8
-    )
+NO_PODS = range(0), range(0)
 
 
 def _limits(service: Service) -> Iterator[NftElement]:

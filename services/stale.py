@@ -11,12 +11,12 @@ there, draining or not, never is.
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hostnet.conntrack.entries import Connection, Destination
 from services.balancer import FAMILIES
-from services.model import PROTOCOLS, Service
+from services.model import PROTOCOLS, Endpoint, Service, ServicePort
 from services.served import ServedService
 
 UDP = 17
@@ -29,10 +29,34 @@ LOCAL = {4: b"4", 6: b"6"}
 
 
 @dataclass(slots=True)
+class Ends:
+    """Where connections to one port may lead. Most are never asked for, and so not computed."""
+
+    endpoints: Sequence[Endpoint] = ()
+    port: ServicePort | None = None
+    family: int = 0
+    _found: frozenset[Address] | None = None
+
+    def __bool__(self) -> bool:
+        return any(one.address(self.family) is not None for one in self.endpoints)
+
+    def all(self) -> frozenset[Address]:
+        """Address and port of each endpoint."""
+        if self._found is None:
+            port = self.port
+            self._found = frozenset(
+                (address.packed, one.port(port))
+                for one in self.endpoints
+                if port is not None and (address := one.address(self.family)) is not None
+            )
+        return self._found
+
+
+@dataclass(slots=True)
 class Translations:
     """Where connections may lead, for each target."""
 
-    ends: dict[Target, frozenset[Address]] = field(default_factory=dict)
+    ends: dict[Target, Ends] = field(default_factory=dict)
     """Targets that had endpoints once stay, with none."""
     by_service: dict[str, list[Target]] = field(default_factory=dict)
     past: dict[Target, set[Address]] = field(default_factory=dict)
@@ -43,23 +67,27 @@ class Translations:
     ) -> set[Target]:
         """Take in services; returns the targets whose entries may lead to the wrong place since."""
         lost: set[Target] = set()
-        before: dict[Target, frozenset[Address]] = {}
+        before: dict[Target, Ends] = {}
         for name in changed:
             for target in self.by_service.pop(name, []):
                 before[target] = self.ends[target]
-                self.ends[target] = frozenset()
+                self.ends[target] = Ends()
         for name, served in changed.items():
             if served is None or name not in allowed:
                 continue
             for target, ends in _targets(allowed[name], served):
                 self.ends[target] = ends
                 self.by_service.setdefault(name, []).append(target)
-                old = before.pop(target, frozenset())
-                if not old <= ends or (not old and ends):
+                old = before.pop(target, None)
+                if not old:
+                    if ends:
+                        lost.add(target)
+                    continue
+                if gone := old.all() - ends.all():
                     lost.add(target)
-                self._forget(target, old - ends)
+                    self._forget(target, gone)
         for target, old in before.items():
-            self._forget(target, old)
+            self._forget(target, old.all())
         return lost | {target for target, old in before.items() if old}
 
     def _forget(self, target: Target, ends: frozenset[Address]) -> None:
@@ -75,13 +103,13 @@ class Translations:
             end = one.reply.source, one.reply.source_port
             ends = self.ends.get((one.protocol, *target))
             if ends is not None:
-                if end not in ends:
+                if end not in ends.all():
                     yield one
                 continue
             family = 4 if len(target[0]) == 4 else 6
             key = one.protocol, LOCAL[family], target[1]
             ends = self.ends.get(key)
-            if ends is None or end in ends:
+            if ends is None or end in ends.all():
                 continue
             if target[0] not in local:
                 # another host was asked; other programs' translations are left alone
@@ -101,17 +129,11 @@ def destination(target: Target) -> Destination:
     return Destination(family, protocol, b"" if published else address, port)
 
 
-def _targets(
-    service: Service, served: ServedService
-) -> Iterator[tuple[Target, frozenset[Address]]]:
+def _targets(service: Service, served: ServedService) -> Iterator[tuple[Target, Ends]]:
     for port in service.ports:
         number = PROTOCOLS[port.protocol]
         for family in FAMILIES:
-            ends = frozenset(
-                (address.packed, one.port(port))
-                for one in served.endpoints
-                if (address := one.address(family)) is not None
-            )
+            ends = Ends(served.endpoints, port, family)
             virtual = service.address(family)
             if virtual is not None:
                 yield (number, virtual.packed, port.port), ends
