@@ -20,6 +20,7 @@ import json
 import re
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
 
@@ -51,6 +52,9 @@ _PORT_EXAMPLE = '{"Protocol":"tcp","Port":80}'
 
 def parse_service(name: str, value: bytes) -> Service:
     """Read a service's value. Raises ServiceError."""
+    plain = _PLAIN_SERVICE.fullmatch(value)
+    if plain is not None and (found := _plain_service(name, plain)) is not None:
+        return found
     fields = _fields(value, f"service {name}: ")
     fields.refuse_misspelt(SERVICE_KEYS)
     ports = tuple(_port(one) for one in fields.objects("Ports", _PORT_EXAMPLE))
@@ -65,6 +69,30 @@ def parse_service(name: str, value: bytes) -> Service:
     )
     check_service(service)
     return service
+
+
+_PLAIN_SERVICE = re.compile(rb'\{"VirtualIP":"([0-9.]{7,15})",("Ports":[^\n]{1,4096})')
+"""What `format_service` writes for most services: an address, and the rest."""
+
+
+def _plain_service(name: str, match: re.Match[bytes]) -> Service | None:
+    """The same service as by reading field by field, in a fifth of the time; None: read it so.
+
+    A host reads all services at its start, and most of them differ in their address only.
+    """
+    try:
+        rest = _without_address(b"{" + match[2])
+        address = _usable_ipv4(match[1])
+    except (OSError, ValueError):  # the slow way tells what is wrong
+        return None
+    if rest.addresses:
+        return None
+    return replace(rest, name=name, addresses=(address,))
+
+
+@functools.lru_cache(maxsize=1024)
+def _without_address(value: bytes) -> Service:
+    return parse_service("", value)
 
 
 def check_service(service: Service) -> None:
@@ -148,18 +176,22 @@ def _plain_endpoint(service: str, endpoint_id: str, match: re.Match[bytes]) -> E
 
     A host reads all endpoints at its start, and there may be 100,000.
     """
-    address, host, state = match.groups()
+    text, host, state = match.groups()
     try:
-        packed = socket.inet_pton(socket.AF_INET, address.decode())
+        address = _usable_ipv4(text)
         found = _usable_host(host.decode()) if host else ""
     except (OSError, ValueError):
         return None
+    return Endpoint(service, endpoint_id, (address,), {}, found, draining=state == b"draining")
+
+
+def _usable_ipv4(text: bytes) -> IPv4Address:
+    """An address that another host can send to. Raises ValueError, OSError."""
+    packed = socket.inet_pton(socket.AF_INET, text.decode())
     first = packed[0]
     if first in (0, 127) or first >= 224 or packed[:2] == b"\xa9\xfe":
-        return None
-    return Endpoint(
-        service, endpoint_id, (IPv4Address(packed),), {}, found, draining=state == b"draining"
-    )
+        raise ValueError(text)
+    return IPv4Address(packed)
 
 
 @functools.lru_cache(maxsize=8192)

@@ -8,15 +8,20 @@ makes no difference so: the list is the truth.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from etcd.client import CompactedError, Etcd, EtcdAuthError, EtcdError, KeyValue
+from etcd.comparisons import Page
 from etcd.retry_pause import RetryPause
 
 log = logging.getLogger("services.follow")
+PAGE = 10_000
+"""Keys of one answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +30,21 @@ class KeyChanges:
 
     keys: Mapping[str, KeyValue | None]
     """As they are now; None: gone."""
-    listed: bool = False
-    """Whether these are all keys that there are."""
+    every: Collection[str] | None = None
+    """All keys that there are now, at the end of a list: others are gone. Else None."""
+
+    @classmethod
+    def complete(cls, found: Iterable[KeyValue]) -> Self:
+        """A list in one piece."""
+        keys = {kv.key: kv for kv in found}
+        return cls(keys, keys.keys())
 
 
 async def follow(etcd: Etcd, prefix: str) -> AsyncIterator[KeyChanges]:
-    """Yield all keys, then each change; never ends. Trouble with etcd is logged, and tried on."""
+    """Yield all keys, in parts, then each change; never ends.
+
+    Trouble with etcd is logged, and tried on.
+    """
     pause, told = RetryPause(), ""
     while True:
         try:
@@ -51,9 +65,18 @@ async def follow(etcd: Etcd, prefix: str) -> AsyncIterator[KeyChanges]:
 
 
 async def _once(etcd: Etcd, prefix: str) -> AsyncGenerator[KeyChanges]:
-    found, revision = await etcd.list(prefix)
-    yield KeyChanges({kv.key: kv for kv in found}, listed=True)
-    newest = max(found, key=lambda kv: kv.mod_revision, default=None)
+    every: set[str] = set()
+    newest: KeyValue | None = None
+    revision = 0
+    async with contextlib.aclosing(_pages(etcd, prefix)) as pages:
+        async for found, read_at in pages:
+            revision = read_at
+            every.update(kv.key for kv in found)
+            last = max(found, key=lambda kv: kv.mod_revision, default=None)
+            if newest is None or (last is not None and last.mod_revision > newest.mod_revision):
+                newest = last
+            yield KeyChanges({kv.key: kv for kv in found})
+    yield KeyChanges({}, every)
     connected = False
     async with contextlib.aclosing(etcd.watch(prefix, revision + 1)) as watch:
         async for batch in watch:
@@ -62,6 +85,29 @@ async def _once(etcd: Etcd, prefix: str) -> AsyncGenerator[KeyChanges]:
                 await _require_same_history(etcd, newest)
             if batch.events:
                 yield KeyChanges(dict(batch.events))
+
+
+async def _pages(etcd: Etcd, prefix: str) -> AsyncGenerator[tuple[list[KeyValue], int]]:
+    """All keys in parts, and the revision that all are of.
+
+    The next part is asked for before this one is given out: etcd reads it while this is parsed.
+    """
+    reading: asyncio.Task[tuple[list[KeyValue], int]] | None
+    reading = asyncio.create_task(etcd.list(prefix, page=Page(PAGE)))
+    revision = 0
+    try:
+        while reading is not None:
+            found, now = await reading
+            revision = revision or now
+            if len(found) == PAGE:
+                page = Page(PAGE, found[-1].key, revision)
+                reading = asyncio.create_task(etcd.list(prefix, page=page))
+            else:
+                reading = None
+            yield found, revision
+    finally:
+        if reading is not None:
+            reading.cancel()
 
 
 async def _require_same_history(etcd: Etcd, newest: KeyValue | None) -> None:

@@ -52,9 +52,10 @@ class KnownServices:
                     found[name] = (service, kv.create_revision)
                 except ServiceError as error:
                     self.refused[key] = str(error)
-        if changes.listed:
-            self._forget_refused(self.keys.services, changes.keys)
-            found |= dict.fromkeys(self.services.keys() - found.keys())
+        if changes.every is not None:
+            self._forget_refused(self.keys.services, changes.every)
+            every = {key.removeprefix(self.keys.services) for key in changes.every}
+            found |= dict.fromkeys(self.services.keys() - every)
         changed = {name for name, one in found.items() if self.services.get(name) != one}
         for name in changed:
             one = found[name]
@@ -67,30 +68,36 @@ class KnownServices:
     def take_endpoints(self, changes: KeyChanges) -> set[str]:
         """Take in changes below `Keys.endpoints`; returns the services' names."""
         changed = set()
-        before = self.endpoints
-        if changes.listed:
-            self._forget_refused(self.keys.endpoints, changes.keys)
-            self.endpoints = {}
-        for key, kv in changes.keys.items():
+        gone = self._not_among(changes.every) if changes.every is not None else []
+        for key, kv in (*changes.keys.items(), *((key, None) for key in gone)):
             self.refused.pop(key, None)
+            one = None
             try:
                 service, endpoint_id = self.keys.endpoint_name(key)
-                parse = codec.parse_endpoint
-                one = parse(service, endpoint_id, kv.value) if kv is not None else None
+                if kv is not None:
+                    one = codec.parse_endpoint(service, endpoint_id, kv.value)
             except ServiceError as error:
                 self.refused[key] = str(error)
                 service, _, endpoint_id = key.removeprefix(self.keys.endpoints).partition("/")
-                one = None
             mine = self.endpoints.setdefault(service, {})
+            if mine.get(endpoint_id) == one:
+                continue
             if one is None:
-                mine.pop(endpoint_id, None)
+                del mine[endpoint_id]
             else:
                 mine[endpoint_id] = one
             changed.add(service)
-        if changes.listed:
-            names = before.keys() | self.endpoints.keys()
-            return {n for n in names if before.get(n) != self.endpoints.get(n)}
         return changed
+
+    def _not_among(self, every: Collection[str]) -> list[str]:
+        """Keys of endpoints that are known, but not there."""
+        self._forget_refused(self.keys.endpoints, every)
+        return [
+            key
+            for service, endpoints in self.endpoints.items()
+            for one in endpoints
+            if (key := self.keys.endpoint(service, one)) not in every
+        ]
 
     def _forget_refused(self, prefix: str, keys: Collection[str]) -> None:
         for key in [k for k in self.refused if k.startswith(prefix) and k not in keys]:

@@ -67,7 +67,7 @@ class ServiceFeed:
         """Take in what there is now. Raises EtcdError."""
         for prefix, take in self._parts():
             found, _ = await etcd.list(prefix)
-            self._take_in(KeyChanges({kv.key: kv for kv in found}, listed=True), prefix, take)
+            self._take_in(KeyChanges.complete(found), prefix, take)
 
     async def run(self, etcd: Etcd) -> None:
         """Follow until cancelled."""
@@ -81,7 +81,9 @@ class ServiceFeed:
         while True:
             try:
                 async for changes in follow(etcd, prefix):
-                    if len(changes.keys) > MANY_KEYS:  # seconds that the loop has better use for
+                    if (
+                        len(changes.every or changes.keys) > MANY_KEYS
+                    ):  # seconds that the loop has better use for
                         told = await asyncio.to_thread(self._take_in, changes, prefix, take)
                     else:
                         told = self._take_in(changes, prefix, take)
@@ -100,13 +102,16 @@ class ServiceFeed:
             changed = take(changes)
             for not_taken in self._changed.values():
                 not_taken.update(changed)
-            first = changes.listed and prefix not in self._listed
-            self._listed.add(prefix)
+            first = changes.every is not None and prefix not in self._listed
+            if first:
+                self._listed.add(prefix)
+            known = prefix in self._listed
             refused = dict(self._known.refused)
         for key, why in refused.items():
             if before.get(key) != why:
                 log.warning("%s is not served: %s", key, why)
-        return bool(changed) or first or refused != before
+        # nobody can do anything with a part of the first list
+        return first or (known and (bool(changed) or refused != before))
 
     def take(self, reader: str, *, whole: bool) -> TakenServices | None:
         """What has changed since this reader's last call, or everything.

@@ -97,12 +97,16 @@ class VipHolder:
                         tasks.create_task(self._do(name, step))
 
     async def _follow(self, etcd: Etcd) -> None:
+        known: set[str] = set()
         async for changes in follow(etcd, self.keys.all):
-            if changes.listed:
-                self._vips, self._holders, self._moves, self.problems = {}, {}, {}, {}
             for key, kv in changes.keys.items():
                 self._take(*self.keys.split(key), kv)
-            self._listed = True
+                known.add(key)
+            if changes.every is not None:
+                for key in known.difference(changes.every):
+                    self._take(*self.keys.split(key), None)
+                known.intersection_update(changes.every)
+                self._listed = True
 
     def _take(self, kind: str, name: str, kv: KeyValue | None) -> None:
         if kind == "config":

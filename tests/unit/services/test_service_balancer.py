@@ -135,22 +135,22 @@ def test_what_is_in_etcd_is_known_as_it_changes() -> None:
 
     web, broken = keys.service("web"), keys.service("broken")
     first = {web: kv(web, format_service(WEB)), broken: kv(broken, b"{")}
-    assert known.take_services(KeyChanges(first, listed=True)) == {"web"}
+    assert known.take_services(KeyChanges.complete(first.values())) == {"web"}
     assert list(known.refused) == [broken]
     ends = {
         key: kv(key, format_endpoint(one))
         for one in ENDS
         for key in (keys.endpoint("web", one.id),)
     }
-    known.take_endpoints(KeyChanges(ends, listed=True))
+    known.take_endpoints(KeyChanges.complete(ends.values()))
     found = known.get("web")
     assert found is not None
     assert [one.id for one in found.endpoints] == ["a", "b", "c"]
     assert known.take_endpoints(KeyChanges({keys.endpoint("web", "a"): None})) == {"web"}
     left = {key: ends[key] for key in list(ends)[2:]}
-    assert known.take_endpoints(KeyChanges(left, listed=True)) == {"web"}
-    assert known.take_endpoints(KeyChanges(left, listed=True)) == set()
-    assert known.take_services(KeyChanges({}, listed=True)) == {"web"}
+    assert known.take_endpoints(KeyChanges.complete(left.values())) == {"web"}
+    assert known.take_endpoints(KeyChanges.complete(left.values())) == set()
+    assert known.take_services(KeyChanges.complete(())) == {"web"}
     assert known.get("web") is None
     assert not known.refused
 
