@@ -29,7 +29,7 @@ LOCAL = {4: b"4", 6: b"6"}
 
 
 @dataclass(slots=True)
-class Ends:
+class PortEnds:
     """Where connections to one port may lead. Most are never asked for, and so not computed."""
 
     endpoints: Sequence[Endpoint] = ()
@@ -56,7 +56,7 @@ class Ends:
 class Translations:
     """Where connections may lead, for each target."""
 
-    ends: dict[Target, Ends] = field(default_factory=dict)
+    ends: dict[Target, PortEnds] = field(default_factory=dict)
     """Targets that had endpoints once stay, with none."""
     by_service: dict[str, list[Target]] = field(default_factory=dict)
     past: dict[Target, set[Address]] = field(default_factory=dict)
@@ -67,11 +67,11 @@ class Translations:
     ) -> set[Target]:
         """Take in services; returns the targets whose entries may lead to the wrong place since."""
         lost: set[Target] = set()
-        before: dict[Target, Ends] = {}
+        before: dict[Target, PortEnds] = {}
         for name in changed:
             for target in self.by_service.pop(name, []):
                 before[target] = self.ends[target]
-                self.ends[target] = Ends()
+                self.ends[target] = PortEnds()
         for name, served in changed.items():
             if served is None or name not in allowed:
                 continue
@@ -129,11 +129,11 @@ def destination(target: Target) -> Destination:
     return Destination(family, protocol, b"" if published else address, port)
 
 
-def _targets(service: Service, served: ServedService) -> Iterator[tuple[Target, Ends]]:
+def _targets(service: Service, served: ServedService) -> Iterator[tuple[Target, PortEnds]]:
     for port in service.ports:
         number = PROTOCOLS[port.protocol]
         for family in FAMILIES:
-            ends = Ends(served.endpoints, port, family)
+            ends = PortEnds(served.endpoints, port, family)
             virtual = service.address(family)
             if virtual is not None:
                 yield (number, virtual.packed, port.port), ends
