@@ -183,3 +183,33 @@ def test_an_endpoint_is_the_same_however_it_is_read(address: str, host: str) -> 
             return str(error)
 
     assert read(plain) == read(plain + b" ")  # which is read field by field
+
+
+PORTS = '"Ports":[{"Name":"http","Protocol":"tcp","Port":80,"TargetPort":8080}]'
+
+
+@pytest.mark.parametrize("address", ["10.96.0.5", "127.0.0.1", "10.96.0.05", "300.1.1.1"])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        PORTS,
+        f'{PORTS},"Affinity":true,"DrainSeconds":3,"Unknown":1',
+        f'{PORTS},"VirtualIP":"10.96.0.6"',
+        f'{PORTS},"virtualip":"10.96.0.6"',
+        f'{PORTS},"VirtualIPv6":"fd96::5"',
+        f'{PORTS},"Afinity":true',
+        '"Ports":[]',
+        '"Ports":[',
+        PORTS.replace("80,", "0,"),
+    ],
+)
+def test_a_service_is_the_same_however_it_is_read(address: str, rest: str) -> None:
+    value = f'{{"VirtualIP":"{address}",{rest}}}'.encode()
+
+    def read(value: bytes) -> object:
+        try:
+            return parse_service("web", value)
+        except ServiceError as error:
+            return str(error)
+
+    assert read(value) == read(value + b"\n")  # which is read field by field
