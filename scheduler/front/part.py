@@ -29,6 +29,8 @@ from scheduler.store.keys import Keys
 from scheduler.store.view import ClusterView
 
 STOP_WITHIN = 1.0  # seconds for requests that go on at the end
+MAX_LINE = 256 * 1024
+"""Bytes of a request's first line: the client asks for many services or tasks by one filter."""
 
 log = logging.getLogger("scheduler.front")
 
@@ -38,7 +40,9 @@ async def run_front(settings: Settings, etcd: Etcd) -> None:
     keys = Keys(settings.etcd.prefix)
     cluster = Cluster(etcd, keys, node_id(settings), ClusterView(keys))
     app = application(cluster, every_route(cluster))
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_WITHIN)
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=STOP_WITHIN, max_line_size=MAX_LINE
+    )
     await runner.setup()
     try:
         await web.SockSite(runner, unix_listener(settings.socket)).start()

@@ -9,6 +9,7 @@ import json
 import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -114,6 +115,9 @@ async def _refusals(docker: DockerClient) -> None:
     status, problem = await _http(docker.socket, "POST", url, json.dumps(found["Spec"]).encode())
     assert status == 400
     assert "update out of sequence" in problem
+    many = quote(json.dumps({"name": [f"service-{number}" for number in range(2000)]}))
+    status, none = await _http(docker.socket, "GET", f"/services?filters={many}", b"")
+    assert (status, json.loads(none)) == (200, []), none
     for method, path, body, wanted in (
         ("GET", "/v1.42/info", b"", 400),
         ("GET", "/v1.12/info", b"", 400),
